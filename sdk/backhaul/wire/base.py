@@ -1,0 +1,61 @@
+"""What every message is made of.
+
+Messages are frozen, keyword-only msgspec structs (each says so itself: msgspec does not
+inherit kw_only, nor mypy frozen). Evolution follows one rule: a new field has a
+default, and the meaning or type of an existing field never changes. Readers of the agent protocol
+ignore fields that they do not know, so versions can be mixed. Bodies that an operator sends derive
+from `Request` instead and refuse unknown fields: a mistyped field must not be dropped silently.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+"""The version that this code speaks; it stands in every request and every answer."""
+
+PROTOCOL_HEADER = "Backhaul-Protocol"
+
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+"""An aware moment. Writers give UTC; the JSON form is RFC 3339."""
+
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+"""A duration."""
+
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Letters, digits, dot, underscore and hyphen; starts with a letter or digit.",
+    ),
+]
+"""What an operator calls a host, a repository or a source."""
+
+Labels = dict[
+    Annotated[str, msgspec.Meta(min_length=1, max_length=63)],
+    Annotated[str, msgspec.Meta(max_length=255)],
+]
+"""Host labels: free key and value pairs to select hosts by."""
+
+
+class Wire(msgspec.Struct, frozen=True):
+    """A message or a part of one."""
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a request that an operator sends."""
+
+
+class ProtocolRange(Wire, frozen=True, kw_only=True):
+    """The protocol versions that a program speaks, both ends included."""
+
+    minimum: int
+    maximum: int
+
+
+SPOKEN_PROTOCOLS = ProtocolRange(minimum=PROTOCOL_VERSION, maximum=PROTOCOL_VERSION)

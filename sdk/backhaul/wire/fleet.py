@@ -1,0 +1,155 @@
+"""The things of the fleet that operators make and look at: hosts, repositories, sources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from backhaul.wire.agents import HostFacts
+from backhaul.wire.base import Instant, Labels, Name, Request, Wire
+from backhaul.wire.jobs import AbsolutePath, Pattern, Tag
+
+
+class Host(Wire, frozen=True, kw_only=True):
+    """A machine that an agent runs on."""
+
+    id: UUID
+    name: Name
+    labels: Labels
+    facts: HostFacts
+    public_key_fingerprint: str
+    """SHA-256 of the host's public key, in hex; `backhaul agent run` shows the same."""
+    schedule_version: int
+    applied_schedule_version: int
+    enrolled_at: Instant
+    last_seen_at: Instant | None
+    """When the agent last polled; written at most once a minute."""
+
+
+class UpdateHost(Request, frozen=True, kw_only=True):
+    """Rename or relabel a host. What is left out stays."""
+
+    name: Name | UnsetType = UNSET
+    labels: Labels | UnsetType = UNSET
+
+
+Location = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00\r\n]+$",
+        examples=["/srv/restic", "sftp:backup@nas:/restic", "s3:https://s3.example.com/bucket"],
+    ),
+]
+RepositoryPassword = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")
+]
+Environment = dict[
+    Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)],
+    Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=32_768)],
+]
+
+
+class CreateRepository(Request, frozen=True, kw_only=True):
+    """Record a repository. Nothing is created at its location until an `init` job ran."""
+
+    name: Name
+    location: Location
+    """As restic writes it. A password in it is kept as a secret and shown as `***`."""
+    password: RepositoryPassword
+    environment: Environment = {}
+    """For restic, like AWS_ACCESS_KEY_ID. All values are secret."""
+
+    def __repr__(self) -> str:
+        return f"CreateRepository(name={self.name!r}, …)"
+
+
+class UpdateRepository(Request, frozen=True, kw_only=True):
+    """Change the record of a repository. What is left out stays."""
+
+    name: Name | UnsetType = UNSET
+    location: Location | UnsetType = UNSET
+    password: RepositoryPassword | UnsetType = UNSET
+    """What Backhaul will use from now on; the repository's own keys are not touched."""
+    environment: Environment | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return f"UpdateRepository(name={self.name!r}, …)"
+
+
+class Repository(Wire, frozen=True, kw_only=True):
+    """A restic repository, without its secrets."""
+
+    id: UUID
+    name: Name
+    location: str
+    """With `***` in the place of a password."""
+    environment_names: tuple[str, ...]
+    created_at: Instant
+    updated_at: Instant
+    initialized_at: Instant | None
+    """When it was first known to exist: after an `init`, or after a first job that used it."""
+    restic_id: str | None
+    """restic's own id of it, where restic told."""
+
+
+class Retention(Request, frozen=True, kw_only=True, omit_defaults=True):
+    """restic's keep rules: how many, and within a duration like `7d`, `1y5m`."""
+
+    keep_last: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_hourly: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_daily: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_weekly: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_monthly: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_yearly: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_within: Annotated[str, msgspec.Meta(pattern=r"^(\d+[ymdh])+$")] | None = None
+
+
+class CreateSource(Request, frozen=True, kw_only=True):
+    """Name a set of paths. The name becomes the tag of each of its snapshots."""
+
+    name: Name
+    paths: Annotated[tuple[AbsolutePath, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    excludes: tuple[Pattern, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    one_file_system: bool = False
+    retention: Retention | None = None
+
+
+class UpdateSource(Request, frozen=True, kw_only=True):
+    """Change a source. What is left out stays."""
+
+    name: Name | UnsetType = UNSET
+    """Snapshots that exist keep the old name as their tag."""
+    paths: (
+        Annotated[tuple[AbsolutePath, ...], msgspec.Meta(min_length=1, max_length=1000)] | UnsetType
+    ) = UNSET
+    excludes: tuple[Pattern, ...] | UnsetType = UNSET
+    tags: tuple[Tag, ...] | UnsetType = UNSET
+    one_file_system: bool | UnsetType = UNSET
+    retention: Retention | UnsetType | None = UNSET
+
+
+class Source(Wire, frozen=True, kw_only=True):
+    """What to back up: named paths, excludes, retention."""
+
+    id: UUID
+    name: Name
+    paths: tuple[str, ...]
+    excludes: tuple[str, ...]
+    tags: tuple[str, ...]
+    one_file_system: bool
+    retention: Retention | None
+    created_at: Instant
+    updated_at: Instant
+
+
+class Health(Wire, frozen=True, kw_only=True):
+    """Whether this instance should be sent requests."""
+
+    status: str
+    version: str

@@ -1,0 +1,377 @@
+"""Jobs: their kinds, their states, and the one table of moves between states.
+
+A job is one run of restic on one host. `MOVES` is the only place that says how a job may change;
+the API asks `move`, the documentation is drawn from the table, and the agent names events only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+
+from backhaul.wire.base import Instant, Name, Request, Wire
+
+
+class JobKind(StrEnum):
+    """What a job does, in restic's words."""
+
+    INIT = "init"
+    BACKUP = "backup"
+    SNAPSHOTS = "snapshots"
+    RESTORE = "restore"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    INCOMPLETE = "incomplete"
+    """restic's exit code 3: a snapshot exists, some files could not be read."""
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    """The agent's own policy refused the job."""
+    EXPIRED = "expired"
+    """Not accepted before its start deadline."""
+    LOST = "lost"
+    """The agent came back without it, or did not come back."""
+
+
+class JobEvent(StrEnum):
+    """What can happen to a job."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"
+    EXPIRE = "expire"
+    START = "start"
+    SUCCEED = "succeed"
+    FINISH_INCOMPLETE = "finish_incomplete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+    VANISH = "vanish"
+
+
+_S, _E = JobState, JobEvent
+
+MOVES: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType(
+    {
+        (_S.QUEUED, _E.ACCEPT): _S.ACCEPTED,
+        (_S.QUEUED, _E.REJECT): _S.REJECTED,
+        (_S.QUEUED, _E.EXPIRE): _S.EXPIRED,
+        (_S.QUEUED, _E.CANCEL): _S.CANCELLED,
+        (_S.ACCEPTED, _E.START): _S.RUNNING,
+        # The agent can find out that it cannot start: restic is missing, a secret does not open.
+        (_S.ACCEPTED, _E.FAIL): _S.FAILED,
+        (_S.ACCEPTED, _E.CANCEL): _S.CANCELLED,
+        (_S.ACCEPTED, _E.VANISH): _S.LOST,
+        (_S.RUNNING, _E.SUCCEED): _S.SUCCEEDED,
+        (_S.RUNNING, _E.FINISH_INCOMPLETE): _S.INCOMPLETE,
+        (_S.RUNNING, _E.FAIL): _S.FAILED,
+        # The agent confirms; asking is the column cancel_requested_at.
+        (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
+        (_S.RUNNING, _E.VANISH): _S.LOST,
+        # The agent's spool delivers late news: LOST is the only end that may change.
+        (_S.LOST, _E.SUCCEED): _S.SUCCEEDED,
+        (_S.LOST, _E.FINISH_INCOMPLETE): _S.INCOMPLETE,
+        (_S.LOST, _E.FAIL): _S.FAILED,
+        (_S.LOST, _E.CANCEL): _S.CANCELLED,
+    }
+)
+
+TERMINAL_STATES = frozenset(JobState) - {state for state, _ in MOVES} | {JobState.LOST}
+"""Nothing more is expected of a job in these."""
+
+ACTIVE_STATES = frozenset(JobState) - TERMINAL_STATES
+
+
+class IllegalMoveError(Exception):
+    """The table has no such move."""
+
+    def __init__(self, state: JobState, event: JobEvent) -> None:
+        super().__init__(f"a job that is {state} cannot {event}")
+        self.state = state
+        self.event = event
+
+
+def move(state: JobState, event: JobEvent) -> JobState:
+    """Look a move up.
+
+    Raises:
+        IllegalMoveError: the table has no such move.
+    """
+    try:
+        return MOVES[state, event]
+    except KeyError:
+        raise IllegalMoveError(state, event) from None
+
+
+class Outcome(StrEnum):
+    """How the agent says a job ended."""
+
+    SUCCEEDED = "succeeded"
+    INCOMPLETE = "incomplete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OUTCOME_EVENTS: Mapping[Outcome, JobEvent] = MappingProxyType(
+    {
+        Outcome.SUCCEEDED: JobEvent.SUCCEED,
+        Outcome.INCOMPLETE: JobEvent.FINISH_INCOMPLETE,
+        Outcome.FAILED: JobEvent.FAIL,
+        Outcome.CANCELLED: JobEvent.CANCEL,
+    }
+)
+
+
+class FailureClass(StrEnum):
+    """Why a job failed, as far as the agent could tell; decides whether a retry can help."""
+
+    REPOSITORY_MISSING = "repository_missing"
+    REPOSITORY_EXISTS = "repository_exists"
+    WRONG_PASSWORD = "wrong_password"
+    LOCKED = "locked"
+    NETWORK = "network"
+    DAMAGED = "damaged"
+    NO_SPACE = "no_space"
+    SOURCE_MISSING = "source_missing"
+    RESTIC_MISSING = "restic_missing"
+    INTERRUPTED = "interrupted"
+    OTHER = "other"
+
+
+# What a job is asked to do -----------------------------------------------------------------------
+
+AbsolutePath = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$", examples=["/etc"])
+]
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$")]
+Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00\r\n,]+$")]
+SnapshotId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(latest|[0-9a-f]{8,64})$",
+        description="A snapshot id of at least 8 hex digits, or latest.",
+    ),
+]
+
+
+class InitArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="init"):
+    """Create the repository. Takes nothing."""
+
+
+class BackupArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="backup"):
+    """Back paths up into one snapshot."""
+
+    paths: tuple[str, ...]
+    excludes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    one_file_system: bool = False
+
+
+class SnapshotsArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="snapshots"):
+    """List every snapshot of the repository and report the list. Takes nothing."""
+
+
+class RestoreArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="restore"):
+    """Restore a snapshot into a folder that is empty or does not exist yet."""
+
+    snapshot: str
+    target: str
+    include: tuple[str, ...] = ()
+    verify: bool = False
+
+
+Arguments = InitArguments | BackupArguments | SnapshotsArguments | RestoreArguments
+
+
+# What a job gives back ---------------------------------------------------------------------------
+
+
+class InitResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="init"):
+    """The repository that was created."""
+
+    repository_id: str
+    """restic's own id of the repository: 64 hex digits, or the first 10 with restic 0.14."""
+
+
+class BackupResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="backup"):
+    """restic's summary of a backup, in restic's own words. Sizes in bytes, times in seconds."""
+
+    snapshot_id: str | None = None
+    """8 hex digits with restic 0.14, 64 since 0.15."""
+    files_new: int = 0
+    files_changed: int = 0
+    files_unmodified: int = 0
+    dirs_new: int = 0
+    dirs_changed: int = 0
+    dirs_unmodified: int = 0
+    data_blobs: int = 0
+    tree_blobs: int = 0
+    data_added: int = 0
+    total_files_processed: int = 0
+    total_bytes_processed: int = 0
+    total_duration: float = 0.0
+    unreadable: int = 0
+    """How many items restic could not read; more than zero makes the job incomplete."""
+
+
+class SnapshotsResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="snapshots"):
+    """How many snapshots the repository holds; the list itself is in the snapshots collection."""
+
+    snapshots_count: int
+
+
+class RestoreResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="restore"):
+    """What lies in the target after a restore, counted there by the agent."""
+
+    snapshot_id: str
+    target: str
+    files_restored: int = 0
+    bytes_restored: int = 0
+
+
+Result = InitResult | BackupResult | SnapshotsResult | RestoreResult
+
+
+class Progress(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """restic's status line. Sizes in bytes, times in seconds.
+
+    `percent_done` is 0 to 1 and counts data read, not stored: it reaches 1 before the end, and can
+    fall while restic still scans. Only the job's state says that it is done.
+    """
+
+    percent_done: float = 0.0
+    total_files: int = 0
+    files_done: int = 0
+    total_bytes: int = 0
+    bytes_done: int = 0
+    error_count: int = 0
+    seconds_elapsed: int = 0
+    seconds_remaining: int | None = None
+    current_files: tuple[str, ...] = ()
+
+
+class LogLine(Wire, frozen=True, kw_only=True):
+    """One line of a job's log."""
+
+    at: Instant
+    stream: Literal["stdout", "stderr", "agent"]
+    """`agent` marks what the agent itself has to say."""
+    text: str
+
+
+# The operator's view -----------------------------------------------------------------------------
+
+
+class InitRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="init"):
+    """Create the repository. Refused for a repository that was initialised before."""
+
+    host: str
+    repository: str
+
+
+class BackupRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="backup"):
+    """Back up either a source or a list of paths."""
+
+    host: str
+    repository: str
+    source: str | None = None
+    """The name or id of a source; its name becomes a tag."""
+    paths: tuple[AbsolutePath, ...] = ()
+    excludes: tuple[Pattern, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    one_file_system: bool = False
+
+
+class SnapshotsRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="snapshots"):
+    """Read the list of snapshots from the repository."""
+
+    host: str
+    repository: str
+
+
+class RestoreRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="restore"):
+    """Restore a snapshot into a new folder of the host."""
+
+    host: str
+    repository: str
+    snapshot: SnapshotId
+    target: AbsolutePath
+    include: tuple[Pattern, ...] = ()
+    verify: bool = False
+
+
+JobRequest = InitRequest | BackupRequest | SnapshotsRequest | RestoreRequest
+
+
+class ActorKind(StrEnum):
+    """Who made a job, or an entry of the audit log."""
+
+    USER = "user"
+    SCHEDULE = "schedule"
+    SYSTEM = "system"
+    HOST = "host"
+
+
+class Job(Wire, frozen=True, kw_only=True):
+    """One run of restic on one host."""
+
+    id: UUID
+    kind: JobKind
+    state: JobState
+    host_id: UUID
+    host: Name
+    repository_id: UUID | None
+    repository: Name | None
+    arguments: Arguments
+    actor_kind: ActorKind
+    actor_id: UUID | None
+    schedule_id: UUID | None = None
+    scheduled_at: Instant | None = None
+    attempt: int = 1
+    created_at: Instant
+    accepted_at: Instant | None = None
+    started_at: Instant | None = None
+    finished_at: Instant | None = None
+    start_deadline_at: Instant | None = None
+    cancel_requested_at: Instant | None = None
+    progress: Progress | None = None
+    exit_code: int | None = None
+    """restic's exit code; negative when a signal ended it."""
+    failure_class: FailureClass | None = None
+    message: str | None = None
+    """Why the job ended as it did, when it did not simply succeed."""
+    result: Result | None = None
+    log_lines: int = 0
+    revision: int = 0
+    """Grows with every change of this job; wait for the next change with `after_revision`."""
+
+
+class NumberedLogLine(Wire, frozen=True, kw_only=True):
+    """A log line with its place: `attempt` from 1, `seq` from 0 within the attempt."""
+
+    attempt: int
+    seq: int
+    at: Instant
+    stream: Literal["stdout", "stderr", "agent"]
+    text: str
+
+
+class JobLogPage(Wire, frozen=True, kw_only=True):
+    """A stretch of a job's log, oldest first."""
+
+    lines: tuple[NumberedLogLine, ...]
+    next_cursor: str
+    """Ask for what follows with this; also at the end of the log, where more may come."""
+    state: JobState
+    is_complete: bool
+    """The job has ended and this page reaches the end of its log."""
