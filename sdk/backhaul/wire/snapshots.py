@@ -54,12 +54,10 @@ class SnapshotsReport(Wire, frozen=True, kw_only=True, tag_field="type", tag="sn
     repository_id: UUID
     job_id: UUID
     """The job that looked. The report is refused unless that job is this host's."""
-    listed_at: Instant
     snapshots: tuple[ReportedSnapshot, ...]
-    part: int = 0
-    """A long list comes in parts, numbered from 0."""
-    is_last_part: bool = True
-    """With the last part, what no part of this listing named is gone from the repository."""
+    is_complete: bool = False
+    """The reports of this job up to this one name every snapshot of the repository: what was last
+    reported before the job was accepted, and is not among them, is gone."""
 
 
 class RepositoryStats(Wire, frozen=True, kw_only=True, tag_field="type", tag="repo.stats"):

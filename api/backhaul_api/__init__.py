@@ -1,0 +1,1 @@
+"""The stateless Backhaul API: a Litestar app over SQLite or PostgreSQL."""

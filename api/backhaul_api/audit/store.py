@@ -1,0 +1,51 @@
+"""The rows of the audit log, written in the transaction of the change that they tell of."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.accounts import AuditEntry
+from backhaul_api.db.tables import audit_log
+from backhaul_api.identity import Actor
+from backhaul_api.ids import new_id
+
+
+async def record(
+    connection: AsyncConnection,
+    actor: Actor,
+    action: str,
+    *,
+    at: datetime,
+    target_kind: str | None = None,
+    target_id: UUID | None = None,
+    target: str | None = None,
+) -> None:
+    """Write an entry. `action` is like `repository.create`; `target` is the target's name."""
+    await connection.execute(
+        sa.insert(audit_log).values(
+            id=new_id(),
+            at=at,
+            actor_kind=actor.kind,
+            actor_id=actor.id,
+            actor=actor.name,
+            action=action,
+            target_kind=target_kind,
+            target_id=target_id,
+            target=target,
+        )
+    )
+
+
+async def fetch_page(
+    connection: AsyncConnection, *, limit: int, before: UUID | None
+) -> list[AuditEntry]:
+    """Fetch entries, newest first."""
+    query = sa.select(audit_log).order_by(audit_log.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(audit_log.c.id < before)
+    rows = (await connection.execute(query)).mappings()
+    return [AuditEntry(**row) for row in rows]

@@ -1,0 +1,101 @@
+"""Connections: one way to read, one way to write, on SQLite and PostgreSQL alike.
+
+SQLite is given to one process. Its writers queue for one connection and begin with BEGIN IMMEDIATE,
+so a transaction that reads and then writes can never fail half-way for a lock; `synchronous=FULL`
+makes a commit mean that the row is on disk. A connection is held for one short block and never
+across a wait: a parked poll holds none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+SQLITE_BUSY_TIMEOUT_MS = 10_000
+SQLITE_READERS = 4
+POSTGRESQL_POOL_SIZE = 10
+POSTGRESQL_MAX_OVERFLOW = 10
+
+
+class Database:
+    """The database of one process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self._reader = _build_sqlite_engine(url, begin="BEGIN", pool_size=SQLITE_READERS)
+            self._writer = _build_sqlite_engine(url, begin="BEGIN IMMEDIATE", pool_size=1)
+        else:
+            self._reader = self._writer = create_async_engine(
+                url,
+                pool_size=POSTGRESQL_POOL_SIZE,
+                max_overflow=POSTGRESQL_MAX_OVERFLOW,
+                pool_pre_ping=True,
+                **_JSON,
+            )
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection that sees one consistent state. Nothing written in it stays."""
+        async with self._reader.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection in a transaction: committed at the end of the block, undone by any
+        exception. Wake waiters only after the block."""
+        async with self._writer.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+
+def _encode_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+_JSON: dict[str, Any] = {
+    "json_serializer": _encode_json,
+    "json_deserializer": msgspec.json.decode,
+}
+
+
+def _build_sqlite_engine(url: str, *, begin: str, pool_size: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        poolclass=sa.AsyncAdaptedQueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        **_JSON,
+    )
+
+    @sa.event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        # The driver's own idea of when to begin would put BEGIN after the first SELECT.
+        connection.isolation_level = None
+        configure_sqlite(connection)
+
+    @sa.event.listens_for(engine.sync_engine, "begin")
+    def begin_transaction(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def configure_sqlite(connection: sqlite3.Connection) -> None:
+    """Set what every connection to SQLite needs."""
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()

@@ -1,0 +1,89 @@
+"""Bringing a database to a revision, from a checkout or from an installed wheel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from backhaul_api.db.engine import configure_sqlite
+
+
+def find_migrations() -> Path:
+    """Find the migrations: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parents[1] / "migrations"
+
+
+def build_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def head_revision() -> str:
+    """Give the newest revision that this code knows."""
+    head = ScriptDirectory.from_config(build_config()).get_current_head()
+    if head is None:
+        raise RuntimeError(f"no migrations in {find_migrations()}")
+    return head
+
+
+async def upgrade(url: str, revision: str = "head") -> None:
+    """Move a database forward to a revision."""
+    await _run(url, lambda config: command.upgrade(config, revision))
+
+
+async def downgrade(url: str, revision: str) -> None:
+    """Move a database back to a revision; `base` empties it."""
+    await _run(url, lambda config: command.downgrade(config, revision))
+
+
+async def current_revision(url: str) -> str | None:
+    """Tell the revision that a database is at; None for an empty one."""
+    engine = _build_engine(url)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(
+                lambda sync: MigrationContext.configure(sync).get_current_revision()
+            )
+    finally:
+        await engine.dispose()
+
+
+async def _run(url: str, action: Callable[[Config], None]) -> None:
+    engine = _build_engine(url)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_run_with, action)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+def _run_with(connection: sa.Connection, action: Callable[[Config], None]) -> None:
+    config = build_config()
+    config.attributes["connection"] = connection
+    action(config)
+
+
+def _build_engine(url: str) -> AsyncEngine:
+    engine = create_async_engine(url, poolclass=sa.NullPool)
+    if engine.dialect.name == "sqlite":
+
+        @sa.event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: Any, _record: Any) -> None:
+            configure_sqlite(connection)
+            # Rebuilding a table that others refer to would wipe their rows otherwise.
+            connection.execute("PRAGMA foreign_keys = OFF").close()
+
+    return engine

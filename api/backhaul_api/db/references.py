@@ -1,0 +1,21 @@
+"""References: operators name things by name or by id, whichever they have at hand."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import sqlalchemy as sa
+
+
+def parse_id(reference: str) -> UUID | None:
+    """Read an id, or None when the reference is a name."""
+    try:
+        return UUID(reference)
+    except ValueError:
+        return None
+
+
+def matches_reference(table: sa.Table, reference: str) -> sa.ColumnElement[bool]:
+    """Build the condition that finds the row with this name or id."""
+    id_ = parse_id(reference)
+    return table.c.name == reference if id_ is None else table.c.id == id_

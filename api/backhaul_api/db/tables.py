@@ -1,0 +1,276 @@
+"""Every table. Columns carry the words of the JSON fields they become.
+
+No CHECK lists states or kinds: those live in `backhaul.wire.jobs`, and widening a CHECK on SQLite
+means rebuilding the table. What the database can refuse cheaply (a second fire of one slot, a
+second host of one name) it refuses through unique indexes.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, Table, Text
+
+from backhaul_api.db.types import Moment, json_column_type
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _id() -> Column[object]:
+    return Column("id", sa.Uuid(), primary_key=True)
+
+
+users = Table(
+    "users",
+    metadata,
+    _id(),
+    Column("username", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("last_login_at", Moment),
+    Column("disabled_at", Moment),
+)
+
+# The token that opens an empty control plane; at most one row, gone once it was used.
+setup_tokens = Table(
+    "setup_tokens",
+    metadata,
+    Column("token_hash", sa.LargeBinary(32), primary_key=True),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _id(),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("token_hash", sa.LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    _id(),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("token_hash", sa.LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("last_used_at", Moment),
+    sa.UniqueConstraint("user_id", "name"),
+)
+
+enrollment_tokens = Table(
+    "enrollment_tokens",
+    metadata,
+    _id(),
+    Column("token_hash", sa.LargeBinary(32), nullable=False, unique=True),
+    Column("created_by", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("uses_left", Integer, nullable=False),
+    Column("host_name", Text),
+    Column("labels", json_column_type(), nullable=False),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False),
+    Column("labels", json_column_type(), nullable=False),
+    Column("facts", json_column_type(), nullable=False),
+    Column("public_key", sa.LargeBinary(32), nullable=False),
+    Column("token_hash", sa.LargeBinary(32), nullable=False, unique=True),
+    # A second valid token while a rotation is under way.
+    Column("next_token_hash", sa.LargeBinary(32), unique=True),
+    Column("boot_id", sa.Uuid()),
+    Column("schedule_version", BigInteger, nullable=False, server_default="0"),
+    Column("applied_schedule_version", BigInteger, nullable=False, server_default="0"),
+    Column("schedule_errors", json_column_type()),
+    Column("settings_version", BigInteger, nullable=False, server_default="0"),
+    Column("applied_settings_version", BigInteger, nullable=False, server_default="0"),
+    Column("enrolled_at", Moment, nullable=False),
+    Column("last_seen_at", Moment),
+    # A removed host keeps its row: its jobs refer to it, and its agent must be told.
+    Column("removed_at", Moment),
+)
+Index(
+    "uq_hosts_name_present",
+    hosts.c.name,
+    unique=True,
+    sqlite_where=hosts.c.removed_at.is_(None),
+    postgresql_where=hosts.c.removed_at.is_(None),
+)
+
+repositories = Table(
+    "repositories",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    # For people, with *** for a password; the whole location is a secret of its own.
+    Column("location", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("initialized_at", Moment),
+    Column("restic_id", Text),
+)
+
+repository_secrets = Table(
+    "repository_secrets",
+    metadata,
+    _id(),
+    Column("repository_id", ForeignKey("repositories.id", ondelete="CASCADE"), nullable=False),
+    # `location`, `password` or `environment`
+    Column("name", Text, nullable=False),
+    Column("ciphertext", sa.LargeBinary, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    sa.UniqueConstraint("repository_id", "name"),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("paths", json_column_type(), nullable=False),
+    Column("excludes", json_column_type(), nullable=False),
+    Column("tags", json_column_type(), nullable=False),
+    Column("one_file_system", Boolean, nullable=False),
+    Column("retention", json_column_type()),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    _id(),
+    Column("host_id", ForeignKey("hosts.id"), nullable=False, index=True),
+    Column("repository_id", ForeignKey("repositories.id"), nullable=False, index=True),
+    Column("source_id", ForeignKey("sources.id"), index=True),
+    Column("kind", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("catch_up", Text, nullable=False),
+    Column("catch_up_window", Float),
+    Column("jitter", Float, nullable=False),
+    Column("start_deadline", Float),
+    Column("max_duration", Float),
+    Column("when_unreachable", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    # A deleted schedule keeps its row: its jobs, and late fires, still refer to it.
+    Column("deleted_at", Moment),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _id(),
+    Column("host_id", ForeignKey("hosts.id"), nullable=False),
+    Column("repository_id", ForeignKey("repositories.id"), index=True),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("arguments", json_column_type(), nullable=False),
+    Column("actor_kind", Text, nullable=False),
+    Column("actor_id", sa.Uuid()),
+    Column("schedule_id", ForeignKey("schedules.id")),
+    Column("scheduled_at", Moment),
+    Column("missed", Integer, nullable=False, server_default="0"),
+    Column("ran_offline", Boolean, nullable=False, server_default=sa.false()),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("created_at", Moment, nullable=False),
+    Column("accepted_at", Moment),
+    Column("started_at", Moment),
+    Column("finished_at", Moment),
+    Column("start_deadline_at", Moment),
+    Column("max_duration", Float),
+    Column("cancel_requested_at", Moment),
+    Column("progress", json_column_type()),
+    Column("exit_code", Integer),
+    Column("failure_class", Text),
+    Column("message", Text),
+    Column("result", json_column_type()),
+    # How many lines of the current attempt's log are stored, so also the next seq.
+    Column("log_lines", Integer, nullable=False, server_default="0"),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    # A fire makes its job once.
+    sa.UniqueConstraint("schedule_id", "scheduled_at"),
+)
+Index("ix_jobs_host_id_id", jobs.c.host_id, jobs.c.id)
+Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
+# What the poll asks for: the few jobs of a host that are not over.
+Index(
+    "ix_jobs_active",
+    jobs.c.host_id,
+    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    _id(),
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("from_state", Text, nullable=False),
+    Column("to_state", Text, nullable=False),
+)
+
+job_log = Table(
+    "job_log",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", Moment, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("repository_id", ForeignKey("repositories.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("time", Moment, nullable=False),
+    Column("hostname", Text, nullable=False),
+    Column("username", Text, nullable=False),
+    Column("paths", json_column_type(), nullable=False),
+    Column("tags", json_column_type(), nullable=False),
+    Column("tree", Text, nullable=False),
+    Column("parent", Text),
+    Column("original", Text),
+    Column("program_version", Text),
+    Column("host_id", ForeignKey("hosts.id")),
+    Column("job_id", ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
+    Column("reported_at", Moment, nullable=False),
+)
+Index("ix_snapshots_time", snapshots.c.time)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    _id(),
+    Column("at", Moment, nullable=False),
+    Column("actor_kind", Text, nullable=False),
+    Column("actor_id", sa.Uuid()),
+    Column("actor", Text),
+    Column("action", Text, nullable=False),
+    Column("target_kind", Text),
+    Column("target_id", sa.Uuid()),
+    Column("target", Text),
+)

@@ -1,0 +1,148 @@
+"""How the API says no, in the words of the domain. `problems` turns these into HTTP.
+
+DomainError
+  InvalidError            a field is not acceptable, with its remedy
+  NotAuthenticatedError   no token, or not one that is good here
+  NotAllowedError         known, but not for this
+  NotFoundError
+  ConflictError           what is there stands in the way
+    LostRaceError         somebody changed it first
+    IllegalJobMoveError   the state machine has no such move
+  SupersededError         another process has this host's identity
+  HostRemovedError        the host was removed; signed
+  LogGapError             log lines are missing before these
+  UnsupportedProtocolError
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from backhaul.wire.base import SPOKEN_PROTOCOLS
+from backhaul.wire.jobs import IllegalMoveError
+from backhaul.wire.problems import FieldError, Problem, ProblemType
+
+
+class DomainError(Exception):
+    """A request, or an envelope, that is refused; changes nothing."""
+
+    type = ProblemType.INTERNAL
+    status = 500
+    title = "Internal error"
+
+    def problem(self) -> Problem:
+        """Build the problem document."""
+        return Problem(type=self.type, title=self.title, status=self.status, detail=str(self))
+
+
+class InvalidError(DomainError):
+    """A field is not acceptable."""
+
+    type = ProblemType.INVALID_REQUEST
+    status = 422
+    title = "Invalid request"
+
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__(
+            "; ".join(
+                f"{error.field}: {error.message}" if error.field else error.message
+                for error in errors
+            )
+        )
+        self.errors = errors
+
+    @classmethod
+    def of(cls, field: str, message: str) -> InvalidError:
+        return cls(FieldError(field=field, message=message))
+
+    def problem(self) -> Problem:
+        return msgspec.structs.replace(super().problem(), errors=self.errors)
+
+
+class NotAuthenticatedError(DomainError):
+    type = ProblemType.NOT_AUTHENTICATED
+    status = 401
+    title = "Not authenticated"
+
+
+class NotAllowedError(DomainError):
+    type = ProblemType.NOT_ALLOWED
+    status = 403
+    title = "Not allowed"
+
+
+class NotFoundError(DomainError):
+    type = ProblemType.NOT_FOUND
+    status = 404
+    title = "Not found"
+
+    def __init__(self, what: str, reference: object) -> None:
+        super().__init__(f"There is no {what} {str(reference)!r}.")
+
+
+class ConflictError(DomainError):
+    type = ProblemType.CONFLICT
+    status = 409
+    title = "Conflict"
+
+
+class LostRaceError(ConflictError):
+    """Somebody changed the row between our look and our move."""
+
+
+class IllegalJobMoveError(ConflictError):
+    type = ProblemType.ILLEGAL_MOVE
+    title = "Illegal move"
+
+    def __init__(self, job_id: UUID, refused: IllegalMoveError) -> None:
+        super().__init__(f"Job {job_id}: {refused}.")
+
+
+class SupersededError(DomainError):
+    type = ProblemType.SUPERSEDED
+    status = 409
+    title = "Superseded"
+
+
+class HostRemovedError(DomainError):
+    type = ProblemType.HOST_REMOVED
+    status = 410
+    title = "Host removed"
+
+    def __init__(self, host_id: UUID, signature: bytes) -> None:
+        super().__init__(f"Host {host_id} was removed from this server. Enrol it again to use it.")
+        self.signature = signature
+
+    def problem(self) -> Problem:
+        return msgspec.structs.replace(super().problem(), signature=self.signature)
+
+
+class LogGapError(DomainError):
+    type = ProblemType.LOG_GAP
+    status = 409
+    title = "Log gap"
+
+    def __init__(self, job_id: UUID, *, expected_seq: int, got: int) -> None:
+        super().__init__(f"Job {job_id}: log line {expected_seq} comes next, not {got}.")
+        self.expected_seq = expected_seq
+
+    def problem(self) -> Problem:
+        return msgspec.structs.replace(super().problem(), expected_seq=self.expected_seq)
+
+
+class UnsupportedProtocolError(DomainError):
+    type = ProblemType.UNSUPPORTED_PROTOCOL
+    status = 426
+    title = "Unsupported protocol"
+
+    def __init__(self, got: str) -> None:
+        spoken = SPOKEN_PROTOCOLS
+        super().__init__(
+            f"The agent speaks protocol {got!r}; this server speaks {spoken.minimum} to "
+            f"{spoken.maximum}. Install a matching version of backhaul on the host."
+        )
+
+    def problem(self) -> Problem:
+        return msgspec.structs.replace(super().problem(), protocol=SPOKEN_PROTOCOLS)

@@ -1,0 +1,1 @@
+"""Hosts, and the enrollment tokens with which they join."""

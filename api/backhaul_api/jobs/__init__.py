@@ -1,0 +1,1 @@
+"""Jobs: made by operators and schedules, moved by what agents report."""

@@ -1,0 +1,49 @@
+"""Cursors: opaque, URL-safe, made of the sort key of the last item of a page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from litestar.params import Parameter
+
+from backhaul_api.errors import InvalidError
+
+T = TypeVar("T")
+
+Limit = Annotated[
+    int, Parameter(ge=1, le=1000, default=100, description="How many items a page has at most.")
+]
+Cursor = Annotated[
+    str | None,
+    Parameter(default=None, description="`next_cursor` of the page before; without it, the first."),
+]
+
+
+def encode_cursor(*key: object) -> str:
+    """Build the cursor that follows the item with this sort key."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, type_: type[T]) -> T:
+    """Read a cursor back as a tuple of the given types, like `tuple[str, UUID]`.
+
+    Raises:
+        InvalidError: it is not a cursor of this list.
+    """
+    padded = cursor + "=" * (-len(cursor) % 4)
+    try:
+        return msgspec.json.decode(
+            base64.b64decode(padded, altchars=b"-_", validate=True), type=type_
+        )
+    except (binascii.Error, msgspec.DecodeError, ValueError) as error:
+        raise InvalidError.of(
+            "cursor", "is not a cursor of this list; use next_cursor as it was given"
+        ) from error
+
+
+def split_page(rows: list[Any], limit: int) -> tuple[list[Any], bool]:
+    """Cut what was fetched with `limit + 1` to a page; tells whether more follows."""
+    return rows[:limit], len(rows) > limit

@@ -1,0 +1,1 @@
+"""The agents' side: enrolment, the held poll, and what agents report."""

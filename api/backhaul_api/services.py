@@ -1,0 +1,31 @@
+"""What request handlers work with: made once per instance, handed to each as `services`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from litestar.params import Dependency
+
+from backhaul_api.clock import Clock
+from backhaul_api.db.engine import Database
+from backhaul_api.keys import KeyRing
+from backhaul_api.passwords import PasswordHasher
+from backhaul_api.polling.wakeups import Wakeups
+from backhaul_api.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of one running instance. Nothing in it is needed after a restart."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    keys: KeyRing
+    passwords: PasswordHasher
+    wakeups: Wakeups
+
+
+Needs = Annotated[Services, Dependency(skip_validation=True)]
+"""How a handler asks for the services: `services: Needs`."""

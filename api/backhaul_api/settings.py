@@ -1,0 +1,98 @@
+"""The API's settings: defaults, then a TOML file, then `BACKHAUL_*` variables, then options.
+
+Loaded once, by the program that starts the app; nobody else reads the environment.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from backhaul.wire.agents import DEFAULT_HOLD_S
+
+_ENVIRONMENT_PREFIX = "BACKHAUL_API_"
+
+
+class SettingsError(Exception):
+    """A setting is not acceptable; the message names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an instance needs to know. Durations are seconds."""
+
+    data_dir: Path = Path("backhaul-data")
+    """Holds the SQLite database and the key file, unless those are set."""
+    database_url: str | None = None
+    """`sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`; default: SQLite in `data_dir`."""
+    key_file: Path | None = None
+    """Default: `secret.key` in `data_dir`. Instances that share a database share it."""
+    key: str | None = None
+    """The text of the key file, for where there is no disk."""
+    host: str = "127.0.0.1"
+    port: int = 8440
+    poll_hold: float = DEFAULT_HOLD_S
+    """The longest that a poll is held."""
+    session_lifetime: float = 12 * 3600.0
+    log_level: str = "info"
+
+    def __repr__(self) -> str:
+        return f"Settings(data_dir={self.data_dir}, host={self.host}, port={self.port}, …)"
+
+    @property
+    def effective_database_url(self) -> str:
+        return (
+            self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve()}/backhaul.sqlite3"
+        )
+
+    @property
+    def effective_key_file(self) -> Path:
+        return self.key_file or self.data_dir / "secret.key"
+
+
+def load_settings(
+    environment: Mapping[str, str], *, file: Path | None = None, **options: object
+) -> Settings:
+    """Put the settings together. Options that are None count as not given.
+
+    Raises:
+        SettingsError: a value or a name is not acceptable.
+    """
+    values: dict[str, Any] = _read_file(file) if file else {}
+    values |= _read_environment(environment)
+    values |= {name: value for name, value in options.items() if value is not None}
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"settings: {error}") from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"settings file {file}: {error}") from error
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Read `BACKHAUL_API_X`; a secret may stand in a file that `BACKHAUL_API_X_FILE` names."""
+    values: dict[str, Any] = {}
+    for variable, value in environment.items():
+        if not variable.startswith(_ENVIRONMENT_PREFIX):
+            continue
+        name = variable.removeprefix(_ENVIRONMENT_PREFIX).lower()
+        if name == "database_url_file":
+            values["database_url"] = _read_secret(variable, value)
+        else:
+            values[name] = value
+    return values
+
+
+def _read_secret(variable: str, file: str) -> str:
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}: {error}") from error

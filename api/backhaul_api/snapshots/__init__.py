@@ -1,0 +1,1 @@
+"""Snapshots, as the agents last reported them."""

@@ -1,0 +1,1 @@
+"""Sources: what to back up."""

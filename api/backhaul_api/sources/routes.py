@@ -1,0 +1,92 @@
+"""/v1/sources."""
+
+from __future__ import annotations
+
+from litestar import Router, delete, get, patch, post
+
+from backhaul.wire.fleet import CreateSource, Source, UpdateSource
+from backhaul.wire.pages import Page
+from backhaul_api.audit.store import record
+from backhaul_api.auth import OperatorRequest
+from backhaul_api.paging import Cursor, Limit, decode_cursor, encode_cursor, split_page
+from backhaul_api.services import Needs
+from backhaul_api.sources import rules, store
+
+
+@get("/", operation_id="list_sources", summary="List sources by name")
+async def list_sources(services: Needs, limit: Limit, cursor: Cursor) -> Page[Source]:
+    after = decode_cursor(cursor, tuple[str])[0] if cursor else None
+    async with services.database.reading() as connection:
+        found = await store.fetch_page(connection, limit=limit + 1, after=after)
+    items, has_more = split_page(found, limit)
+    return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].name) if has_more else None)
+
+
+@post("/", operation_id="create_source", summary="Create a source")
+async def create_source(request: OperatorRequest, services: Needs, data: CreateSource) -> Source:
+    rules.check_paths(data.paths)
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        source = await store.insert(connection, data, now=now)
+        await record(
+            connection,
+            request.user,
+            "source.create",
+            at=now,
+            target_kind="source",
+            target_id=source.id,
+            target=source.name,
+        )
+    return source
+
+
+@get("/{source:str}", operation_id="get_source", summary="Get a source by name or id")
+async def get_source(services: Needs, source: str) -> Source:
+    async with services.database.reading() as connection:
+        return await store.fetch(connection, source)
+
+
+@patch("/{source:str}", operation_id="update_source", summary="Change a source")
+async def update_source(
+    request: OperatorRequest, services: Needs, source: str, data: UpdateSource
+) -> Source:
+    if isinstance(data.paths, tuple):
+        rules.check_paths(data.paths)
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        found = await store.fetch(connection, source)
+        changed = await store.update(connection, found, data, now=now)
+        await record(
+            connection,
+            request.user,
+            "source.update",
+            at=now,
+            target_kind="source",
+            target_id=changed.id,
+            target=changed.name,
+        )
+    return changed
+
+
+@delete("/{source:str}", operation_id="delete_source", summary="Delete a source")
+async def delete_source(request: OperatorRequest, services: Needs, source: str) -> None:
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        found = await store.fetch(connection, source)
+        await store.delete(connection, found)
+        await record(
+            connection,
+            request.user,
+            "source.delete",
+            at=now,
+            target_kind="source",
+            target_id=found.id,
+            target=found.name,
+        )
+
+
+router = Router(
+    "/v1/sources",
+    route_handlers=[list_sources, create_source, get_source, update_source, delete_source],
+    tags=["sources"],
+)

@@ -1,0 +1,101 @@
+"""The rows of sources."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.fleet import CreateSource, Source, UpdateSource
+from backhaul_api.db.references import matches_reference
+from backhaul_api.db.tables import schedules, sources
+from backhaul_api.errors import ConflictError, NotFoundError
+from backhaul_api.ids import new_id
+
+
+async def insert(connection: AsyncConnection, request: CreateSource, *, now: datetime) -> Source:
+    """Insert a source.
+
+    Raises:
+        ConflictError: the name is taken.
+    """
+    await _refuse_taken_name(connection, request.name)
+    values = {
+        **msgspec.structs.asdict(request),
+        "id": new_id(),
+        "created_at": now,
+        "updated_at": now,
+    }
+    await connection.execute(sa.insert(sources).values(values))
+    return _build(values)
+
+
+async def fetch(connection: AsyncConnection, reference: str) -> Source:
+    """Fetch a source by its name or id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    query = sa.select(sources).where(matches_reference(sources, reference))
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError("source", reference)
+    return _build(row)
+
+
+async def fetch_page(connection: AsyncConnection, *, limit: int, after: str | None) -> list[Source]:
+    """Fetch sources by name."""
+    query = sa.select(sources).order_by(sources.c.name).limit(limit)
+    if after is not None:
+        query = query.where(sources.c.name > after)
+    return [_build(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def update(
+    connection: AsyncConnection, source: Source, request: UpdateSource, *, now: datetime
+) -> Source:
+    """Change the fields that the request names.
+
+    Raises:
+        ConflictError: the new name is taken.
+    """
+    changes = {
+        name: value
+        for name, value in msgspec.structs.asdict(request).items()
+        if value is not msgspec.UNSET
+    }
+    if changes.get("name", source.name) != source.name:
+        await _refuse_taken_name(connection, changes["name"])
+    changes["updated_at"] = now
+    await connection.execute(sa.update(sources).where(sources.c.id == source.id).values(changes))
+    return msgspec.structs.replace(source, **changes)
+
+
+async def delete(connection: AsyncConnection, source: Source) -> None:
+    """Delete a source.
+
+    Raises:
+        ConflictError: a schedule uses it.
+    """
+    used_by = sa.select(sa.func.count()).where(schedules.c.source_id == source.id)
+    if await connection.scalar(used_by):
+        raise ConflictError(
+            f"Source {source.name!r} is used by a schedule. Delete or change the schedule first."
+        )
+    await connection.execute(sa.delete(sources).where(sources.c.id == source.id))
+
+
+async def _refuse_taken_name(connection: AsyncConnection, name: str) -> None:
+    taken: UUID | None = await connection.scalar(
+        sa.select(sources.c.id).where(sources.c.name == name)
+    )
+    if taken is not None:
+        raise ConflictError(f"There is a source {name!r} already. Choose another name.")
+
+
+def _build(row: Any) -> Source:
+    return msgspec.convert(dict(row), Source)

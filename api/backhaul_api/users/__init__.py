@@ -1,0 +1,1 @@
+"""Operators: the first one, signing in, their API tokens."""
