@@ -7,10 +7,10 @@ from uuid import UUID
 
 import msgspec
 
-from backhaul.wire.base import Instant, Labels, Name, Request, Seconds, Wire
+from backhaul.wire.base import Instant, Labels, Name, Request, Wire
 
 Username = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$")
+    str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]*$(?!\n)")
 ]
 NewPassword = Annotated[str, msgspec.Meta(min_length=12, max_length=1024)]
 
@@ -69,8 +69,8 @@ class CreateApiToken(Request, frozen=True, kw_only=True):
     """Make a token for scripts."""
 
     name: Name
-    expires_in: Seconds | None = None
-    """Without it the token lasts until it is revoked."""
+    expires_in: Annotated[float, msgspec.Meta(ge=1, le=3660 * 86400)] | None = None
+    """Seconds. Without it the token lasts until it is revoked."""
 
 
 class ApiToken(Wire, frozen=True, kw_only=True):
@@ -96,7 +96,8 @@ class NewApiToken(Wire, frozen=True, kw_only=True):
 class CreateEnrollmentToken(Request, frozen=True, kw_only=True):
     """Make a token with which hosts can join."""
 
-    expires_in: Annotated[Seconds, msgspec.Meta(gt=0, le=30 * 86400)] = 3600.0
+    expires_in: Annotated[float, msgspec.Meta(ge=1, le=30 * 86400)] = 3600.0
+    """Seconds."""
     uses: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     host_name: Name | None = None
     """The name that the host will have; only with a single use."""

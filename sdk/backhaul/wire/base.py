@@ -30,17 +30,24 @@ Name = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=63,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        # Python's $ also matches before a newline at the end; a pattern ends in $(?!\n) for that.
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)",
         description="Letters, digits, dot, underscore and hyphen; starts with a letter or digit.",
     ),
 ]
 """What an operator calls a host, a repository or a source."""
 
-Labels = dict[
-    Annotated[str, msgspec.Meta(min_length=1, max_length=63)],
-    Annotated[str, msgspec.Meta(max_length=255)],
+MAX_LABELS = 64
+
+_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"
+
+LabelText = Annotated[str, msgspec.Meta(max_length=255, pattern=_NO_CONTROL)]
+
+Labels = Annotated[
+    dict[Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern=_NO_CONTROL)], LabelText],
+    msgspec.Meta(max_length=MAX_LABELS),
 ]
-"""Host labels: free key and value pairs to select hosts by."""
+"""Host labels: free key and value pairs to select hosts by, without control characters."""
 
 
 class Wire(msgspec.Struct, frozen=True):

@@ -82,7 +82,10 @@ class QueryAnswer(Wire, frozen=True, kw_only=True, tag_field="type", tag="query.
     """The answer to a query; handed to whoever waits."""
 
     query_id: UUID
-    answer: msgspec.Raw | None = None
+    # A factory, because msgspec cannot show a raw default in a JSON schema.
+    answer: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    """Whatever the kind of query says; `null` when there is only an error. Not `Raw | None`:
+    msgspec reads that as null alone."""
     error: str | None = None
     is_cut: bool = False
     """There was more than fits."""

@@ -10,7 +10,21 @@ from msgspec import UNSET, UnsetType
 
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.base import Instant, Labels, Name, Request, Wire
-from backhaul.wire.jobs import AbsolutePath, Pattern, Tag
+from backhaul.wire.jobs import AbsolutePath, Pattern, Retention, Tag
+from backhaul.wire.schedules import EntryError
+
+
+class ScheduleDrift(Wire, frozen=True, kw_only=True):
+    """How the schedules that an agent follows differ from those that it should follow."""
+
+    desired: int
+    """The version that the operators made."""
+    applied: int
+    """The version that the agent has applied."""
+    since: Instant | None
+    """When the desired version was made, as long as it is not applied."""
+    errors: tuple[EntryError, ...] = ()
+    """The schedules of the applied version that the agent skips, and why."""
 
 
 class Host(Wire, frozen=True, kw_only=True):
@@ -26,7 +40,9 @@ class Host(Wire, frozen=True, kw_only=True):
     applied_schedule_version: int
     enrolled_at: Instant
     last_seen_at: Instant | None
-    """When the agent last polled; written at most once a minute."""
+    """When the agent last polled, or began; written at most once a minute."""
+    drift: ScheduleDrift | None = None
+    """None when the agent has applied the newest version, and could apply all of it."""
 
 
 class UpdateHost(Request, frozen=True, kw_only=True):
@@ -41,15 +57,15 @@ Location = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=4096,
-        pattern=r"^[^\x00\r\n]+$",
+        pattern=r"^[^\x00\r\n]+$(?!\n)",
         examples=["/srv/restic", "sftp:backup@nas:/restic", "s3:https://s3.example.com/bucket"],
     ),
 ]
 RepositoryPassword = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$")
+    str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[^\x00\r\n]+$(?!\n)")
 ]
 Environment = dict[
-    Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)],
+    Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$(?!\n)", max_length=255)],
     Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$", max_length=32_768)],
 ]
 
@@ -95,18 +111,6 @@ class Repository(Wire, frozen=True, kw_only=True):
     """When it was first known to exist: after an `init`, or after a first job that used it."""
     restic_id: str | None
     """restic's own id of it, where restic told."""
-
-
-class Retention(Request, frozen=True, kw_only=True, omit_defaults=True):
-    """restic's keep rules: how many, and within a duration like `7d`, `1y5m`."""
-
-    keep_last: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    keep_hourly: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    keep_daily: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    keep_weekly: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    keep_monthly: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    keep_yearly: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    keep_within: Annotated[str, msgspec.Meta(pattern=r"^(\d+[ymdh])+$")] | None = None
 
 
 class CreateSource(Request, frozen=True, kw_only=True):

@@ -24,6 +24,9 @@ class JobKind(StrEnum):
     BACKUP = "backup"
     SNAPSHOTS = "snapshots"
     RESTORE = "restore"
+    FORGET = "forget"
+    PRUNE = "prune"
+    CHECK = "check"
 
 
 class JobState(StrEnum):
@@ -67,6 +70,8 @@ MOVES: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType(
         (_S.QUEUED, _E.REJECT): _S.REJECTED,
         (_S.QUEUED, _E.EXPIRE): _S.EXPIRED,
         (_S.QUEUED, _E.CANCEL): _S.CANCELLED,
+        # The server finds out that it cannot send it: the repository is gone.
+        (_S.QUEUED, _E.FAIL): _S.FAILED,
         (_S.ACCEPTED, _E.START): _S.RUNNING,
         # The agent can find out that it cannot start: restic is missing, a secret does not open.
         (_S.ACCEPTED, _E.FAIL): _S.FAILED,
@@ -153,15 +158,37 @@ class FailureClass(StrEnum):
 AbsolutePath = Annotated[
     str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*$", examples=["/etc"])
 ]
-Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$")]
-Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00\r\n,]+$")]
+Pattern = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=4096, pattern=r"^[^\x00\r\n]+$(?!\n)")
+]
+Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"^[^\x00\r\n,]+$(?!\n)")]
 SnapshotId = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^(latest|[0-9a-f]{8,64})$",
+        pattern=r"^(latest|[0-9a-f]{8,64})$(?!\n)",
         description="A snapshot id of at least 8 hex digits, or latest.",
     ),
 ]
+
+
+KeepCount = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+"""More is a slip of the finger: an hour each, it is more than a year."""
+
+KeepWithin = Annotated[
+    str, msgspec.Meta(pattern=r"^(\d{1,6}[ymdh])+$(?!\n)", examples=["7d", "1y5m"])
+]
+
+
+class Retention(Request, frozen=True, kw_only=True, omit_defaults=True):
+    """restic's keep rules: how many, and within a duration like `7d`, `1y5m`."""
+
+    keep_last: KeepCount | None = None
+    keep_hourly: KeepCount | None = None
+    keep_daily: KeepCount | None = None
+    keep_weekly: KeepCount | None = None
+    keep_monthly: KeepCount | None = None
+    keep_yearly: KeepCount | None = None
+    keep_within: KeepWithin | None = None
 
 
 class InitArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="init"):
@@ -190,7 +217,38 @@ class RestoreArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="r
     verify: bool = False
 
 
-Arguments = InitArguments | BackupArguments | SnapshotsArguments | RestoreArguments
+class ForgetArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="forget"):
+    """Remove the snapshots of one tag that no keep rule keeps. Their data stays until a prune.
+
+    Snapshots are grouped by host, so that each host of the repository keeps its own.
+    """
+
+    tag: str
+    """The name of the source; snapshots without it are never touched."""
+    keep: Retention
+    """At least one rule; an agent refuses an empty set, for restic would remove everything."""
+
+
+class PruneArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="prune"):
+    """Delete the data that no snapshot refers to. Takes nothing."""
+
+
+class CheckArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """Check the repository for errors."""
+
+    read_data_subset: str | None = None
+    """Which part of the data to read too, like `1/7` or `2.5%`; without it only the structure."""
+
+
+Arguments = (
+    InitArguments
+    | BackupArguments
+    | SnapshotsArguments
+    | RestoreArguments
+    | ForgetArguments
+    | PruneArguments
+    | CheckArguments
+)
 
 
 # What a job gives back ---------------------------------------------------------------------------
@@ -239,7 +297,34 @@ class RestoreResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="rest
     bytes_restored: int = 0
 
 
-Result = InitResult | BackupResult | SnapshotsResult | RestoreResult
+class ForgetResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="forget"):
+    """What a forget left and what it removed."""
+
+    kept: int
+    removed: int
+    removed_snapshots: tuple[str, ...] = ()
+    """The ids, 8 digits each; the first 1000."""
+
+
+class PruneResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="prune"):
+    """A prune that went through. restic 0.14 tells its figures in text, which is in the log."""
+
+
+class CheckResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """A check that found no error; one that found errors is a failed job, class `damaged`."""
+
+    read_data_subset: str | None = None
+
+
+Result = (
+    InitResult
+    | BackupResult
+    | SnapshotsResult
+    | RestoreResult
+    | ForgetResult
+    | PruneResult
+    | CheckResult
+)
 
 
 class Progress(Wire, frozen=True, kw_only=True, omit_defaults=True):
@@ -310,7 +395,49 @@ class RestoreRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="
     verify: bool = False
 
 
-JobRequest = InitRequest | BackupRequest | SnapshotsRequest | RestoreRequest
+class ForgetRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="forget"):
+    """Remove the snapshots of a source that its retention does not keep."""
+
+    host: str
+    repository: str
+    source: str
+    """Name or id; it must have a retention with at least one keep rule."""
+
+
+class PruneRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="prune"):
+    """Delete the data that no snapshot refers to."""
+
+    host: str
+    repository: str
+
+
+ReadDataSubset = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\d{1,6}/\d{1,6}|\d{1,3}(\.\d{1,4})?%)$(?!\n)",
+        examples=["1/7", "2.5%"],
+        description="A part like 1/7, or a random percentage like 2.5%.",
+    ),
+]
+
+
+class CheckRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """Check the repository for errors."""
+
+    host: str
+    repository: str
+    read_data_subset: ReadDataSubset | None = None
+
+
+JobRequest = (
+    InitRequest
+    | BackupRequest
+    | SnapshotsRequest
+    | RestoreRequest
+    | ForgetRequest
+    | PruneRequest
+    | CheckRequest
+)
 
 
 class ActorKind(StrEnum):
@@ -337,6 +464,11 @@ class Job(Wire, frozen=True, kw_only=True):
     actor_id: UUID | None
     schedule_id: UUID | None = None
     scheduled_at: Instant | None = None
+    """The slot of the schedule that this job is for."""
+    missed: int = 0
+    """How many earlier slots it stands for, because the agent could not fire them."""
+    ran_offline: bool = False
+    """The agent ran it without the server and reported it afterwards."""
     attempt: int = 1
     created_at: Instant
     accepted_at: Instant | None = None

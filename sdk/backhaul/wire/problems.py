@@ -28,6 +28,7 @@ class ProblemType(StrEnum):
     NOT_FOUND = "urn:backhaul:problem:not-found"
     METHOD_NOT_ALLOWED = "urn:backhaul:problem:method-not-allowed"
     CONFLICT = "urn:backhaul:problem:conflict"
+    PRECONDITION_FAILED = "urn:backhaul:problem:precondition-failed"
     SUPERSEDED = "urn:backhaul:problem:superseded"
     HOST_REMOVED = "urn:backhaul:problem:host-removed"
     TOO_LARGE = "urn:backhaul:problem:too-large"
@@ -51,7 +52,8 @@ class FieldError(Wire, frozen=True, kw_only=True):
 class Problem(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """Why a request, or one envelope of a batch, was refused, and what to do about it."""
 
-    type: ProblemType | str
+    type: str
+    """A `ProblemType`, or one that is newer than the reader."""
     title: str
     status: int
     detail: str
@@ -76,5 +78,5 @@ def decode_problem(body: bytes) -> Problem | None:
     """Read a problem document, or give None when the body is something else."""
     try:
         return msgspec.json.decode(body, type=Problem)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -5,10 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
 from uuid import UUID
 
-from backhaul.wire.base import Instant, Seconds, Wire
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from backhaul.wire.base import Instant, Name, Request, Seconds, Wire
 from backhaul.wire.jobs import Arguments
 
 
@@ -72,3 +78,137 @@ class ScheduleFire(Wire, frozen=True, kw_only=True, tag_field="type", tag="sched
     """How many earlier slots this fire stands for, besides its own."""
     ran_offline: bool = False
     """The agent has begun under the run template, without the server."""
+    arguments: Arguments | None = None
+    """With `ran_offline`: what it runs, which the server may have changed meanwhile."""
+
+
+def build_scheduled_job_id(schedule_id: UUID, scheduled_at: datetime) -> UUID:
+    """Build the id of the job of a fire: both sides know it before they have spoken.
+
+    A UUIDv7 whose time is the slot's and whose other bits are a hash of the natural key.
+    """
+    milliseconds = int(scheduled_at.timestamp() * 1000)
+    key = f"{schedule_id}/{milliseconds}".encode()
+    drawn = int.from_bytes(hashlib.blake2b(key, digest_size=10, person=b"bh-fire").digest())
+    bits = (milliseconds & (2**48 - 1)) << 80 | drawn
+    bits = bits & ~(0xF << 76) | 0x7 << 76  # version
+    bits = bits & ~(0x3 << 62) | 0x2 << 62  # variant
+    return UUID(int=bits)
+
+
+# The operator's view -----------------------------------------------------------------------------
+
+
+class ScheduleKind(StrEnum):
+    """What a schedule can fire."""
+
+    BACKUP = "backup"
+    FORGET = "forget"
+    PRUNE = "prune"
+    CHECK = "check"
+
+
+CatchUp = Literal["once", "skip"]
+WhenUnreachable = Literal["wait", "run"]
+CronExpression = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=255,
+        examples=["0 2 * * *"],
+        description="Five fields, an alias like @daily, or H for a number spread over the fleet.",
+    ),
+]
+Timezone = Annotated[str, msgspec.Meta(min_length=1, max_length=255, examples=["Europe/London"])]
+# Not of `Seconds`: msgspec takes one lower bound. A year is more than any of them can mean.
+Window = Annotated[float, msgspec.Meta(ge=0, le=366 * 86_400)]
+Jitter = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+TimeLimit = Annotated[float, msgspec.Meta(gt=0, le=366 * 86_400)]
+
+
+class CreateSchedule(Request, frozen=True, kw_only=True):
+    """Fire a kind of job on a host, whenever a cron expression says. Durations are seconds."""
+
+    kind: ScheduleKind
+    cron: CronExpression
+    repository: str
+    """Name or id."""
+    source: str | None = None
+    """Name or id; needed for backup and forget, refused for the rest."""
+    timezone: Timezone = "UTC"
+    """The IANA time zone in which the expression is read."""
+    enabled: bool = True
+    catch_up: CatchUp = "once"
+    """What a window that was missed makes: one fire, as soon as the agent can, or none."""
+    catch_up_window: Window | None = None
+    """A slot that is older than this is not caught up."""
+    jitter: Jitter = 0.0
+    """Fires are moved by up to this, each schedule by an amount of its own that never changes."""
+    start_deadline: TimeLimit | None = None
+    """A job that was not accepted this long after its fire expires."""
+    max_duration: TimeLimit | None = None
+    """A job that runs longer than this is cancelled."""
+    when_unreachable: WhenUnreachable | None = None
+    """`run`: back up without the server when it cannot be reached; the default for backup.
+    `wait`: the default, and all there is, for the rest."""
+
+
+class UpdateSchedule(Request, frozen=True, kw_only=True):
+    """Change a schedule. What is left out stays. Its kind and its host cannot change."""
+
+    cron: CronExpression | UnsetType = UNSET
+    repository: str | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    timezone: Timezone | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    catch_up: CatchUp | UnsetType = UNSET
+    catch_up_window: Window | UnsetType | None = UNSET
+    jitter: Jitter | UnsetType = UNSET
+    start_deadline: TimeLimit | UnsetType | None = UNSET
+    max_duration: TimeLimit | UnsetType | None = UNSET
+    when_unreachable: WhenUnreachable | UnsetType = UNSET
+
+
+class Schedule(Wire, frozen=True, kw_only=True):
+    """When one kind of job fires on one host."""
+
+    id: UUID
+    host_id: UUID
+    host: Name
+    kind: ScheduleKind
+    cron: str
+    timezone: str
+    enabled: bool
+    repository_id: UUID
+    repository: Name
+    source_id: UUID | None
+    source: Name | None
+    catch_up: CatchUp
+    catch_up_window: Seconds | None
+    jitter: Seconds
+    start_deadline: Seconds | None
+    max_duration: Seconds | None
+    when_unreachable: WhenUnreachable
+    next_fire_at: Instant | None
+    """The next slot, with this schedule's jitter; None while it is disabled."""
+    created_at: Instant
+    updated_at: Instant
+    revision: int
+    """Grows with every change; the ETag is made of it."""
+    error: str | None
+    """Why the host's agent skips this schedule, when it does."""
+
+
+class UpcomingFire(Wire, frozen=True, kw_only=True):
+    """One slot of a schedule."""
+
+    at: Annotated[str, msgspec.Meta(examples=["2026-10-25T01:30:00+01:00"])]
+    """RFC 3339 with the offset that the time zone has then."""
+
+
+class SchedulePreview(Wire, frozen=True, kw_only=True):
+    """The next slots, exact across changes of the clock. Jitter is not in them."""
+
+    cron: str
+    timezone: str
+    fires: tuple[UpcomingFire, ...]
