@@ -67,12 +67,21 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("environment_names", json_column_type(), nullable=True),
         sa.Column("created_at", Moment(), nullable=False),
         sa.Column("updated_at", Moment(), nullable=False),
         sa.Column("initialized_at", Moment(), nullable=True),
         sa.Column("restic_id", sa.Text(), nullable=True),
+        sa.Column("removed_at", Moment(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_repositories")),
-        sa.UniqueConstraint("name", name=op.f("uq_repositories_name")),
+    )
+    op.create_index(
+        "uq_repositories_name_present",
+        "repositories",
+        ["name"],
+        unique=True,
+        sqlite_where=sa.text("removed_at IS NULL"),
+        postgresql_where=sa.text("removed_at IS NULL"),
     )
     op.create_table(
         "setup_tokens",
@@ -215,7 +224,7 @@ def upgrade() -> None:
         sa.Column("schedule_id", sa.Uuid(), nullable=True),
         sa.Column("scheduled_at", Moment(), nullable=True),
         sa.Column("missed", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("ran_offline", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("ran_offline", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("attempt", sa.Integer(), server_default="1", nullable=False),
         sa.Column("created_at", Moment(), nullable=False),
         sa.Column("accepted_at", Moment(), nullable=True),

@@ -8,19 +8,30 @@ across a wait: a parked poll holds none.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from backhaul_api.errors import NotReadyError
+from backhaul_api.logs import facts
+
 SQLITE_BUSY_TIMEOUT_MS = 10_000
 SQLITE_READERS = 4
 POSTGRESQL_POOL_SIZE = 10
 POSTGRESQL_MAX_OVERFLOW = 10
+POOL_PATIENCE_S = 10.0
+
+# PostgreSQL 18 manual, Appendix A: no connection, a deadlock or another transaction that was first,
+# too many connections, a server that starts or stops.
+_PASSING_STATES = ("08", "40001", "40P01", "53", "57P")
+
+log = logging.getLogger(__name__)
 
 
 class Database:
@@ -37,35 +48,79 @@ class Database:
                 url,
                 pool_size=POSTGRESQL_POOL_SIZE,
                 max_overflow=POSTGRESQL_MAX_OVERFLOW,
+                pool_timeout=POOL_PATIENCE_S,
                 pool_pre_ping=True,
-                **_JSON,
+                **_OPTIONS,
             )
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection that sees one consistent state. Nothing written in it stays."""
-        async with self._reader.connect() as connection:
-            yield connection
+        """Lend a connection that sees one consistent state. Nothing written in it stays.
+
+        Raises:
+            NotReadyError: the database does not answer now.
+        """
+        with _explaining():
+            async with self._reader.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in a transaction: committed at the end of the block, undone by any
-        exception. Wake waiters only after the block."""
-        async with self._writer.begin() as connection:
-            yield connection
+        exception. Wake waiters only after the block.
+
+        Raises:
+            NotReadyError: the database does not answer now, or gave way to another transaction.
+        """
+        with _explaining():
+            async with self._writer.begin() as connection:
+                yield connection
 
     async def close(self) -> None:
         await self._reader.dispose()
         await self._writer.dispose()
 
 
+@contextmanager
+def _explaining() -> Iterator[None]:
+    """Tell what passes by itself from a fault of the code. Only the database raises in there."""
+    reason: Exception
+    try:
+        yield
+    except (sa.exc.TimeoutError, OSError) as error:
+        reason = error
+    except sa.exc.DBAPIError as error:
+        if not _is_passing(error):
+            raise
+        reason = error
+    else:
+        return
+    log.warning("database.unreachable", extra=facts(reason=_name(reason)))
+    raise NotReadyError("The database does not answer now. Try again in a few seconds.") from reason
+
+
+def _is_passing(error: sa.exc.DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return True
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_PASSING_STATES)
+
+
+def _name(error: Exception) -> str:
+    """Name an error without its text, which may show a statement."""
+    return str(getattr(getattr(error, "orig", None), "sqlstate", None) or type(error).__name__)
+
+
 def _encode_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_JSON: dict[str, Any] = {
+_OPTIONS: dict[str, Any] = {
     "json_serializer": _encode_json,
     "json_deserializer": msgspec.json.decode,
+    # An error's text would show what was to be stored.
+    "hide_parameters": True,
 }
 
 
@@ -75,7 +130,8 @@ def _build_sqlite_engine(url: str, *, begin: str, pool_size: int) -> AsyncEngine
         poolclass=sa.AsyncAdaptedQueuePool,
         pool_size=pool_size,
         max_overflow=0,
-        **_JSON,
+        pool_timeout=POOL_PATIENCE_S,
+        **_OPTIONS,
     )
 
     @sa.event.listens_for(engine.sync_engine, "connect")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,17 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from alembic.util.exc import CommandError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from backhaul_api.db.engine import configure_sqlite
+
+# Any fixed number does; this one spells "backhaul".
+_ADVISORY_LOCK = int.from_bytes(b"backhaul") >> 1
+
+
+class UnknownRevisionError(Exception):
+    """There is no such revision, or it is newer than this code."""
 
 
 def find_migrations() -> Path:
@@ -30,6 +40,7 @@ def build_config() -> Config:
     return config
 
 
+@lru_cache(maxsize=1)
 def head_revision() -> str:
     """Give the newest revision that this code knows."""
     head = ScriptDirectory.from_config(build_config()).get_current_head()
@@ -39,12 +50,20 @@ def head_revision() -> str:
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
-    """Move a database forward to a revision."""
+    """Move a database forward to a revision. Several may do so at the same time.
+
+    Raises:
+        UnknownRevisionError: the database, or the argument, names a revision that is not known.
+    """
     await _run(url, lambda config: command.upgrade(config, revision))
 
 
 async def downgrade(url: str, revision: str) -> None:
-    """Move a database back to a revision; `base` empties it."""
+    """Move a database back to a revision; `base` empties it.
+
+    Raises:
+        UnknownRevisionError: the database, or the argument, names a revision that is not known.
+    """
     await _run(url, lambda config: command.downgrade(config, revision))
 
 
@@ -63,21 +82,49 @@ async def current_revision(url: str) -> str | None:
 async def _run(url: str, action: Callable[[Config], None]) -> None:
     engine = _build_engine(url)
     try:
-        async with engine.connect() as connection:
+        async with engine.connect() as connection, _alone(connection):
             await connection.run_sync(_run_with, action)
             await connection.commit()
     finally:
         await engine.dispose()
 
 
+@asynccontextmanager
+async def _alone(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Keep other instances from migrating the same PostgreSQL database; SQLite has but one."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    await connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
+    await connection.commit()  # the lock belongs to the session, not to this transaction
+    try:
+        yield
+    finally:
+        await connection.rollback()
+        await connection.execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY_LOCK)))
+        await connection.commit()
+
+
 def _run_with(connection: sa.Connection, action: Callable[[Config], None]) -> None:
     config = build_config()
+    current = MigrationContext.configure(connection).get_current_revision()
+    connection.rollback()  # Alembic begins a transaction of its own for each revision
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise UnknownRevisionError(
+            f"the database is at revision {current}, which this version of Backhaul does not know: "
+            "a newer version upgraded it. Install that version, or restore the database from "
+            "before"
+        )
     config.attributes["connection"] = connection
-    action(config)
+    try:
+        action(config)
+    except CommandError as error:
+        raise UnknownRevisionError(str(error)) from error
 
 
 def _build_engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, poolclass=sa.NullPool)
+    engine = create_async_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     if engine.dialect.name == "sqlite":
 
         @sa.event.listens_for(engine.sync_engine, "connect")

@@ -82,6 +82,15 @@ enrollment_tokens = Table(
     Column("labels", json_column_type(), nullable=False),
 )
 
+# Whose database this is: one row, with the public half of what the server signs with. A server with
+# another key file could open none of its secrets, and its agents would not believe it.
+server_identity = Table(
+    "server_identity",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("verify_key", sa.LargeBinary(32), nullable=False),
+)
+
 hosts = Table(
     "hosts",
     metadata,
@@ -94,8 +103,12 @@ hosts = Table(
     # A second valid token while a rotation is under way.
     Column("next_token_hash", sa.LargeBinary(32), unique=True),
     Column("boot_id", sa.Uuid()),
+    # The processes that had the host, newest last: one that comes again is no newer for that.
+    Column("recent_boots", json_column_type()),
     Column("schedule_version", BigInteger, nullable=False, server_default="0"),
     Column("applied_schedule_version", BigInteger, nullable=False, server_default="0"),
+    # When schedule_version last moved: since when a host that has not applied it differs.
+    Column("schedule_changed_at", Moment),
     Column("schedule_errors", json_column_type()),
     Column("settings_version", BigInteger, nullable=False, server_default="0"),
     Column("applied_settings_version", BigInteger, nullable=False, server_default="0"),
@@ -116,13 +129,24 @@ repositories = Table(
     "repositories",
     metadata,
     _id(),
-    Column("name", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
     # For people, with *** for a password; the whole location is a secret of its own.
     Column("location", Text, nullable=False),
+    # For people too: the values are secret, their names are not. NULL when there are none.
+    Column("environment_names", json_column_type()),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("initialized_at", Moment),
     Column("restic_id", Text),
+    # A removed repository keeps its row, without secrets: its jobs refer to it.
+    Column("removed_at", Moment),
+)
+Index(
+    "uq_repositories_name_present",
+    repositories.c.name,
+    unique=True,
+    sqlite_where=repositories.c.removed_at.is_(None),
+    postgresql_where=repositories.c.removed_at.is_(None),
 )
 
 repository_secrets = Table(
@@ -170,6 +194,7 @@ schedules = Table(
     Column("when_unreachable", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default="1"),
     # A deleted schedule keeps its row: its jobs, and late fires, still refer to it.
     Column("deleted_at", Moment),
 )
