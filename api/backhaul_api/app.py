@@ -9,20 +9,23 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 
+from backhaul_api.access_log import Api
 from backhaul_api.audit.routes import router as audit_router
 from backhaul_api.auth import AuthenticationMiddleware
+from backhaul_api.bodies import MAX_BODY_BYTES, ApiRequest
 from backhaul_api.clock import Clock, SystemClock
 from backhaul_api.db.engine import Database
+from backhaul_api.docs import router as docs_router
 from backhaul_api.health import router as health_router
 from backhaul_api.hosts.routes import routers as host_routers
 from backhaul_api.jobs.routes import router as jobs_router
-from backhaul_api.keys import KeyRing, load_or_create_keys, parse_keys
-from backhaul_api.openapi import build_openapi_config
+from backhaul_api.keys import KeyRing
 from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.routes import routers as agent_routers
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.problems import EXCEPTION_HANDLERS
 from backhaul_api.repositories.routes import router as repositories_router
+from backhaul_api.schedules.routes import routers as schedule_routers
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from backhaul_api.snapshots.routes import router as snapshots_router
@@ -30,13 +33,15 @@ from backhaul_api.sources.routes import router as sources_router
 from backhaul_api.users.routes import routers as user_routers
 
 
-def build_services(settings: Settings, *, clock: Clock | None = None) -> Services:
-    """Make the parts of an instance. Opens the key file; connects to nothing yet."""
+def build_services(
+    settings: Settings, *, database: Database, keys: KeyRing, clock: Clock | None = None
+) -> Services:
+    """Put the parts of an instance together: see `server_identity.open_keys` for the keys."""
     return Services(
         settings=settings,
         clock=clock or SystemClock(),
-        database=Database(settings.effective_database_url),
-        keys=_load_keys(settings),
+        database=database,
+        keys=keys,
         passwords=PasswordHasher(),
         wakeups=Wakeups(),
     )
@@ -50,31 +55,29 @@ def create_app(services: Services) -> Litestar:
         yield
         await services.database.close()
 
-    app = Litestar(
+    app = Api(
         route_handlers=[
             health_router,
             *user_routers,
             *host_routers,
             repositories_router,
             sources_router,
+            *schedule_routers,
             jobs_router,
             snapshots_router,
             audit_router,
             *agent_routers,
+            docs_router,
         ],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=[DefineMiddleware(AuthenticationMiddleware)],
+        request_class=ApiRequest,
+        request_max_body_size=MAX_BODY_BYTES,
         lifespan=[close_at_the_end],
-        openapi_config=build_openapi_config(),
+        # The document is our own: see `openapi`.
+        openapi_config=None,
         logging_config=None,
     )
     app.state.services = services
     return app
-
-
-def _load_keys(settings: Settings) -> KeyRing:
-    if settings.key is not None:
-        return parse_keys(settings.key)
-    settings.effective_key_file.parent.mkdir(parents=True, exist_ok=True)
-    return load_or_create_keys(settings.effective_key_file)

@@ -1,8 +1,9 @@
 """Who is asking. Every route asks for an operator unless it says otherwise.
 
 A route that needs no token has `opt=NOBODY` (login, health, documentation), one for agents has
-`opt=AGENT`; a route that says nothing refuses everybody but operators. What is found is
-`request.user`: an `Actor`, or an `AgentIdentity`.
+`opt=AGENT`, and enrolment has `opt=ENROLLING`; a route that says nothing refuses everybody but
+operators. What is found is `request.user`: an `Actor`, or an `AgentIdentity`. Routes for agents
+also demand the protocol header.
 """
 
 from __future__ import annotations
@@ -14,16 +15,27 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
 
+from backhaul.wire.base import PROTOCOL_HEADER, SPOKEN_PROTOCOLS
 from backhaul.wire.problems import removal_message
 from backhaul.wire.tokens import TokenKind, hash_token, parse_token_kind
-from backhaul_api.errors import HostRemovedError, NotAuthenticatedError
+from backhaul_api.errors import (
+    HostRemovedError,
+    InvalidError,
+    NotAuthenticatedError,
+    UnsupportedProtocolError,
+)
 from backhaul_api.hosts import store as hosts
 from backhaul_api.identity import Actor, AgentIdentity
+from backhaul_api.parameters import refuse_unknown_query
 from backhaul_api.services import Services
 from backhaul_api.users import store as users
+from backhaul_api.users import tokens
 
 NOBODY = {"authenticates": "nobody"}
-AGENT = {"authenticates": "agent"}
+AGENT = {"authenticates": "agent", "speaks_protocol": True}
+ENROLLING = {"authenticates": "nobody", "speaks_protocol": True}
+RATE_LIMITED = {"is_rate_limited": True}
+"""Besides one of the others: it costs the server much, and may be told to come back later."""
 
 OperatorRequest = Request[Actor, str, State]
 AgentRequest = Request[AgentIdentity, str, State]
@@ -36,14 +48,32 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
         self, connection: ASGIConnection[Any, Any, Any, Any]
     ) -> AuthenticationResult:
         services: Services = connection.app.state.services
+        if "\x00" in connection.scope["path"] or b"%00" in connection.scope["query_string"]:
+            raise InvalidError.of("", "the address contains the NUL character; remove it")
         header = connection.headers.get("authorization")
+        if connection.route_handler.opt.get("speaks_protocol"):
+            check_protocol(connection.headers.get(PROTOCOL_HEADER))
         match connection.route_handler.opt.get("authenticates", "operator"):
             case "nobody":
                 return AuthenticationResult(user=None, auth=None)
             case "agent":
                 return AuthenticationResult(user=await find_agent(services, header), auth=None)
             case _:
-                return AuthenticationResult(user=await find_operator(services, header), auth=None)
+                operator = await find_operator(services, header)
+                # Agents may be newer than this server; what they send too much is ignored.
+                refuse_unknown_query(connection.route_handler, connection.query_params)
+                return AuthenticationResult(user=operator, auth=None)
+
+
+def check_protocol(header: str | None) -> None:
+    """Demand a protocol version that this server speaks.
+
+    Raises:
+        UnsupportedProtocolError: none was named, or another.
+    """
+    spoken = range(SPOKEN_PROTOCOLS.minimum, SPOKEN_PROTOCOLS.maximum + 1)
+    if header is None or header.strip() not in map(str, spoken):
+        raise UnsupportedProtocolError(header or "none")
 
 
 async def find_operator(services: Services, header: str | None) -> Actor:
@@ -53,13 +83,17 @@ async def find_operator(services: Services, header: str | None) -> Actor:
         NotAuthenticatedError: no token, or not one that is good here.
     """
     kind, token_hash = _read_token(header, TokenKind.SESSION, TokenKind.API)
-    find = users.find_session if kind is TokenKind.SESSION else users.find_api_token
+    find = users.find_session if kind is TokenKind.SESSION else tokens.find
+    now = services.clock.now()
     async with services.database.reading() as connection:
-        actor = await find(connection, token_hash, now=services.clock.now())
+        actor = await find(connection, token_hash, now=now)
     if actor is None:
         raise NotAuthenticatedError(
             "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
         )
+    if tokens.is_use_worth_noting(actor, now=now):
+        async with services.database.writing() as connection:
+            await tokens.note_use(connection, actor, now=now)
     return actor
 
 

@@ -8,10 +8,15 @@ DomainError
   ConflictError           what is there stands in the way
     LostRaceError         somebody changed it first
     IllegalJobMoveError   the state machine has no such move
+  PreconditionFailedError what If-Match said is no longer so
   SupersededError         another process has this host's identity
   HostRemovedError        the host was removed; signed
   LogGapError             log lines are missing before these
+  TooLargeError           more than one request may carry
+  RateLimitedError        too many ask for what is costly; later
+  UnknownEnvelopeError    an envelope of a type that is not taken here
   UnsupportedProtocolError
+  NotReadyError           this instance should not be sent requests now
 """
 
 from __future__ import annotations
@@ -31,6 +36,8 @@ class DomainError(Exception):
     type = ProblemType.INTERNAL
     status = 500
     title = "Internal error"
+    retry_after_s: int | None = None
+    """When another try may go better; None where it would be refused again."""
 
     def problem(self) -> Problem:
         """Build the problem document."""
@@ -80,12 +87,27 @@ class NotFoundError(DomainError):
 
     def __init__(self, what: str, reference: object) -> None:
         super().__init__(f"There is no {what} {str(reference)!r}.")
+        self.what = what
+        self.reference = str(reference)
 
 
 class ConflictError(DomainError):
     type = ProblemType.CONFLICT
     status = 409
     title = "Conflict"
+
+
+class PreconditionFailedError(DomainError):
+    """What If-Match said is no longer so."""
+
+    type = ProblemType.PRECONDITION_FAILED
+    status = 412
+    title = "Precondition failed"
+
+    def __init__(self, what: str, id_: UUID) -> None:
+        super().__init__(
+            f"The {what} {id_} was changed by somebody else. Read it again, and repeat the change."
+        )
 
 
 class LostRaceError(ConflictError):
@@ -132,6 +154,18 @@ class LogGapError(DomainError):
         return msgspec.structs.replace(super().problem(), expected_seq=self.expected_seq)
 
 
+class TooLargeError(DomainError):
+    type = ProblemType.TOO_LARGE
+    status = 413
+    title = "Too large"
+
+
+class UnknownEnvelopeError(DomainError):
+    type = ProblemType.UNKNOWN_ENVELOPE
+    status = 422
+    title = "Unknown envelope"
+
+
 class UnsupportedProtocolError(DomainError):
     type = ProblemType.UNSUPPORTED_PROTOCOL
     status = 426
@@ -146,3 +180,17 @@ class UnsupportedProtocolError(DomainError):
 
     def problem(self) -> Problem:
         return msgspec.structs.replace(super().problem(), protocol=SPOKEN_PROTOCOLS)
+
+
+class RateLimitedError(DomainError):
+    type = ProblemType.RATE_LIMITED
+    status = 429
+    title = "Rate limited"
+    retry_after_s = 5
+
+
+class NotReadyError(DomainError):
+    type = ProblemType.NOT_READY
+    status = 503
+    title = "Not ready"
+    retry_after_s = 5

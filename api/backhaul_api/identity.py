@@ -21,6 +21,8 @@ class Actor:
     token_id: UUID | None = None
     """The session's or the API token's row."""
     expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """Of an API token, as far as it was written down."""
 
 
 SYSTEM = Actor(kind=ActorKind.SYSTEM, id=None, name="system")

@@ -2,7 +2,8 @@
 
 The key file holds one key a line, 32 bytes in base64. The first encrypts; all decrypt, so a new
 key is put first and the old one stays until everything was encrypted again. The file is made once
-with mode 0600 and never overwritten: without it no stored secret can be opened again.
+with mode 0600 and never overwritten: without it no stored secret can be opened again. Whether it
+may be made at all, the database decides: see `server_identity`.
 
 A ciphertext is: format byte 1, key id (8 bytes), nonce (24 bytes), XChaCha20-Poly1305 ciphertext.
 Its associated data names the table, row and column that own it, so that a ciphertext which was
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 from uuid import UUID
 
@@ -93,26 +96,33 @@ class KeyRing:
             raise SecretDoesNotOpenError(f"{where}: changed, or moved from elsewhere") from error
 
 
-def load_or_create_keys(path: Path) -> KeyRing:
-    """Load the key file, or make it with one new key if there is none.
+def create_keys(path: Path) -> None:
+    """Make a key file with one new key, and its folder; leave alone what is there already.
 
     Raises:
-        KeyFileError: it is there but is not a key file, or others may read it.
+        KeyFileError: it cannot be written.
     """
     try:
-        # O_EXCL: two servers that start at once agree on one file; neither overwrites.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return load_keys(path)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(base64.b64encode(nacl.utils.random(_KEY_SIZE)) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    return load_keys(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:
+            file.write(base64.b64encode(nacl.utils.random(_KEY_SIZE)) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            # A link appears whole or not at all, and takes nobody's place: two servers that start
+            # at once agree on one file, and neither reads half of it.
+            with contextlib.suppress(FileExistsError):
+                os.link(file.name, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise KeyFileError(f"the key file {path} cannot be made: {error}") from error
 
 
 def load_keys(path: Path) -> KeyRing:
-    """Load the key file. Raises KeyFileError as `load_or_create_keys` does."""
+    """Load the key file.
+
+    Raises:
+        KeyFileError: it is missing, is not a key file, or others may read it.
+    """
     try:
         mode = path.stat().st_mode
         text = path.read_text("ascii")
@@ -136,6 +146,14 @@ def parse_keys(text: str) -> KeyRing:
     except binascii.Error as error:
         raise KeyFileError("a line is not base64") from error
     return KeyRing(keys)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _key_id(key: bytes) -> bytes:

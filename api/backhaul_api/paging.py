@@ -7,18 +7,20 @@ import binascii
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from backhaul_api.errors import InvalidError
 
 T = TypeVar("T")
 
+DEFAULT_LIMIT = 100
+
 Limit = Annotated[
-    int, Parameter(ge=1, le=1000, default=100, description="How many items a page has at most.")
+    int, QueryParameter(ge=1, le=1000, description="How many items a page has at most.")
 ]
 Cursor = Annotated[
     str | None,
-    Parameter(default=None, description="`next_cursor` of the page before; without it, the first."),
+    QueryParameter(description="`next_cursor` of the page before; without it, the first."),
 ]
 
 
@@ -35,10 +37,11 @@ def decode_cursor(cursor: str, type_: type[T]) -> T:
     """
     padded = cursor + "=" * (-len(cursor) % 4)
     try:
-        return msgspec.json.decode(
-            base64.b64decode(padded, altchars=b"-_", validate=True), type=type_
-        )
-    except (binascii.Error, msgspec.DecodeError, ValueError) as error:
+        text = base64.b64decode(padded, altchars=b"-_", validate=True)
+        if b"\\u0000" in text:
+            raise ValueError("PostgreSQL knows no such text")
+        return msgspec.json.decode(text, type=type_)
+    except (binascii.Error, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidError.of(
             "cursor", "is not a cursor of this list; use next_cursor as it was given"
         ) from error

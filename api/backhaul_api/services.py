@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
 
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from backhaul_api.clock import Clock
 from backhaul_api.db.engine import Database
@@ -13,6 +13,7 @@ from backhaul_api.keys import KeyRing
 from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.settings import Settings
+from backhaul_api.users.failed_logins import FailedLogins
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Services:
     keys: KeyRing
     passwords: PasswordHasher
     wakeups: Wakeups
+    failed_logins: FailedLogins = field(default_factory=FailedLogins)
 
 
-Needs = Annotated[Services, Dependency(skip_validation=True)]
+Needs = NamedDependency[SkipValidation[Services]]
 """How a handler asks for the services: `services: Needs`."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from backhaul.wire.agents import DEFAULT_HOLD_S
 
 _ENVIRONMENT_PREFIX = "BACKHAUL_API_"
+
+
+NotEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+"""A variable that is set to nothing is a slip: the default would hide it, or open all addresses."""
 
 
 class SettingsError(Exception):
@@ -26,27 +30,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     data_dir: Path = Path("backhaul-data")
     """Holds the SQLite database and the key file, unless those are set."""
-    database_url: str | None = None
+    database_url: NotEmpty | None = None
     """`sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`; default: SQLite in `data_dir`."""
     key_file: Path | None = None
     """Default: `secret.key` in `data_dir`. Instances that share a database share it."""
-    key: str | None = None
+    key: NotEmpty | None = None
     """The text of the key file, for where there is no disk."""
-    host: str = "127.0.0.1"
-    port: int = 8440
-    poll_hold: float = DEFAULT_HOLD_S
-    """The longest that a poll is held."""
-    session_lifetime: float = 12 * 3600.0
-    log_level: str = "info"
+    host: NotEmpty = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8440
+    """0 takes any free one."""
+    poll_hold: Annotated[float, msgspec.Meta(ge=0, le=600)] = DEFAULT_HOLD_S
+    """The longest that a poll is held; 0 answers each at once, for functions that cannot wait."""
+    poll_pause: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
+    """How long an agent stays away between polls when polls are not held."""
+    session_lifetime: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 12 * 3600.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def __repr__(self) -> str:
         return f"Settings(data_dir={self.data_dir}, host={self.host}, port={self.port}, …)"
 
     @property
     def effective_database_url(self) -> str:
-        return (
-            self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve()}/backhaul.sqlite3"
-        )
+        if self.database_url is not None:
+            return self.database_url
+        from sqlalchemy import URL  # here, because `backhaul --help` reads this file
+
+        # Built, not written: a folder may have a ? or a % in its name.
+        file = self.data_dir.resolve() / "backhaul.sqlite3"
+        return URL.create("sqlite+aiosqlite", database=str(file)).render_as_string()
 
     @property
     def effective_key_file(self) -> Path:
@@ -65,9 +76,24 @@ def load_settings(
     values |= _read_environment(environment)
     values |= {name: value for name, value in options.items() if value is not None}
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        return msgspec.convert(values, Settings, strict=False, dec_hook=_decode_path)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"settings: {error}") from error
+        raise SettingsError(f"settings: {_name_field(error)}") from error
+
+
+def _decode_path(type_: type[Any], value: Any) -> Any:
+    # The only type here that msgspec does not know by itself.
+    if type_ is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    raise ValueError("must be a path")
+
+
+def _name_field(error: msgspec.ValidationError) -> str:
+    """Put the setting's name first: `Expected … - at `$.port`` becomes `port: Expected …`."""
+    message, _, where = str(error).partition(" - at `$.")
+    if message == "Expected `str` of length >= 1":
+        message = "must not be empty"
+    return f"{where.rstrip('`')}: {message}" if where else message
 
 
 def _read_file(file: Path) -> dict[str, Any]:

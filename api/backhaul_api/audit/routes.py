@@ -9,12 +9,21 @@ from litestar import Router, get
 from backhaul.wire.accounts import AuditEntry
 from backhaul.wire.pages import Page
 from backhaul_api.audit import store
-from backhaul_api.paging import Cursor, Limit, decode_cursor, encode_cursor, split_page
+from backhaul_api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode_cursor,
+    encode_cursor,
+    split_page,
+)
 from backhaul_api.services import Needs
 
 
 @get("/", operation_id="list_audit_entries", summary="List the audit log, newest first")
-async def list_audit_entries(services: Needs, limit: Limit, cursor: Cursor) -> Page[AuditEntry]:
+async def list_audit_entries(
+    services: Needs, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Page[AuditEntry]:
     before = decode_cursor(cursor, tuple[UUID])[0] if cursor else None
     async with services.database.reading() as connection:
         found = await store.fetch_page(connection, limit=limit + 1, before=before)

@@ -19,13 +19,23 @@ from uuid import UUID
 
 
 class Bell:
-    """Rings when a topic that its owner listens to has changed, or when the server drains."""
+    """Rings when a topic that its owner listens to has changed, or when the wait is to end."""
 
-    __slots__ = ("_future", "_has_rung")
+    __slots__ = ("_future", "_has_ended", "_has_rung")
 
     def __init__(self) -> None:
         self._future: asyncio.Future[None] | None = None
         self._has_rung = False
+        self._has_ended = False
+
+    def has_ended(self) -> bool:
+        """Tell whether nobody should wait any more: answer with what there is."""
+        return self._has_ended
+
+    def end(self) -> None:
+        """Ring for the last time: the server drains, or nobody wants the answer any more."""
+        self._has_ended = True
+        self.ring()
 
     def ring(self) -> None:
         self._has_rung = True
@@ -63,17 +73,22 @@ class Wakeups:
         self.is_draining = False
 
     @contextmanager
-    def listen(self, topic: UUID) -> Iterator[Bell]:
-        """Register a bell for the length of the block."""
+    def listen(self, topic: UUID, *, alone: bool = False) -> Iterator[Bell]:
+        """Register a bell for the length of the block. `alone` ends the topic's older waits."""
         bell = Bell()
         bells = self._bells.setdefault(topic, set())
+        if alone:
+            for older in bells:
+                older.end()
+        if self.is_draining:
+            bell.end()
         bells.add(bell)
         try:
             yield bell
         finally:
             bells.discard(bell)
-            if not bells:
-                self._bells.pop(topic, None)
+            if not bells and self._bells.get(topic) is bells:
+                del self._bells[topic]
 
     def wake(self, *topics: UUID) -> None:
         """Ring everybody who listens to a topic. Call it after the commit, never inside."""
@@ -84,7 +99,9 @@ class Wakeups:
     def drain(self) -> None:
         """End all waiting, now and from now on: the process is about to stop."""
         self.is_draining = True
-        self.wake(*self._bells)
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.end()
 
     @property
     def waiting(self) -> int:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from litestar import Router, delete, get, patch, post
+from litestar.params import FromPath, JSONBody
 
 from backhaul.wire.fleet import CreateSource, Source, UpdateSource
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
-from backhaul_api.paging import Cursor, Limit, decode_cursor, encode_cursor, split_page
+from backhaul_api.names import check_name
+from backhaul_api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode_cursor,
+    encode_cursor,
+    split_page,
+)
+from backhaul_api.schedules import store as schedules
 from backhaul_api.services import Needs
 from backhaul_api.sources import rules, store
 
 
 @get("/", operation_id="list_sources", summary="List sources by name")
-async def list_sources(services: Needs, limit: Limit, cursor: Cursor) -> Page[Source]:
+async def list_sources(
+    services: Needs, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Page[Source]:
     after = decode_cursor(cursor, tuple[str])[0] if cursor else None
     async with services.database.reading() as connection:
         found = await store.fetch_page(connection, limit=limit + 1, after=after)
@@ -23,7 +35,10 @@ async def list_sources(services: Needs, limit: Limit, cursor: Cursor) -> Page[So
 
 
 @post("/", operation_id="create_source", summary="Create a source")
-async def create_source(request: OperatorRequest, services: Needs, data: CreateSource) -> Source:
+async def create_source(
+    request: OperatorRequest, services: Needs, data: JSONBody[CreateSource]
+) -> Source:
+    check_name(data.name)
     rules.check_paths(data.paths)
     now = services.clock.now()
     async with services.database.writing() as connection:
@@ -41,21 +56,35 @@ async def create_source(request: OperatorRequest, services: Needs, data: CreateS
 
 
 @get("/{source:str}", operation_id="get_source", summary="Get a source by name or id")
-async def get_source(services: Needs, source: str) -> Source:
+async def get_source(services: Needs, source: FromPath[str]) -> Source:
     async with services.database.reading() as connection:
         return await store.fetch(connection, source)
 
 
-@patch("/{source:str}", operation_id="update_source", summary="Change a source")
+@patch(
+    "/{source:str}",
+    operation_id="update_source",
+    summary="Change a source",
+    description=(
+        "Hosts with schedules of this source are told at once. After a new name, snapshots that "
+        "exist keep the old name as their tag: a forget of this source no longer touches them."
+    ),
+)
 async def update_source(
-    request: OperatorRequest, services: Needs, source: str, data: UpdateSource
+    request: OperatorRequest, services: Needs, source: FromPath[str], data: JSONBody[UpdateSource]
 ) -> Source:
+    check_name(data.name)
     if isinstance(data.paths, tuple):
         rules.check_paths(data.paths)
     now = services.clock.now()
     async with services.database.writing() as connection:
+        await schedules.take_turn(connection)
         found = await store.fetch(connection, source)
         changed = await store.update(connection, found, data, now=now)
+        await schedules.refuse_lost_keep_rule(connection, changed)
+        concerned = await schedules.move_version(
+            connection, schedules.uses_source(changed.id), now=now
+        )
         await record(
             connection,
             request.user,
@@ -65,13 +94,15 @@ async def update_source(
             target_id=changed.id,
             target=changed.name,
         )
+    services.wakeups.wake(*concerned)
     return changed
 
 
 @delete("/{source:str}", operation_id="delete_source", summary="Delete a source")
-async def delete_source(request: OperatorRequest, services: Needs, source: str) -> None:
+async def delete_source(request: OperatorRequest, services: Needs, source: FromPath[str]) -> None:
     now = services.clock.now()
     async with services.database.writing() as connection:
+        await schedules.take_turn(connection)
         found = await store.fetch(connection, source)
         await store.delete(connection, found)
         await record(

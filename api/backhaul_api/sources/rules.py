@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable
 
+from backhaul.wire.fleet import Source
+from backhaul.wire.jobs import Retention
 from backhaul.wire.problems import FieldError
 from backhaul_api.errors import InvalidError
 
@@ -22,3 +25,34 @@ def check_paths(paths: Iterable[str], *, field: str = "paths") -> None:
     ]
     if errors:
         raise InvalidError(*errors)
+
+
+def has_keep_rule(retention: Retention | None) -> bool:
+    """Tell whether a retention keeps anything. Within `0d` nothing is kept."""
+    if retention is None:
+        return False
+    within = retention.keep_within or ""
+    counts = (
+        retention.keep_last,
+        retention.keep_hourly,
+        retention.keep_daily,
+        retention.keep_weekly,
+        retention.keep_monthly,
+        retention.keep_yearly,
+    )
+    return any(counts) or any(int(count) for count in re.findall(r"\d+", within))
+
+
+def require_keep_rule(source: Source) -> Retention:
+    """Give the retention of a source, for a forget.
+
+    Raises:
+        InvalidError: it keeps nothing, so a forget would remove everything.
+    """
+    if source.retention is None or not has_keep_rule(source.retention):
+        raise InvalidError.of(
+            "source",
+            f"source {source.name!r} has no keep rule, and forget would remove all its snapshots: "
+            "give it a retention first, like keep_daily",
+        )
+    return source.retention

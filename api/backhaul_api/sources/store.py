@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -47,6 +48,14 @@ async def fetch(connection: AsyncConnection, reference: str) -> Source:
     return _build(row)
 
 
+async def fetch_some(connection: AsyncConnection, ids: Collection[UUID]) -> dict[UUID, Source]:
+    """Fetch sources by their ids."""
+    if not ids:
+        return {}
+    query = sa.select(sources).where(sources.c.id.in_(ids))
+    return {row["id"]: _build(row) for row in (await connection.execute(query)).mappings()}
+
+
 async def fetch_page(connection: AsyncConnection, *, limit: int, after: str | None) -> list[Source]:
     """Fetch sources by name."""
     query = sa.select(sources).order_by(sources.c.name).limit(limit)
@@ -81,11 +90,17 @@ async def delete(connection: AsyncConnection, source: Source) -> None:
     Raises:
         ConflictError: a schedule uses it.
     """
-    used_by = sa.select(sa.func.count()).where(schedules.c.source_id == source.id)
-    if await connection.scalar(used_by):
+    used_by = sa.select(sa.func.count()).where(
+        schedules.c.source_id == source.id, schedules.c.deleted_at.is_(None)
+    )
+    if count := await connection.scalar(used_by):
         raise ConflictError(
-            f"Source {source.name!r} is used by a schedule. Delete or change the schedule first."
+            f"Source {source.name!r} is used by {count} schedule(s). Delete or change them first."
         )
+    # Deleted schedules keep their rows for their jobs, but no source.
+    await connection.execute(
+        sa.update(schedules).where(schedules.c.source_id == source.id).values(source_id=None)
+    )
     await connection.execute(sa.delete(sources).where(sources.c.id == source.id))
 
 
@@ -98,4 +113,5 @@ async def _refuse_taken_name(connection: AsyncConnection, name: str) -> None:
 
 
 def _build(row: Any) -> Source:
-    return msgspec.convert(dict(row), Source)
+    # SQLAlchemy's column names are a kind of str that msgspec does not take for one.
+    return msgspec.convert({str(name): value for name, value in row.items()}, Source)

@@ -1,0 +1,84 @@
+"""Around every request: its id, what every answer carries, and one line in the log.
+
+Outside of Litestar's own handling, so that it covers answers which no handler gave: an unknown
+path, a body that is too large, a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from litestar import Litestar
+
+from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul_api.ids import new_id
+from backhaul_api.logs import current_request_id, facts
+
+if TYPE_CHECKING:
+    from litestar.types import Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+
+_AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
+
+
+class Api(Litestar):
+    """The app, with a log line for each request."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_id().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        bound = current_request_id.set(request_id)
+        begun = time.perf_counter()
+        status = 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *_headers(scope, message["headers"])]
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_marked)
+        finally:
+            duration = time.perf_counter() - begun
+            log.info("request.done", extra=facts(**_facts(scope, status, duration)))
+            current_request_id.reset(bound)
+
+
+def _headers(scope: Scope, present: Any) -> list[tuple[bytes, bytes]]:
+    """Build what every answer carries."""
+    headers = {
+        REQUEST_ID_HEADER: scope["state"]["request_id"],
+        "X-Content-Type-Options": "nosniff",
+    }
+    if not any(name.lower() == b"cache-control" for name, _ in present):
+        headers["Cache-Control"] = "no-store"
+    if scope["path"].startswith(_AGENT_PATHS):
+        headers[PROTOCOL_HEADER] = str(PROTOCOL_VERSION)
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+def _facts(scope: Scope, status: int, duration: float) -> dict[str, object]:
+    """Build the facts of the log line. The query is left out: people put secrets into queries."""
+    told: dict[str, object] = {
+        "method": scope.get("method"),
+        "path": scope["path"],
+        # 0: the client hung up before there was an answer.
+        "status": status,
+        "duration_ms": round(duration * 1000, 1),
+    }
+    if (who := scope.get("user")) is not None:
+        told["actor"] = who.name
+    return told

@@ -1,0 +1,269 @@
+"""`backhaul serve`, `backhaul db …` and `backhaul admin …`.
+
+The server's libraries are imported inside the commands: `backhaul --help` reads this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from backhaul_api.settings import Settings, SettingsError, load_settings
+
+_USAGE_ERROR = 2
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Where the SQLite database and the key file are. [default: backhaul-data]",
+        show_default=False,
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        metavar="URL",
+        help="postgresql://user:password@host/database, or sqlite:////path. To keep a password "
+        "off the command line, set BACKHAUL_API_DATABASE_URL or …_FILE instead. "
+        "[default: SQLite in the data folder]",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings in TOML.", show_default=False),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--password-file",
+        metavar="FILE",
+        help="Read the password from the first line of a file (- for standard input) instead of "
+        "asking for it.",
+        show_default=False,
+    ),
+]
+Username = Annotated[str, typer.Argument(help="The operator's name; case does not matter.")]
+
+db = typer.Typer(no_args_is_help=True, help="Look after the API's database.")
+admin = typer.Typer(no_args_is_help=True, help="Look after operators, without a running server.")
+
+
+def serve(
+    data_dir: DataDir = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="The address to listen on. [default: 127.0.0.1]", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="The port to listen on; 0 takes a free one. [default: 8440]", show_default=False
+        ),
+    ] = None,
+    database_url: DatabaseUrl = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run the API. On an empty database it prints a setup token for the first operator."""
+    with _one_line_for_errors():
+        settings = load_settings(
+            os.environ,
+            file=config,
+            data_dir=_text(data_dir),
+            host=host,
+            port=port,
+            database_url=database_url,
+        )
+        from backhaul_api.serve import serve_forever
+
+        serve_forever(settings)
+
+
+@db.command("upgrade")
+def upgrade_database(
+    data_dir: DataDir = None, database_url: DatabaseUrl = None, config: ConfigFile = None
+) -> None:
+    """Bring the database to the newest revision. `backhaul serve` does so when it starts."""
+    with _one_line_for_errors():
+        settings = _load_prepared(data_dir, database_url, config)
+        from backhaul_api import preparation
+        from backhaul_api.db.migrate import head_revision
+
+        with preparation.hold_database(settings):
+            asyncio.run(preparation.upgrade_database(settings))
+        typer.echo(f"The database is at revision {head_revision()}.")
+
+
+@db.command("downgrade")
+def downgrade_database(
+    revision: Annotated[
+        str, typer.Argument(help="The revision to go back to; base removes every table.")
+    ],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    config: ConfigFile = None,
+    is_sure: Annotated[
+        bool, typer.Option("--yes", help="Do it: data that the older revision cannot hold is lost.")
+    ] = False,
+) -> None:
+    """Take the database back to an older revision. Stop the server first."""
+    with _one_line_for_errors():
+        if not is_sure:
+            _fail(f"a downgrade to {revision} loses data; back the database up and add --yes")
+        settings = _load_prepared(data_dir, database_url, config)
+        from backhaul_api import preparation
+
+        with preparation.hold_database(settings):
+            asyncio.run(preparation.downgrade_database(settings, revision))
+        typer.echo(f"The database is at revision {revision}.")
+
+
+@db.command("current")
+def show_revision(
+    data_dir: DataDir = None, database_url: DatabaseUrl = None, config: ConfigFile = None
+) -> None:
+    """Show the revision that the database is at, and the newest one."""
+    with _one_line_for_errors():
+        settings = _load_checked(data_dir, database_url, config)
+        from backhaul_api.db.migrate import head_revision
+        from backhaul_api.preparation import read_revision
+
+        current = asyncio.run(read_revision(settings))
+        typer.echo(f"{current or 'none'} (newest: {head_revision()})")
+
+
+@admin.command("create")
+def create_operator(
+    username: Username,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    config: ConfigFile = None,
+    password_file: PasswordFile = None,
+) -> None:
+    """Create an operator. The password is asked for, or read from standard input or a file."""
+    with _one_line_for_errors():
+        settings = _load_prepared(data_dir, database_url, config)
+        password = _read_checked_password(username, password_file)
+        from backhaul_api import administration
+
+        user = asyncio.run(administration.create_operator(settings, username, password))
+        typer.echo(f"Operator {user.username} was created. Sign in with: backhaul login")
+
+
+@admin.command("reset-password")
+def reset_password(  # noqa: PLR0917 (each is an option of the command)
+    username: Username,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    config: ConfigFile = None,
+    password_file: PasswordFile = None,
+    keep_tokens: Annotated[
+        bool, typer.Option("--keep-tokens", help="Leave the operator's API tokens valid.")
+    ] = False,
+) -> None:
+    """Give an operator a new password, end all sessions and revoke all API tokens."""
+    with _one_line_for_errors():
+        settings = _load_prepared(data_dir, database_url, config)
+        password = _read_checked_password(username, password_file)
+        from backhaul_api import administration
+
+        reset = administration.reset_password(settings, username, password, keep_tokens=keep_tokens)
+        user, tokens = asyncio.run(reset)
+        told = f"{tokens} API token{'' if tokens == 1 else 's'}"
+        typer.echo(
+            f"Operator {user.username} has a new password; all sessions have ended; {told} "
+            f"{'kept' if keep_tokens else 'revoked'}."
+        )
+
+
+@contextmanager
+def _one_line_for_errors() -> Iterator[None]:
+    """Turn what an operator can mend into one line on the standard error output, exit code 2."""
+    try:
+        yield
+    except SettingsError as error:
+        _fail(str(error))
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if not _is_explained(error):
+            raise
+        _fail(str(error))
+
+
+def _is_explained(error: Exception) -> bool:
+    from backhaul_api.db.migrate import UnknownRevisionError
+    from backhaul_api.errors import DomainError
+    from backhaul_api.preparation import StartError
+
+    return isinstance(error, StartError | DomainError | UnknownRevisionError)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"backhaul: {message}", err=True)
+    raise typer.Exit(_USAGE_ERROR)
+
+
+def _load_checked(data_dir: Path | None, database_url: str | None, config: Path | None) -> Settings:
+    settings = load_settings(
+        os.environ, file=config, data_dir=_text(data_dir), database_url=database_url
+    )
+    from backhaul_api.preparation import check_settings
+
+    return check_settings(settings)
+
+
+def _load_prepared(
+    data_dir: Path | None, database_url: str | None, config: Path | None
+) -> Settings:
+    """Load the settings for a command that may create the database."""
+    settings = _load_checked(data_dir, database_url, config)
+    from backhaul_api.preparation import keep_files_private, make_folder
+
+    keep_files_private()
+    make_folder(settings)
+    return settings
+
+
+def _read_checked_password(username: str, file: Path | None) -> str:
+    import msgspec
+
+    from backhaul.wire import accounts
+    from backhaul_api.bodies import explain
+
+    try:
+        msgspec.convert(username, accounts.Username)
+    except msgspec.ValidationError as error:
+        _fail(f"username: {explain(str(error)).message}")
+    password = _read_password(file)
+    try:
+        msgspec.convert(password, accounts.NewPassword)
+    except msgspec.ValidationError as error:
+        _fail(f"password: {explain(str(error)).message}")
+    return password
+
+
+def _read_password(file: Path | None) -> str:
+    if file is None and sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    if file is None or str(file) == "-":
+        return sys.stdin.readline().rstrip("\r\n")
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return lines.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the password file {file} cannot be read: {error}") from error
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,114 @@
+"""The rows of a job's log: append-only, numbered without a gap, each line stored once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobLogPage, LogLine, NumberedLogLine
+from backhaul_api.db.tables import job_log, jobs
+from backhaul_api.errors import LogGapError, LostRaceError
+from backhaul_api.jobs import store
+from backhaul_api.paging import decode_cursor, encode_cursor
+
+MAX_LINE_LENGTH = 8192
+"""Characters of one line that are kept: restic's longest messages are paths, of at most 4 KiB."""
+
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+async def append(
+    connection: AsyncConnection, job: Job, *, seq: int, lines: tuple[LogLine, ...]
+) -> int:
+    """Store those of the lines that are new; `seq` is the number of the first.
+
+    Returns:
+        How many were new: none when all were there already.
+
+    Raises:
+        LogGapError: lines are missing before the first.
+    """
+    if seq > job.log_lines:
+        raise LogGapError(job.id, expected_seq=job.log_lines, got=seq)
+    new = lines[job.log_lines - seq :]
+    if not new:
+        return 0
+    await _count(connection, job, by=len(new))
+    await connection.execute(
+        sa.insert(job_log),
+        [
+            {
+                "job_id": job.id,
+                "attempt": job.attempt,
+                "seq": number,
+                "at": line.at,
+                "stream": line.stream,
+                "text": cap(line.text),
+            }
+            for number, line in enumerate(new, start=job.log_lines)
+        ],
+    )
+    return len(new)
+
+
+async def fetch_page(
+    connection: AsyncConnection, job_id: UUID, *, cursor: str | None, limit: int
+) -> JobLogPage:
+    """Fetch lines from the cursor on, oldest first.
+
+    Raises:
+        NotFoundError: there is no such job.
+        InvalidError: the cursor is not one of a log.
+    """
+    attempt, seq = decode_cursor(cursor, tuple[_Number, _Number]) if cursor else (0, 0)
+    # First the state, then the lines: a job that was over when we looked has all its lines.
+    job = await store.fetch(connection, job_id)
+    query = (
+        sa.select(job_log)
+        .where(
+            job_log.c.job_id == job_id,
+            sa.or_(
+                job_log.c.attempt > attempt,
+                sa.and_(job_log.c.attempt == attempt, job_log.c.seq >= seq),
+            ),
+        )
+        .order_by(job_log.c.attempt, job_log.c.seq)
+        .limit(limit + 1)
+    )
+    rows = (await connection.execute(query)).all()
+    lines = tuple(
+        msgspec.convert(row, NumberedLogLine, from_attributes=True) for row in rows[:limit]
+    )
+    if lines:
+        attempt, seq = lines[-1].attempt, lines[-1].seq + 1
+    return JobLogPage(
+        lines=lines,
+        next_cursor=encode_cursor(attempt, seq),
+        state=job.state,
+        is_complete=job.state in TERMINAL_STATES and len(rows) <= limit,
+    )
+
+
+def cap(text: str) -> str:
+    """Cut a line that is too long, and say so in it."""
+    if len(text) <= MAX_LINE_LENGTH:
+        return text
+    return f"{text[:MAX_LINE_LENGTH]} … [{len(text) - MAX_LINE_LENGTH} more characters cut]"
+
+
+async def _count(connection: AsyncConnection, job: Job, *, by: int) -> None:
+    changed = await connection.execute(
+        sa.update(jobs)
+        .where(
+            jobs.c.id == job.id,
+            jobs.c.attempt == job.attempt,
+            jobs.c.log_lines == job.log_lines,
+        )
+        .values(log_lines=job.log_lines + by, revision=jobs.c.revision + 1)
+    )
+    if changed.rowcount != 1:
+        raise LostRaceError(f"Job {job.id}: somebody else is writing its log.")

@@ -1,0 +1,218 @@
+"""/v1/jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from litestar import Router, get, post
+from litestar.params import FromPath, JSONBody, QueryParameter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.fleet import Source
+from backhaul.wire.jobs import (
+    TERMINAL_STATES,
+    BackupRequest,
+    ForgetRequest,
+    InitRequest,
+    Job,
+    JobKind,
+    JobLogPage,
+    JobRequest,
+    JobState,
+    RestoreRequest,
+)
+from backhaul.wire.pages import Page
+from backhaul_api.audit.store import record
+from backhaul_api.auth import OperatorRequest
+from backhaul_api.hosts import store as hosts
+from backhaul_api.jobs import log, rules, store, targets
+from backhaul_api.names import named_in
+from backhaul_api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode_cursor,
+    encode_cursor,
+    split_page,
+)
+from backhaul_api.polling.parking import Wait, look_until
+from backhaul_api.services import Needs, Services
+from backhaul_api.sources import store as sources
+
+MAX_WAIT_S = 25.0
+"""Under the 30 s at which the more impatient proxies cut."""
+
+_HostFilter = Annotated[
+    str | None, QueryParameter(description="Only jobs of this host, by name or id.")
+]
+_RepositoryFilter = Annotated[
+    str | None,
+    QueryParameter(description="Only jobs on this repository, by name or id."),
+]
+_ScheduleFilter = Annotated[
+    UUID | None,
+    QueryParameter(description="Only jobs that this schedule fired; it may have been deleted."),
+]
+_Kinds = Annotated[
+    list[JobKind] | None, QueryParameter(name="kind", description="May be repeated.")
+]
+_States = Annotated[
+    list[JobState] | None,
+    QueryParameter(name="state", description="May be repeated."),
+]
+_Revision = Annotated[
+    int | None,
+    QueryParameter(ge=-1, description="Answer once the job's revision is greater."),
+]
+
+
+@get("/", operation_id="list_jobs", summary="List jobs, newest first")
+async def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
+    services: Needs,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    *,
+    host: _HostFilter = None,
+    repository: _RepositoryFilter = None,
+    schedule: _ScheduleFilter = None,
+    kinds: _Kinds = None,
+    states: _States = None,
+) -> Page[Job]:
+    before = decode_cursor(cursor, tuple[UUID])[0] if cursor else None
+    await expire_overdue(services)
+    async with services.database.reading() as connection:
+        filters = store.Filters(
+            host_id=await targets.find_host(connection, host) if host else None,
+            repository_id=(
+                await targets.find_repository(connection, repository) if repository else None
+            ),
+            schedule_id=await targets.find_schedule(connection, schedule) if schedule else None,
+            kinds=tuple(kinds or ()),
+            states=tuple(states or ()),
+        )
+        found = await store.fetch_page(connection, filters, limit=limit + 1, before=before)
+    items, has_more = split_page(found, limit)
+    return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].id) if has_more else None)
+
+
+@post("/", operation_id="create_job", summary="Run a job")
+async def create_job(request: OperatorRequest, services: Needs, data: JSONBody[JobRequest]) -> Job:
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        # Locked, so that the host is not removed while it gets the job.
+        with named_in("host"):
+            host = await hosts.fetch(connection, data.host, for_update=True)
+        with named_in("repository"):
+            repository = await targets.fetch_present_repository(connection, data.repository)
+        if isinstance(data, InitRequest):
+            await targets.refuse_second_init(connection, repository)
+        if isinstance(data, RestoreRequest):
+            await targets.refuse_ambiguous_snapshot(connection, repository, data.snapshot)
+        arguments = rules.build_arguments(data, await _fetch_source(connection, data))
+        new = store.NewJob(
+            host_id=host.id,
+            repository_id=repository.id,
+            arguments=arguments,
+            actor=request.user,
+        )
+        job = await store.insert(connection, new, now=now)
+        await record(
+            connection,
+            request.user,
+            "job.create",
+            at=now,
+            target_kind="job",
+            target_id=job.id,
+            target=f"{job.kind} on {job.host}",
+        )
+    services.wakeups.wake(host.id)
+    return job
+
+
+@get("/{job_id:uuid}", operation_id="get_job", summary="Get a job, or wait for its next change")
+async def get_job(
+    request: OperatorRequest,
+    services: Needs,
+    job_id: FromPath[UUID],
+    after_revision: _Revision = None,
+    wait: Annotated[
+        float,
+        QueryParameter(
+            ge=0,
+            le=MAX_WAIT_S,
+            description="With `after_revision`: answer after so many seconds in any case.",
+        ),
+    ] = MAX_WAIT_S,
+) -> Job:
+    async def look() -> Job:
+        async with services.database.reading() as connection:
+            job = await store.fetch(connection, job_id)
+        if rules.is_overdue(job, services.clock.now()):
+            await expire_overdue(services)
+            async with services.database.reading() as connection:
+                job = await store.fetch(connection, job_id)
+        return job
+
+    def is_enough(job: Job) -> bool:
+        return (
+            after_revision is None or job.revision > after_revision or job.state in TERMINAL_STATES
+        )
+
+    return await look_until(look, is_enough, _wait_for(request, services, job_id, wait))
+
+
+@get("/{job_id:uuid}/log", operation_id="get_job_log", summary="Read a job's log, or follow it")
+async def get_job_log(
+    request: OperatorRequest,
+    services: Needs,
+    job_id: FromPath[UUID],
+    *,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    wait: Annotated[
+        float,
+        QueryParameter(
+            ge=0,
+            le=MAX_WAIT_S,
+            description="Wait so many seconds for more lines when there are none from the cursor "
+            "on and the job is not over.",
+        ),
+    ] = 0.0,
+) -> JobLogPage:
+    async def look() -> JobLogPage:
+        async with services.database.reading() as connection:
+            return await log.fetch_page(connection, job_id, cursor=cursor, limit=limit)
+
+    def is_enough(page: JobLogPage) -> bool:
+        return bool(page.lines) or page.is_complete
+
+    return await look_until(look, is_enough, _wait_for(request, services, job_id, wait))
+
+
+async def expire_overdue(services: Services) -> None:
+    """Expire what no agent took up in time. Done by whoever looks, so it needs no timer."""
+    now = services.clock.now()
+    async with services.database.reading() as connection:
+        job_ids = await store.find_overdue(connection, now=now)
+    if not job_ids:
+        return
+    async with services.database.writing() as connection:
+        expired = await store.expire_overdue(connection, now=now, job_ids=job_ids)
+    services.wakeups.wake(*(job.id for job in expired))
+
+
+def _wait_for(request: OperatorRequest, services: Services, job_id: UUID, seconds: float) -> Wait:
+    return Wait(wakeups=services.wakeups, topic=job_id, seconds=seconds, receive=request.receive)
+
+
+async def _fetch_source(connection: AsyncConnection, data: JobRequest) -> Source | None:
+    if not isinstance(data, BackupRequest | ForgetRequest) or data.source is None:
+        return None
+    with named_in("source"):
+        return await sources.fetch(connection, data.source)
+
+
+router = Router(
+    "/v1/jobs", route_handlers=[list_jobs, create_job, get_job, get_job_log], tags=["jobs"]
+)

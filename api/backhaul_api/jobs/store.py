@@ -1,0 +1,273 @@
+"""The rows of jobs and of what happened to them.
+
+A job changes only through `move`, along the table of moves, or by gaining progress and log lines.
+Every change raises its revision, which is what readers wait for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.jobs import (
+    ACTIVE_STATES,
+    TERMINAL_STATES,
+    Arguments,
+    IllegalMoveError,
+    Job,
+    JobEvent,
+    JobKind,
+    JobState,
+    Progress,
+)
+from backhaul.wire.jobs import move as find_move
+from backhaul_api.db.tables import hosts, job_events, jobs, repositories
+from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
+from backhaul_api.identity import Actor
+from backhaul_api.ids import new_id
+
+MAX_EXPIRED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What a job is made of."""
+
+    host_id: UUID
+    repository_id: UUID | None
+    arguments: Arguments
+    actor: Actor
+    id: UUID | None = None
+    """Only a job of a fire has one before it is made."""
+    schedule_id: UUID | None = None
+    scheduled_at: datetime | None = None
+    missed: int = 0
+    start_deadline_at: datetime | None = None
+    max_duration: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which jobs a list shows. Empty means all."""
+
+    host_id: UUID | None = None
+    repository_id: UUID | None = None
+    schedule_id: UUID | None = None
+    kinds: tuple[JobKind, ...] = ()
+    states: tuple[JobState, ...] = ()
+
+
+async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> Job:
+    """Insert a queued job."""
+    id_ = new.id or new_id()
+    await connection.execute(
+        sa.insert(jobs).values(
+            id=id_,
+            host_id=new.host_id,
+            repository_id=new.repository_id,
+            kind=type(new.arguments).__struct_config__.tag,
+            state=JobState.QUEUED,
+            arguments=new.arguments,
+            actor_kind=new.actor.kind,
+            actor_id=new.actor.id,
+            schedule_id=new.schedule_id,
+            scheduled_at=new.scheduled_at,
+            missed=new.missed,
+            created_at=now,
+            start_deadline_at=new.start_deadline_at,
+            max_duration=new.max_duration,
+        )
+    )
+    return await fetch(connection, id_)
+
+
+async def fetch(connection: AsyncConnection, job_id: UUID) -> Job:
+    """Fetch a job.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    return await _fetch_one(connection, _SELECT.where(jobs.c.id == job_id), job_id)
+
+
+async def fetch_of_host(connection: AsyncConnection, job_id: UUID, host_id: UUID) -> Job:
+    """Fetch a job of this host and keep others from changing it until the transaction ends.
+
+    Raises:
+        NotFoundError: there is none, or it is another host's, which the asker need not know.
+    """
+    query = _SELECT.where(jobs.c.id == job_id, jobs.c.host_id == host_id)
+    # SQLite has one writer and ignores the lock.
+    return await _fetch_one(connection, query.with_for_update(of=jobs), job_id)
+
+
+async def fetch_page(
+    connection: AsyncConnection, filters: Filters, *, limit: int, before: UUID | None
+) -> list[Job]:
+    """Fetch jobs, newest first."""
+    query = _SELECT.order_by(jobs.c.id.desc()).limit(limit)
+    if filters.host_id is not None:
+        query = query.where(jobs.c.host_id == filters.host_id)
+    if filters.repository_id is not None:
+        query = query.where(jobs.c.repository_id == filters.repository_id)
+    if filters.schedule_id is not None:
+        query = query.where(jobs.c.schedule_id == filters.schedule_id)
+    if filters.kinds:
+        query = query.where(jobs.c.kind.in_(filters.kinds))
+    if filters.states:
+        query = query.where(jobs.c.state.in_(filters.states))
+    if before is not None:
+        query = query.where(jobs.c.id < before)
+    return [_build(row) for row in await connection.execute(query)]
+
+
+async def fetch_running_elsewhere(
+    connection: AsyncConnection, host_id: UUID, *, held: set[UUID]
+) -> list[Job]:
+    """Fetch the jobs that this host was running, or about to, and that it does not hold."""
+    query = _SELECT.where(
+        jobs.c.host_id == host_id,
+        jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
+    ).with_for_update(of=jobs)
+    rows = await connection.execute(query)
+    return [_build(row) for row in rows if row.id not in held]
+
+
+async def fetch_active_of_host(connection: AsyncConnection, host_id: UUID) -> list[Job]:
+    """Fetch the jobs of a host that are not over, and keep others from changing them."""
+    query = _SELECT.where(jobs.c.host_id == host_id, jobs.c.state.in_(ACTIVE_STATES))
+    rows = await connection.execute(query.order_by(jobs.c.id).with_for_update(of=jobs))
+    return [_build(row) for row in rows]
+
+
+async def find_active(
+    connection: AsyncConnection, repository_id: UUID, kind: JobKind
+) -> UUID | None:
+    """Find a job of this kind on the repository that is not over."""
+    found: UUID | None = await connection.scalar(
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.repository_id == repository_id,
+            jobs.c.kind == kind,
+            jobs.c.state.in_(ACTIVE_STATES),
+        )
+        .limit(1)
+    )
+    return found
+
+
+async def find_of_fire(
+    connection: AsyncConnection, schedule_id: UUID, scheduled_at: datetime
+) -> UUID | None:
+    """Find the job that a fire has made."""
+    found: UUID | None = await connection.scalar(
+        sa.select(jobs.c.id).where(
+            jobs.c.schedule_id == schedule_id, jobs.c.scheduled_at == scheduled_at
+        )
+    )
+    return found
+
+
+async def move(
+    connection: AsyncConnection, job: Job, event: JobEvent, *, at: datetime, **changes: Any
+) -> Job:
+    """Move a job along the table, with the changes of other fields that belong to it.
+
+    `at` is the server's time; an end gets it as `finished_at` unless the changes say otherwise.
+
+    Raises:
+        IllegalJobMoveError: the table has no such move.
+        LostRaceError: the job is no longer in the state in which it was read.
+    """
+    try:
+        state = find_move(job.state, event)
+    except IllegalMoveError as refused:
+        raise IllegalJobMoveError(job.id, refused) from refused
+    if state in TERMINAL_STATES:
+        changes.setdefault("finished_at", at)
+    await _update(connection, job, {**changes, "state": state})
+    await connection.execute(
+        sa.insert(job_events).values(
+            id=new_id(),
+            job_id=job.id,
+            attempt=job.attempt,
+            at=at,
+            event=event,
+            from_state=job.state,
+            to_state=state,
+        )
+    )
+    return msgspec.structs.replace(job, **changes, state=state, revision=job.revision + 1)
+
+
+async def save_progress(connection: AsyncConnection, job: Job, progress: Progress) -> None:
+    """Replace the progress. It is no event: only the newest is of use."""
+    await _update(connection, job, {"progress": progress})
+
+
+async def expire_overdue(
+    connection: AsyncConnection, *, now: datetime, job_ids: list[UUID]
+) -> list[Job]:
+    """Move those of the jobs that are still queued past their deadline to `expired`."""
+    query = (
+        _SELECT.where(jobs.c.id.in_(job_ids), _overdue(now))
+        .order_by(jobs.c.id)
+        .with_for_update(of=jobs)
+    )
+    overdue = [_build(row) for row in await connection.execute(query)]
+    return [
+        await move(
+            connection,
+            job,
+            JobEvent.EXPIRE,
+            at=now,
+            message="No agent took the job up before its start deadline.",
+        )
+        for job in overdue
+    ]
+
+
+async def find_overdue(connection: AsyncConnection, *, now: datetime) -> list[UUID]:
+    """Find the jobs that have to expire, whichever host they are for."""
+    query = sa.select(jobs.c.id).where(_overdue(now)).limit(MAX_EXPIRED_AT_ONCE)
+    return list((await connection.scalars(query)).all())
+
+
+def _overdue(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.start_deadline_at < now)
+
+
+async def _update(connection: AsyncConnection, job: Job, changes: dict[str, Any]) -> None:
+    changed = await connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job.id, jobs.c.state == job.state)
+        .values({**changes, "revision": jobs.c.revision + 1})
+    )
+    if changed.rowcount != 1:
+        raise LostRaceError(f"Job {job.id} changed meanwhile: it is no longer {job.state}.")
+
+
+async def _fetch_one(connection: AsyncConnection, query: sa.Select[Any], job_id: UUID) -> Job:
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NotFoundError("job", job_id)
+    return _build(row)
+
+
+_SELECT = sa.select(
+    jobs, hosts.c.name.label("host"), repositories.c.name.label("repository")
+).select_from(
+    jobs.join(hosts, jobs.c.host_id == hosts.c.id).outerjoin(
+        repositories, jobs.c.repository_id == repositories.c.id
+    )
+)
+
+
+def _build(row: Any) -> Job:
+    return msgspec.convert(row, Job, from_attributes=True)

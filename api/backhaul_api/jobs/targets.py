@@ -1,0 +1,119 @@
+"""What a job is for: the host and the repository that an operator names, and their objections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.jobs import JobKind
+from backhaul_api.db.references import matches_reference
+from backhaul_api.db.tables import hosts, repositories, schedules, snapshots
+from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
+from backhaul_api.jobs import store
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRepository:
+    """The repository of a new job, kept from changing until the transaction ends."""
+
+    id: UUID
+    name: str
+    initialized_at: datetime | None
+
+
+async def find_host(connection: AsyncConnection, reference: str) -> UUID:
+    """Find a host by its name or id; removed hosts too, for their jobs are still there.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    return await _find(connection, hosts, "host", reference)
+
+
+async def find_repository(connection: AsyncConnection, reference: str) -> UUID:
+    """Find a repository by its name or id, removed ones too.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    return await _find(connection, repositories, "repository", reference)
+
+
+async def find_schedule(connection: AsyncConnection, schedule_id: UUID) -> UUID:
+    """Find a schedule; deleted ones too, for their jobs are still there.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    query = sa.select(schedules.c.id).where(schedules.c.id == schedule_id)
+    if await connection.scalar(query) is None:
+        raise NotFoundError("schedule", schedule_id)
+    return schedule_id
+
+
+async def fetch_present_repository(connection: AsyncConnection, reference: str) -> TargetRepository:
+    """Fetch a repository that can be given a job, and lock it, so that two cannot both be first.
+
+    Raises:
+        NotFoundError: there is none, or it was removed.
+    """
+    query = (
+        sa.select(repositories.c.id, repositories.c.name, repositories.c.initialized_at)
+        .where(matches_reference(repositories, reference), repositories.c.removed_at.is_(None))
+        .with_for_update(key_share=True)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        raise NotFoundError("repository", reference)
+    return TargetRepository(id=row.id, name=row.name, initialized_at=row.initialized_at)
+
+
+async def refuse_second_init(connection: AsyncConnection, repository: TargetRepository) -> None:
+    """Refuse to initialise what exists: an unreachable mount looks like an empty one.
+
+    Raises:
+        ConflictError: the repository is known to exist, or is being initialised.
+    """
+    if repository.initialized_at is not None:
+        raise ConflictError(
+            f"Repository {repository.name!r} is known to exist since "
+            f"{repository.initialized_at:%Y-%m-%d %H:%M} UTC; initialising it again could only do "
+            "harm. For a new repository, create another record."
+        )
+    active = await store.find_active(connection, repository.id, JobKind.INIT)
+    if active is not None:
+        raise ConflictError(
+            f"Repository {repository.name!r} is being initialised by job {active}. Wait for it."
+        )
+
+
+async def refuse_ambiguous_snapshot(
+    connection: AsyncConnection, repository: TargetRepository, snapshot: str
+) -> None:
+    """Refuse a short id that stands for several of the repository's snapshots.
+
+    Raises:
+        InvalidError: it does.
+    """
+    query = sa.select(sa.func.count()).where(
+        snapshots.c.repository_id == repository.id, snapshots.c.id.startswith(snapshot)
+    )
+    if (await connection.scalar(query) or 0) > 1:
+        raise InvalidError.of("snapshot", "stands for several snapshots; write more of its digits")
+
+
+async def _find(connection: AsyncConnection, table: sa.Table, what: str, reference: str) -> UUID:
+    # Of several with this name all but one were removed; the present one is meant.
+    found: UUID | None = await connection.scalar(
+        sa.select(table.c.id)
+        .where(matches_reference(table, reference))
+        .order_by(table.c.removed_at.is_not(None), table.c.id.desc())
+        .limit(1)
+    )
+    if found is None:
+        raise NotFoundError(what, reference)
+    return found

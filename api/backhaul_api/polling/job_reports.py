@@ -1,0 +1,173 @@
+"""`command.ack` and `job.*`: what a host says about a job of its own.
+
+A report moves the job along the table of moves, repeats what is known (`duplicate`), or is refused.
+A job of another host is not found here: a host learns nothing about its neighbours.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backhaul.wire.agents import Receipt
+from backhaul.wire.commands import CommandAck
+from backhaul.wire.jobs import (
+    OUTCOME_EVENTS,
+    TERMINAL_STATES,
+    InitResult,
+    Job,
+    JobEvent,
+    JobState,
+    Outcome,
+)
+from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
+from backhaul_api.db.tables import repositories
+from backhaul_api.errors import ConflictError, InvalidError, LogGapError
+from backhaul_api.jobs import log, rules, store
+from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
+
+MAX_MESSAGE_LENGTH = 4096
+_MAX_EXIT_CODE = 2**31 - 1
+
+
+async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
+    """Give the job to the agent that claims it, or note that its policy refuses it."""
+    job = await _fetch(arrival, ack.job_id)
+    if _is_known(job, ack):
+        return DUPLICATE
+    if job.state in TERMINAL_STATES:
+        raise ConflictError(f"Job {job.id} is {job.state}: it must not be started any more.")
+    if rules.is_overdue(job, arrival.now):
+        raise ConflictError(f"Job {job.id} has passed its start deadline: it must not be started.")
+    if ack.is_accepted:
+        await _move(arrival, job, JobEvent.ACCEPT, accepted_at=arrival.now)
+    else:
+        reason = ack.reason or "The agent's policy refuses it."
+        await _move(arrival, job, JobEvent.REJECT, message=_cap_message(reason))
+    return OK
+
+
+async def apply_started(arrival: Arrival, started: JobStarted) -> Receipt:
+    job = await _fetch(arrival, started.job_id, attempt=started.attempt)
+    if job.accepted_at is not None and job.state is not JobState.ACCEPTED:
+        return DUPLICATE
+    started_at = _choose_time(started.at, earliest=job.accepted_at, now=arrival.now)
+    await _move(arrival, job, JobEvent.START, started_at=started_at)
+    return OK
+
+
+async def apply_progress(arrival: Arrival, report: JobProgress) -> Receipt:
+    """Keep it if it is the newest of a running job. It is of no use otherwise, but no fault."""
+    job = await _fetch(arrival, report.job_id, attempt=report.attempt)
+    last, new = job.progress, report.progress
+    is_older = last is not None and new.seconds_elapsed < last.seconds_elapsed
+    if job.state is not JobState.RUNNING or is_older or new == last:
+        return DUPLICATE
+    await store.save_progress(arrival.connection, job, new)
+    arrival.topics.add(job.id)
+    return OK
+
+
+async def apply_log(arrival: Arrival, report: JobLog) -> Receipt:
+    """Store the lines that are new.
+
+    Raises:
+        LogGapError: lines are missing before these.
+        ConflictError: new lines for a job that is over, or was never accepted.
+    """
+    if report.seq < 0:
+        raise InvalidError.of("seq", "counts from 0")
+    job = await _fetch(arrival, report.job_id, attempt=report.attempt)
+    has_new = report.seq + len(report.lines) > job.log_lines
+    if has_new and job.state not in _STATES_WITH_NEWS:
+        raise ConflictError(f"Job {job.id} is {job.state}: its log takes no more lines.")
+    if not await log.append(arrival.connection, job, seq=report.seq, lines=report.lines):
+        return DUPLICATE
+    arrival.topics.add(job.id)
+    return OK
+
+
+async def apply_finished(arrival: Arrival, report: JobFinished) -> Receipt:
+    """End the job, once its whole log is there.
+
+    Raises:
+        LogGapError: log lines are missing.
+        InvalidError: a field does not fit the job.
+        IllegalJobMoveError: the job was never accepted, or cannot end like this.
+    """
+    job = await _fetch(arrival, report.job_id, attempt=report.attempt)
+    if job.accepted_at is not None and job.state in _STATES_REPORTED:
+        return DUPLICATE
+    _check_end(job, report)
+    await _move(
+        arrival,
+        job,
+        OUTCOME_EVENTS[report.outcome],
+        finished_at=_choose_time(
+            report.at, earliest=job.started_at or job.accepted_at, now=arrival.now
+        ),
+        exit_code=report.exit_code,
+        failure_class=report.failure_class,
+        message=None if report.message is None else _cap_message(report.message),
+        result=report.result,
+    )
+    if report.outcome in {Outcome.SUCCEEDED, Outcome.INCOMPLETE}:
+        await _note_existence(arrival, job, report)
+    return OK
+
+
+_STATES_WITH_NEWS = frozenset({JobState.ACCEPTED, JobState.RUNNING, JobState.LOST})
+_STATES_REPORTED = frozenset(
+    {JobState.SUCCEEDED, JobState.INCOMPLETE, JobState.FAILED, JobState.CANCELLED}
+)
+
+
+async def _fetch(arrival: Arrival, job_id: UUID, *, attempt: int | None = None) -> Job:
+    job = await store.fetch_of_host(arrival.connection, job_id, arrival.host_id)
+    if attempt is not None and attempt != job.attempt:
+        raise InvalidError.of("attempt", f"job {job.id} is at attempt {job.attempt}")
+    return job
+
+
+async def _move(arrival: Arrival, job: Job, event: JobEvent, **changes: Any) -> None:
+    await store.move(arrival.connection, job, event, at=arrival.now, **changes)
+    arrival.topics.add(job.id)
+
+
+def _is_known(job: Job, ack: CommandAck) -> bool:
+    if not ack.is_accepted:
+        return job.state is JobState.REJECTED
+    # A job that was lost or cancelled was accepted too, but it must not start now: an agent that
+    # asks again after a restart would take `duplicate` for leave to run it.
+    is_closed = job.state in {JobState.LOST, JobState.CANCELLED}
+    return job.accepted_at is not None and not is_closed
+
+
+def _check_end(job: Job, report: JobFinished) -> None:
+    if report.log_lines > job.log_lines:
+        raise LogGapError(job.id, expected_seq=job.log_lines, got=report.log_lines)
+    if report.result is not None and report.result.__struct_config__.tag != job.kind:
+        raise InvalidError.of("result", f"is not that of a {job.kind} job")
+    if report.exit_code is not None and abs(report.exit_code) > _MAX_EXIT_CODE:
+        raise InvalidError.of("exit_code", "is not an exit code")
+
+
+async def _note_existence(arrival: Arrival, job: Job, report: JobFinished) -> None:
+    """A job that worked proves that its repository exists."""
+    where = sa.and_(repositories.c.id == job.repository_id, repositories.c.initialized_at.is_(None))
+    changes: dict[str, object] = {"initialized_at": arrival.now}
+    if isinstance(report.result, InitResult):
+        changes["restic_id"] = report.result.repository_id
+    await arrival.connection.execute(sa.update(repositories).where(where).values(changes))
+
+
+def _choose_time(said: datetime, *, earliest: datetime | None, now: datetime) -> datetime:
+    """Believe the host's clock as far as the server's own times allow."""
+    return said if (earliest or said) <= said <= now else now
+
+
+def _cap_message(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:MAX_MESSAGE_LENGTH]} …"

@@ -1,0 +1,76 @@
+"""Parking a request until there is something to say. Holds no connection, transaction or thread.
+
+Litestar and uvicorn leave a handler alone when its client hangs up; only `receive` tells, so a
+watcher asks it for as long as the request is parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+from uuid import UUID
+
+from litestar.types import Receive
+
+from backhaul_api.polling.wakeups import Bell, Wakeups
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """For what, how long and for whom a request waits."""
+
+    wakeups: Wakeups
+    topic: UUID
+    seconds: float
+    receive: Receive
+    """The request's own, after its body was read."""
+    is_alone: bool = False
+    """A newer wait on the topic ends this one."""
+
+
+async def look_until(
+    look: Callable[[], Awaitable[T]], is_enough: Callable[[T], bool], wait: Wait
+) -> T:
+    """Look until what is found is enough, or until the wait is over; gives what was seen last.
+
+    Each look opens and closes its own connection. The wait ends with its time, when the server
+    drains, when a newer wait takes its place, and when the client hangs up.
+    """
+    found = await look()
+    if is_enough(found) or wait.seconds <= 0:
+        return found
+    deadline = asyncio.get_running_loop().time() + wait.seconds
+    async with _parked(wait) as bell:
+        # Again, now that the bell is there: what changed since the first look did not ring it.
+        found = await look()
+        while not is_enough(found) and not bell.has_ended():
+            has_rung = await bell.wait_until(deadline)
+            if bell.has_ended():
+                break
+            found = await look()
+            if not has_rung:
+                break
+    return found
+
+
+@asynccontextmanager
+async def _parked(wait: Wait) -> AsyncIterator[Bell]:
+    with wait.wakeups.listen(wait.topic, alone=wait.is_alone) as bell:
+        watcher = asyncio.create_task(_end_when_hung_up(wait.receive, bell))
+        try:
+            yield bell
+        finally:
+            watcher.cancel()
+            await asyncio.wait([watcher])
+
+
+async def _end_when_hung_up(receive: Receive, bell: Bell) -> None:
+    # A GET whose body nobody read says `http.request` first.
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    bell.end()

@@ -1,0 +1,180 @@
+"""The poll: the agent says what it has, the server answers with what differs.
+
+Every look opens a connection, reads and closes it. Between looks the poll is parked and holds
+nothing but its bell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from litestar.types import Receive
+
+from backhaul.wire.agents import PollReply, PollRequest
+from backhaul.wire.jobs import FailureClass, JobEvent, JobState
+from backhaul.wire.problems import removal_message
+from backhaul_api.db.tables import hosts
+from backhaul_api.errors import HostRemovedError, SupersededError
+from backhaul_api.jobs import store as jobs
+from backhaul_api.polling.envelopes import Due, encode, fetch_due
+from backhaul_api.polling.parking import Wait, look_until
+from backhaul_api.polling.schedule_sets import build_set
+from backhaul_api.polling.sealing import Sealer
+from backhaul_api.services import Services
+
+LAST_SEEN_EVERY = timedelta(minutes=1)
+"""A fleet's heartbeats must not become the database's main load."""
+
+HOLD_JITTER = 0.1
+DRAIN_PAUSE_S = (1.0, 5.0)
+"""Spreads those whom a stopping server sends away."""
+
+REPEAT_PAUSE_S = 1.0
+"""Before asking again when the answer would be the same: a cancel is due until the job ended, a set
+of schedules until the agent has applied it."""
+
+SET_IS_NEWS_FOR = timedelta(seconds=10)
+"""An agent that has not applied a set by then cannot, and would ask for it without end."""
+
+_random = random.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """One poll of one host."""
+
+    services: Services
+    host_id: UUID
+    body: PollRequest
+    receive: Receive
+
+    async def answer(self) -> PollReply:
+        """Answer at once if anything is due, else when it is, at the latest after the hold.
+
+        Raises:
+            SupersededError: a newer process has this host's identity.
+            HostRemovedError: the host was removed while the poll was on its way or parked.
+        """
+        if self.services.wakeups.is_draining:
+            return self._build_reply(Due())
+        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.poll_hold)
+        wait = Wait(
+            wakeups=self.services.wakeups,
+            topic=self.host_id,
+            seconds=hold_s,
+            receive=self.receive,
+            # A connection that died unnoticed leaves its poll behind; the newer one ends it.
+            is_alone=True,
+        )
+        due = await look_until(self._look, lambda due: bool(due.envelopes), wait)
+        return self._build_reply(due)
+
+    async def _look(self) -> Due:
+        services, now = self.services, self.services.clock.now()
+        async with services.database.reading() as connection:
+            host = (await connection.execute(_HOST, {"host_id": self.host_id})).one()
+            self._check_host(host)
+            sealer = Sealer(connection, services.keys, host.public_key)
+            due = await fetch_due(sealer, self.host_id, self.body.jobs, now=now)
+            if host.schedule_version != self.body.schedule_version:
+                due = await self._add_set(due, sealer, host, now)
+        if host.boot_id is None or _is_long_ago(host.last_seen_at, now):
+            await self._save_visit(now)
+        if due.overdue or due.unsendable:
+            await self._close_jobs(due, now)
+        return due
+
+    async def _add_set(self, due: Due, sealer: Sealer, host: Any, now: datetime) -> Due:
+        set_ = await build_set(sealer, self.host_id, version=host.schedule_version)
+        is_news = _is_recent(host.schedule_changed_at, now)
+        return dataclasses.replace(
+            due,
+            envelopes=[encode(set_), *due.envelopes],
+            is_old_news=not is_news and (due.is_old_news or not due.envelopes),
+        )
+
+    def _check_host(self, host: Any) -> None:
+        if host.removed_at is not None:
+            signature = self.services.keys.sign(removal_message(self.host_id))
+            raise HostRemovedError(self.host_id, signature)
+        if host.boot_id not in {None, self.body.boot_id}:
+            raise SupersededError(
+                "Another process has this host's identity since it said hello. Wait a while, then "
+                "say hello again; if that repeats, two machines share one agent's state folder."
+            )
+
+    async def _save_visit(self, now: datetime) -> None:
+        async with self.services.database.writing() as connection:
+            await connection.execute(
+                sa.update(hosts)
+                .where(
+                    hosts.c.id == self.host_id,
+                    # Another process may have said hello since we looked.
+                    sa.or_(hosts.c.boot_id.is_(None), hosts.c.boot_id == self.body.boot_id),
+                )
+                .values(boot_id=self.body.boot_id, last_seen_at=now)
+            )
+
+    async def _close_jobs(self, due: Due, now: datetime) -> None:
+        """Move the jobs that this host will never get to their ends."""
+        async with self.services.database.writing() as connection:
+            await jobs.expire_overdue(connection, now=now, job_ids=due.overdue)
+            for job_id, reason in due.unsendable.items():
+                job = await jobs.fetch_of_host(connection, job_id, self.host_id)
+                if job.state is JobState.QUEUED:
+                    await jobs.move(
+                        connection,
+                        job,
+                        JobEvent.FAIL,
+                        at=now,
+                        failure_class=FailureClass.OTHER,
+                        message=reason,
+                    )
+        self.services.wakeups.wake(*due.overdue, *due.unsendable)
+
+    def _build_reply(self, due: Due) -> PollReply:
+        return PollReply(
+            envelopes=tuple(due.envelopes),
+            server_time=self.services.clock.now(),
+            hold=self.services.settings.poll_hold,
+            pause=self._choose_pause(due),
+        )
+
+    def _choose_pause(self, due: Due) -> float:
+        settings = self.services.settings
+        if self.services.wakeups.is_draining:
+            return _random.uniform(*DRAIN_PAUSE_S)
+        if min(self.body.hold, settings.poll_hold) <= 0:
+            return settings.poll_pause
+        return REPEAT_PAUSE_S if due.is_old_news else 0.0
+
+
+def choose_hold(*, asked_s: float, allowed_s: float) -> float:
+    """Choose how long to hold: spread, so that a fleet does not come back at once, and never
+    longer than the agent can stand."""
+    spread = _random.uniform(1 - HOLD_JITTER, 1 + HOLD_JITTER)
+    return min(allowed_s * spread, asked_s * min(spread, 1.0))
+
+
+def _is_long_ago(last_seen_at: datetime | None, now: datetime) -> bool:
+    return last_seen_at is None or now - last_seen_at >= LAST_SEEN_EVERY
+
+
+def _is_recent(changed_at: datetime | None, now: datetime) -> bool:
+    return changed_at is not None and now - changed_at < SET_IS_NEWS_FOR
+
+
+_HOST = sa.select(
+    hosts.c.boot_id,
+    hosts.c.public_key,
+    hosts.c.last_seen_at,
+    hosts.c.removed_at,
+    hosts.c.schedule_version,
+    hosts.c.schedule_changed_at,
+).where(hosts.c.id == sa.bindparam("host_id"))

@@ -1,0 +1,190 @@
+"""The batch: what happened on a host, applied in order, one receipt for each envelope.
+
+All of a batch is one transaction, and each envelope a savepoint in it. An envelope that is refused
+changes nothing and leaves its neighbours alone. An error that nobody foresaw undoes the whole batch
+and is answered with 500: the agent keeps its spool and tries again. A receipt `rejected` would make
+it drop a report for good, and a fault of the server is no reason for that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+import sqlalchemy.exc
+
+from backhaul.wire.agents import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_ENVELOPES,
+    Batch,
+    BatchReply,
+    Hello,
+    Receipt,
+    UpEnvelope,
+)
+from backhaul.wire.commands import CommandAck, QueryAnswer
+from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
+from backhaul.wire.schedules import ScheduleAck, ScheduleFire
+from backhaul.wire.snapshots import RepositoryStats, SnapshotsReport
+from backhaul_api.bodies import TOO_DEEP, explain
+from backhaul_api.db.tables import hosts
+from backhaul_api.errors import (
+    DomainError,
+    InvalidError,
+    LostRaceError,
+    TooLargeError,
+    UnknownEnvelopeError,
+)
+from backhaul_api.identity import AgentIdentity
+from backhaul_api.polling import (
+    hello,
+    job_reports,
+    query_reports,
+    schedule_reports,
+    snapshot_reports,
+)
+from backhaul_api.polling.arrival import Arrival, reject
+from backhaul_api.services import Services
+
+_batch_decoder = msgspec.json.Decoder(Batch)
+_envelope_decoder = msgspec.json.Decoder(UpEnvelope)
+_type_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]]] = {
+    Hello: hello.apply_hello,
+    CommandAck: job_reports.apply_ack,
+    JobStarted: job_reports.apply_started,
+    JobProgress: job_reports.apply_progress,
+    JobLog: job_reports.apply_log,
+    JobFinished: job_reports.apply_finished,
+    SnapshotsReport: snapshot_reports.apply_snapshots,
+    RepositoryStats: snapshot_reports.apply_stats,
+    ScheduleAck: schedule_reports.apply_ack,
+    ScheduleFire: schedule_reports.apply_fire,
+    QueryAnswer: query_reports.apply_answer,
+}
+"""Who applies what."""
+
+_KNOWN_TYPES = frozenset(type_.__struct_config__.tag for type_ in APPLY)
+
+# An escaped NUL, unless the backslash is itself escaped. PostgreSQL stores none in text or JSON.
+_ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+MAX_DEPTH = 64
+
+# Possessive, and good without its last quote: never does it look at a byte twice.
+_BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
+
+class BatchFailedError(Exception):
+    """The batch has to be sent again, for no fault of its own. Answered with 500."""
+
+
+async def receive(services: Services, agent: AgentIdentity, body: bytes) -> BatchReply:
+    """Apply a batch and tell what became of each envelope.
+
+    Raises:
+        InvalidError: the body is not a batch.
+        TooLargeError: it has too many envelopes; nothing of it was applied.
+    """
+    batch = decode_batch(body)
+    async with services.database.writing() as connection:
+        arrival = Arrival(connection, agent.host_id, services.clock.now())
+        await _lock_host(arrival)
+        receipts = [await _take(arrival, raw) for raw in batch.envelopes]
+    services.wakeups.wake(*arrival.topics)
+    return BatchReply(receipts=tuple(receipts))
+
+
+def decode_batch(body: bytes) -> Batch:
+    """Read a batch, but not yet the envelopes in it. Raises as `receive` does."""
+    if len(body) > MAX_BATCH_BYTES:
+        raise TooLargeError(f"A batch has at most {MAX_BATCH_BYTES} bytes. Split it.")
+    try:
+        batch = _batch_decoder.decode(body)
+    except RecursionError:
+        # One envelope must not cost its neighbours their place in the batch.
+        batch = decode_batch(cut_depth(body))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidError(explain(str(error))) from error
+    if len(batch.envelopes) > MAX_BATCH_ENVELOPES:
+        raise TooLargeError(
+            f"A batch has at most {MAX_BATCH_ENVELOPES} envelopes, this one has "
+            f"{len(batch.envelopes)}. Split it."
+        )
+    return batch
+
+
+def cut_depth(body: bytes) -> bytes:
+    """Put null in the place of whatever is nested deeper than any message has a use for."""
+    kept, depth, begin = bytearray(), 0, 0
+    for found in _BRACKET_OR_STRING.finditer(body):
+        if found[0] in {b"[", b"{"}:
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                kept += body[begin : found.start()] + b"null"
+        elif found[0] in {b"]", b"}"}:
+            depth -= 1
+            if depth == MAX_DEPTH:
+                begin = found.end()
+    return bytes(kept + body[begin:]) if depth <= MAX_DEPTH else bytes(kept)
+
+
+def decode_envelope(raw: bytes) -> UpEnvelope:
+    """Read one envelope.
+
+    Raises:
+        UnknownEnvelopeError: its type is none of those that an agent sends.
+        InvalidError: a field is missing or of the wrong form.
+    """
+    if b"u0000" in raw:
+        raw = _ESCAPED_NUL.sub(rb"\1\\ufffd", raw)
+    try:
+        envelope: UpEnvelope = _envelope_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        type_ = _read_type(raw)
+        if type_ is not None and type_ not in _KNOWN_TYPES:
+            raise UnknownEnvelopeError(
+                f"This server does not know envelopes of type {type_[:100]!r}."
+            ) from error
+        raise InvalidError(explain(str(error))) from error
+    except RecursionError as error:
+        raise InvalidError.of("", TOO_DEEP) from error
+    return envelope
+
+
+async def _lock_host(arrival: Arrival) -> None:
+    """Let the batches of one host, whose jobs and fires are its alone, follow one another."""
+    await arrival.connection.execute(
+        sa.select(hosts.c.id).where(hosts.c.id == arrival.host_id).with_for_update(key_share=True)
+    )
+
+
+async def _take(arrival: Arrival, raw: msgspec.Raw) -> Receipt:
+    try:
+        envelope = decode_envelope(bytes(raw))
+    except DomainError as error:
+        return reject(error)
+    try:
+        async with arrival.connection.begin_nested():
+            return await APPLY[type(envelope)](arrival, envelope)
+    except (LostRaceError, sqlalchemy.exc.IntegrityError) as error:
+        # The rows are locked, so this is a fault of ours and no word on the envelope.
+        raise BatchFailedError(f"{type(envelope).__name__} lost a race") from error
+    except DomainError as error:
+        return reject(error)
+    except sqlalchemy.exc.StatementError as error:
+        if isinstance(error.orig, OverflowError):
+            # A time near year 1 or 9999 that in UTC is outside of them: no retry will store it.
+            return reject(InvalidError.of("", "a time or a number in it is out of range"))
+        raise
+
+
+def _read_type(raw: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(_type_decoder.decode(raw)["type"], type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError):
+        return None

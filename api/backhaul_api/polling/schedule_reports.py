@@ -1,0 +1,195 @@
+"""`schedule.ack` and `schedule.fire`: what a host says about its schedules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from backhaul.wire.agents import Receipt, ReceiptStatus
+from backhaul.wire.fleet import Source
+from backhaul.wire.jobs import ActorKind, Arguments, Job, JobEvent, JobState
+from backhaul.wire.schedules import (
+    EntryError,
+    ScheduleAck,
+    ScheduleFire,
+    ScheduleKind,
+    build_scheduled_job_id,
+)
+from backhaul_api.db.tables import hosts, schedules
+from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
+from backhaul_api.identity import Actor
+from backhaul_api.jobs import rules, store
+from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
+from backhaul_api.sources import store as sources
+
+MAX_MISSED = 2**31 - 1
+"""The column's; nobody counts further."""
+
+MAX_AHEAD = timedelta(days=1)
+"""A slot that is further ahead comes from a wrong clock. Its job would stand where the job of the
+real slot belongs, once that has come, and no backup would be made then."""
+
+MAX_ERROR_LENGTH = 1000
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def apply_ack(arrival: Arrival, ack: ScheduleAck) -> Receipt:
+    """Note which schedules the host has applied, and which of them it skips.
+
+    An older version changes nothing. The same version again replaces the errors: an agent that was
+    upgraded, or has new time zones, may apply more or less of the same set than before.
+
+    Raises:
+        InvalidError: the server never had that version.
+    """
+    query = sa.select(
+        hosts.c.schedule_version, hosts.c.applied_schedule_version, hosts.c.schedule_errors
+    ).where(hosts.c.id == arrival.host_id)
+    row = (await arrival.connection.execute(query)).one()
+    if not 0 <= ack.schedule_version <= row.schedule_version:
+        raise InvalidError.of(
+            "schedule_version", f"this host's schedules are at version {row.schedule_version}"
+        )
+    errors = [_build_error(error) for error in ack.errors] or None
+    is_known = ack.schedule_version == row.applied_schedule_version and errors == (
+        row.schedule_errors or None
+    )
+    if is_known or ack.schedule_version < row.applied_schedule_version:
+        return DUPLICATE
+    await arrival.connection.execute(
+        sa.update(hosts)
+        .where(hosts.c.id == arrival.host_id)
+        .values(applied_schedule_version=ack.schedule_version, schedule_errors=errors)
+    )
+    return OK
+
+
+async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
+    """Create the job of a fire, once; a repeat is told which job that is.
+
+    What a host ran offline is recorded in any case, for it did run: also for a schedule that was
+    disabled or deleted meanwhile, and with the arguments that the host says it used.
+
+    Raises:
+        NotFoundError: this host has no such schedule.
+        ConflictError: the schedule was deleted or disabled, or the job is over without a run.
+        InvalidError: no job can be built from it.
+    """
+    schedule = await _fetch_schedule(arrival, fire)
+    known = await store.find_of_fire(arrival.connection, fire.schedule_id, fire.scheduled_at)
+    if known is None:
+        job = await _create_job(arrival, fire, schedule)
+    else:
+        job = await store.fetch_of_host(arrival.connection, known, arrival.host_id)
+    is_new_offline = fire.ran_offline and job.accepted_at is None
+    if is_new_offline:
+        await _note_offline_run(arrival, fire, job, ScheduleKind(schedule["kind"]))
+    is_news = known is None or is_new_offline
+    status = ReceiptStatus.OK if is_news else ReceiptStatus.DUPLICATE
+    return Receipt(status=status, job_id=job.id)
+
+
+async def _fetch_schedule(arrival: Arrival, fire: ScheduleFire) -> sa.RowMapping:
+    query = sa.select(schedules).where(
+        schedules.c.id == fire.schedule_id, schedules.c.host_id == arrival.host_id
+    )
+    schedule = (await arrival.connection.execute(query)).mappings().one_or_none()
+    if schedule is None:
+        raise NotFoundError("schedule", fire.schedule_id)
+    return schedule
+
+
+async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapping) -> Job:
+    if not fire.ran_offline:
+        _check_active(schedule)
+    _check_fire(fire, arrival.now)
+    new = store.NewJob(
+        id=build_scheduled_job_id(fire.schedule_id, fire.scheduled_at),
+        host_id=arrival.host_id,
+        repository_id=schedule["repository_id"],
+        arguments=await _choose_arguments(arrival, fire, schedule),
+        actor=Actor(kind=ActorKind.SCHEDULE, id=fire.schedule_id, name="schedule"),
+        schedule_id=fire.schedule_id,
+        scheduled_at=fire.scheduled_at,
+        missed=min(fire.missed, MAX_MISSED),
+        # From the receipt on: a fire that was late for want of a server is not late for its job.
+        start_deadline_at=rules.build_deadline(arrival.now, schedule["start_deadline"]),
+        max_duration=schedule["max_duration"],
+    )
+    job = await store.insert(arrival.connection, new, now=arrival.now)
+    arrival.topics.add(arrival.host_id)
+    return job
+
+
+async def _note_offline_run(
+    arrival: Arrival, fire: ScheduleFire, job: Job, kind: ScheduleKind
+) -> None:
+    """Accept the job of a fire that the host took up under its template."""
+    if job.state is not JobState.QUEUED:
+        raise ConflictError(
+            f"Job {job.id} of this fire is {job.state}: that the host ran it offline cannot be "
+            "recorded any more."
+        )
+    changes: dict[str, Any] = {"ran_offline": True, "accepted_at": _choose_begin(fire, arrival.now)}
+    if fire.arguments is not None:
+        changes["arguments"] = _check_arguments(fire.arguments, kind)
+    await store.move(arrival.connection, job, JobEvent.ACCEPT, at=arrival.now, **changes)
+    arrival.topics.update({job.id, arrival.host_id})
+
+
+def _check_active(schedule: sa.RowMapping) -> None:
+    if schedule["deleted_at"] is not None:
+        raise ConflictError(f"Schedule {schedule['id']} was deleted: nothing is run for it.")
+    if not schedule["enabled"]:
+        raise ConflictError(f"Schedule {schedule['id']} is disabled: nothing is run for it.")
+
+
+def _check_fire(fire: ScheduleFire, now: datetime) -> None:
+    """Refuse what no schedule can have fired. That it is a slot of the schedule as it is now is not
+    asked: the host may have fired by an older version of it."""
+    if fire.missed < 0:
+        raise InvalidError.of("missed", "counts from 0")
+    if fire.scheduled_at.microsecond:
+        raise InvalidError.of("scheduled_at", "must be a slot, which is a whole second")
+    if not _BEGINNING <= fire.scheduled_at <= now + MAX_AHEAD:
+        raise InvalidError.of(
+            "scheduled_at",
+            f"{fire.scheduled_at:%Y-%m-%d %H:%M} is too far from the server's time, "
+            f"{now:%Y-%m-%d %H:%M} UTC: set the host's clock",
+        )
+
+
+async def _choose_arguments(
+    arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapping
+) -> Arguments:
+    kind = ScheduleKind(schedule["kind"])
+    if fire.ran_offline and fire.arguments is not None:
+        return _check_arguments(fire.arguments, kind)
+    return rules.build_scheduled(kind, await _fetch_source(arrival, schedule))
+
+
+async def _fetch_source(arrival: Arrival, schedule: sa.RowMapping) -> Source | None:
+    if schedule["source_id"] is None:
+        return None
+    return await sources.fetch(arrival.connection, str(schedule["source_id"]))
+
+
+def _check_arguments(arguments: Arguments, kind: ScheduleKind) -> Arguments:
+    if arguments.__struct_config__.tag != kind:
+        raise InvalidError.of("arguments", f"are not those of a {kind}, which the schedule fires")
+    return arguments
+
+
+def _choose_begin(fire: ScheduleFire, now: datetime) -> datetime:
+    """Believe the host about when it began, unless that cannot be: its times of start and end are
+    believed from then on."""
+    return fire.fired_at if fire.scheduled_at <= fire.fired_at <= now else now
+
+
+def _build_error(error: EntryError) -> dict[str, str]:
+    message = error.message
+    if len(message) > MAX_ERROR_LENGTH:
+        message = f"{message[:MAX_ERROR_LENGTH]} …"
+    return {"schedule_id": str(error.schedule_id), "message": message}

@@ -1,0 +1,159 @@
+"""/v1/repositories."""
+
+from __future__ import annotations
+
+from litestar import Router, delete, get, patch, post
+from litestar.params import FromPath, JSONBody
+from msgspec import UNSET
+
+from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
+from backhaul.wire.pages import Page
+from backhaul_api.audit.store import record
+from backhaul_api.auth import OperatorRequest
+from backhaul_api.names import check_name
+from backhaul_api.paging import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    decode_cursor,
+    encode_cursor,
+    split_page,
+)
+from backhaul_api.repositories import rules, store
+from backhaul_api.schedules import store as schedules
+from backhaul_api.services import Needs
+
+
+@get("/", operation_id="list_repositories", summary="List repositories by name")
+async def list_repositories(
+    services: Needs, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Page[Repository]:
+    after = decode_cursor(cursor, tuple[str])[0] if cursor else None
+    async with services.database.reading() as connection:
+        found = await store.fetch_page(connection, limit=limit + 1, after=after)
+    items, has_more = split_page(found, limit)
+    return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].name) if has_more else None)
+
+
+@post(
+    "/",
+    operation_id="create_repository",
+    summary="Record a repository and its secrets",
+    description=(
+        "Nothing is created at its location until an `init` job has run. The location's password, "
+        "the repository's password and the values of the environment are stored encrypted, are "
+        "never shown again, and leave the server only sealed to the host that needs them."
+    ),
+)
+async def create_repository(
+    request: OperatorRequest, services: Needs, data: JSONBody[CreateRepository]
+) -> Repository:
+    check_name(data.name)
+    rules.check_location(data.location)
+    rules.check_environment(data.environment)
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        repository = await store.insert(connection, services.keys, data, now=now)
+        await record(
+            connection,
+            request.user,
+            "repository.create",
+            at=now,
+            target_kind="repository",
+            target_id=repository.id,
+            target=repository.name,
+        )
+    return repository
+
+
+@get(
+    "/{repository:str}",
+    operation_id="get_repository",
+    summary="Get a repository by name or id",
+)
+async def get_repository(services: Needs, repository: FromPath[str]) -> Repository:
+    async with services.database.reading() as connection:
+        return await store.fetch(connection, repository)
+
+
+@patch(
+    "/{repository:str}",
+    operation_id="update_repository",
+    summary="Change the record of a repository",
+    description=(
+        "Changes what Backhaul knows; the repository's own keys are not touched. Hosts that were "
+        "given its secrets, to back up while they cannot reach this server, are given the new ones."
+    ),
+)
+async def update_repository(
+    request: OperatorRequest,
+    services: Needs,
+    repository: FromPath[str],
+    data: JSONBody[UpdateRepository],
+) -> Repository:
+    check_name(data.name)
+    if data.location is not UNSET:
+        rules.check_location(data.location)
+    if data.environment is not UNSET:
+        rules.check_environment(data.environment)
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        await schedules.take_turn(connection)
+        carries = schedules.carries_credentials((await store.fetch(connection, repository)).id)
+        await schedules.lock_hosts(connection, carries)
+        found = await store.fetch(connection, repository, for_update=True)
+        changed = await store.update(connection, services.keys, found, data, now=now)
+        concerned = await schedules.move_version(connection, carries, now=now)
+        await record(
+            connection,
+            request.user,
+            "repository.update",
+            at=now,
+            target_kind="repository",
+            target_id=changed.id,
+            target=changed.name,
+        )
+    services.wakeups.wake(*concerned)
+    return changed
+
+
+@delete(
+    "/{repository:str}",
+    operation_id="delete_repository",
+    summary="Forget a repository",
+    description=(
+        "Destroys the stored secrets and the list of snapshots. Nothing is deleted at the "
+        "repository's location; finished jobs keep its name. Refused while jobs or schedules "
+        "use it."
+    ),
+)
+async def delete_repository(
+    request: OperatorRequest, services: Needs, repository: FromPath[str]
+) -> None:
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        await schedules.take_turn(connection)
+        found = await store.fetch(connection, repository, for_update=True)
+        await store.remove(connection, found, now=now)
+        await record(
+            connection,
+            request.user,
+            "repository.delete",
+            at=now,
+            target_kind="repository",
+            target_id=found.id,
+            target=found.name,
+        )
+
+
+router = Router(
+    "/v1/repositories",
+    route_handlers=[
+        list_repositories,
+        create_repository,
+        get_repository,
+        update_repository,
+        delete_repository,
+    ],
+    tags=["repositories"],
+)

@@ -1,0 +1,209 @@
+"""The rows of schedules, and the version by which each host follows them.
+
+Every change moves the version of its host in the same transaction; so does a change of what the
+host was told with the schedule: its source, or the credentials of its repository. All such changes
+take turns. Locks on rows alone could not keep them apart without deadlocks: a batch of an agent
+holds its host and wants schedules and repositories, where these begin with a source or a repository
+and end with the hosts.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.fleet import Source
+from backhaul.wire.schedules import Schedule, ScheduleKind
+from backhaul_api.db.tables import hosts, repositories, schedules, sources
+from backhaul_api.errors import ConflictError, NotFoundError, PreconditionFailedError
+from backhaul_api.schedules import rules
+from backhaul_api.sources.rules import has_keep_rule
+
+_NAMES = ("host", "repository", "source", "next_fire_at", "error")
+"""Fields of a schedule that are no columns of its row."""
+
+_TURN = 0x6261636B  # PostgreSQL's advisory locks have numbers for names; this one is ours
+
+
+async def take_turn(connection: AsyncConnection) -> None:
+    """Wait until no other change of schedules, or of what they use, is under way.
+
+    To be called first in the transaction, at whose end the next one's turn comes. Every writer of
+    SQLite waits for its turn anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TURN)))
+
+
+async def insert(connection: AsyncConnection, schedule: Schedule) -> None:
+    """Insert a schedule and move its host's version."""
+    await connection.execute(sa.insert(schedules).values(_columns(schedule)))
+    await move_version(connection, schedules.c.id == schedule.id, now=schedule.created_at)
+
+
+async def fetch(connection: AsyncConnection, schedule_id: UUID, *, now: datetime) -> Schedule:
+    """Fetch a schedule.
+
+    Raises:
+        NotFoundError: there is none, or it was deleted.
+    """
+    query = _SELECT.where(schedules.c.id == schedule_id)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError("schedule", schedule_id)
+    return _build(row, now)
+
+
+async def fetch_page(
+    connection: AsyncConnection,
+    *,
+    host_id: UUID | None,
+    limit: int,
+    after: UUID | None,
+    now: datetime,
+) -> list[Schedule]:
+    """Fetch schedules, oldest first."""
+    query = _SELECT.order_by(schedules.c.id).limit(limit)
+    if host_id is not None:
+        query = query.where(schedules.c.host_id == host_id)
+    if after is not None:
+        query = query.where(schedules.c.id > after)
+    return [_build(row, now) for row in (await connection.execute(query)).mappings()]
+
+
+async def update(connection: AsyncConnection, schedule: Schedule, *, seen_revision: int) -> None:
+    """Replace a schedule's row and move its host's version.
+
+    Raises:
+        PreconditionFailedError: somebody changed it since it was read.
+    """
+    changed = await connection.execute(
+        sa.update(schedules)
+        .where(schedules.c.id == schedule.id, schedules.c.revision == seen_revision)
+        .values(_columns(schedule))
+    )
+    if changed.rowcount != 1:
+        raise PreconditionFailedError("schedule", schedule.id)
+    await move_version(connection, schedules.c.id == schedule.id, now=schedule.updated_at)
+
+
+async def delete(connection: AsyncConnection, schedule: Schedule, *, now: datetime) -> None:
+    """Mark a schedule as deleted and move its host's version; late fires still find the row.
+
+    Raises:
+        PreconditionFailedError: somebody changed it since it was read.
+    """
+    await move_version(connection, schedules.c.id == schedule.id, now=now)
+    changed = await connection.execute(
+        sa.update(schedules)
+        .where(
+            schedules.c.id == schedule.id,
+            schedules.c.revision == schedule.revision,
+            schedules.c.deleted_at.is_(None),
+        )
+        .values(deleted_at=now, updated_at=now, revision=schedules.c.revision + 1)
+    )
+    if changed.rowcount != 1:
+        raise PreconditionFailedError("schedule", schedule.id)
+
+
+async def move_version(
+    connection: AsyncConnection, which: sa.ColumnElement[bool], *, now: datetime
+) -> list[UUID]:
+    """Move the version of every host that has such a schedule.
+
+    Returns:
+        The hosts, to be woken after the commit.
+    """
+    concerned = sa.select(schedules.c.host_id).where(which, schedules.c.deleted_at.is_(None))
+    moved = await connection.execute(
+        sa.update(hosts)
+        .where(hosts.c.id.in_(concerned))
+        .values(schedule_version=hosts.c.schedule_version + 1, schedule_changed_at=now)
+        .returning(hosts.c.id)
+    )
+    return list(moved.scalars())
+
+
+async def lock_hosts(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> None:
+    """Lock the hosts that have such a schedule: for whoever locks a repository too, hosts first."""
+    concerned = sa.select(schedules.c.host_id).where(which, schedules.c.deleted_at.is_(None))
+    await connection.execute(
+        sa.select(hosts.c.id)
+        .where(hosts.c.id.in_(concerned))
+        .order_by(hosts.c.id)
+        .with_for_update(key_share=True)
+    )
+
+
+async def refuse_lost_keep_rule(connection: AsyncConnection, source: Source) -> None:
+    """Refuse a source without a keep rule when schedules forget by it.
+
+    Raises:
+        ConflictError: it has none, and they do.
+    """
+    if has_keep_rule(source.retention):
+        return
+    query = sa.select(sa.func.count()).where(
+        uses_source(source.id),
+        schedules.c.kind == ScheduleKind.FORGET,
+        schedules.c.deleted_at.is_(None),
+    )
+    if count := await connection.scalar(query):
+        raise ConflictError(
+            f"{count} schedule(s) forget snapshots by the retention of source {source.name!r}, "
+            "and without a keep rule would remove all of them. Leave at least one keep rule, or "
+            "delete these schedules first."
+        )
+
+
+def uses_source(source_id: UUID) -> sa.ColumnElement[bool]:
+    """Build the condition for `move_version` after a change of a source."""
+    return schedules.c.source_id == source_id
+
+
+def carries_credentials(repository_id: UUID) -> sa.ColumnElement[bool]:
+    """Build the condition for `move_version` after a change of a repository: with these schedules
+    the hosts were given what opens it."""
+    return sa.and_(
+        schedules.c.repository_id == repository_id,
+        schedules.c.enabled,
+        schedules.c.when_unreachable == "run",
+    )
+
+
+def _columns(schedule: Schedule) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(schedule)
+    return {name: value for name, value in fields.items() if name not in _NAMES}
+
+
+_SELECT = (
+    sa.select(
+        *(column for column in schedules.c if column.name != "deleted_at"),
+        hosts.c.name.label("host"),
+        hosts.c.schedule_errors,
+        repositories.c.name.label("repository"),
+        sources.c.name.label("source"),
+    )
+    .select_from(
+        schedules.join(hosts, schedules.c.host_id == hosts.c.id)
+        .join(repositories, schedules.c.repository_id == repositories.c.id)
+        .outerjoin(sources, schedules.c.source_id == sources.c.id)
+    )
+    .where(schedules.c.deleted_at.is_(None))
+)
+
+
+def _build(row: Any, now: datetime) -> Schedule:
+    # SQLAlchemy's column names are a kind of str that msgspec does not take for one.
+    fields = {str(name): value for name, value in row.items()}
+    errors = fields.pop("schedule_errors") or []
+    schedule_id = str(fields["id"])
+    error = next((e["message"] for e in errors if e["schedule_id"] == schedule_id), None)
+    schedule = msgspec.convert({**fields, "next_fire_at": None, "error": error}, Schedule)
+    return msgspec.structs.replace(schedule, next_fire_at=rules.find_next_fire(schedule, now))

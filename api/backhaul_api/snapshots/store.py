@@ -1,0 +1,166 @@
+"""The rows of snapshots: what repositories were last seen to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.jobs import Job, JobKind
+from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
+from backhaul_api.db.tables import jobs, repositories, snapshots
+
+SHORT_ID_LENGTH = 8
+"""How much of an id restic shows, and restic 0.14 tells after a backup."""
+
+_IDS_AT_ONCE = 1000  # SQLite allows 32766 parameters in a statement; each id makes two
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which snapshots a list shows. Empty means all."""
+
+    repository_id: UUID | None = None
+    host_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """The job that made a snapshot, and its host."""
+
+    job_id: UUID
+    host_id: UUID
+
+
+async def fetch_page(
+    connection: AsyncConnection,
+    filters: Filters,
+    *,
+    limit: int,
+    before: tuple[datetime, str, UUID] | None,
+) -> list[Snapshot]:
+    """Fetch snapshots, newest first; `before` is the time, id and repository of the last one."""
+    key = (snapshots.c.time, snapshots.c.id, snapshots.c.repository_id)
+    query = _SELECT.order_by(*(column.desc() for column in key)).limit(limit)
+    if filters.repository_id is not None:
+        query = query.where(snapshots.c.repository_id == filters.repository_id)
+    if filters.host_id is not None:
+        query = query.where(snapshots.c.host_id == filters.host_id)
+    if before is not None:
+        last = [sa.literal(value, column.type) for value, column in zip(before, key, strict=True)]
+        query = query.where(sa.tuple_(*key) < sa.tuple_(*last))
+    return [_build(row) for row in await connection.execute(query)]
+
+
+async def save(
+    connection: AsyncConnection,
+    job: Job,
+    reported: Sequence[ReportedSnapshot],
+    *,
+    reported_at: datetime,
+) -> None:
+    """Insert or refresh what a job has seen. Who made a snapshot stays, once it is known."""
+    if not reported:
+        return
+    makers = await _find_makers(connection, job, reported)
+    # In one order everywhere, so that two reports at once cannot wait for each other.
+    rows = [
+        _build_row(job, snapshot, makers.get(snapshot.id), reported_at)
+        for snapshot in sorted(reported, key=lambda snapshot: snapshot.id)
+    ]
+    await connection.execute(_build_upsert(connection.dialect.name), rows)
+
+
+async def delete_unseen(
+    connection: AsyncConnection, repository_id: UUID, *, since: datetime
+) -> None:
+    """Delete the snapshots that nobody has reported since."""
+    await connection.execute(
+        sa.delete(snapshots).where(
+            snapshots.c.repository_id == repository_id, snapshots.c.reported_at < since
+        )
+    )
+
+
+async def _find_makers(
+    connection: AsyncConnection, job: Job, reported: Sequence[ReportedSnapshot]
+) -> dict[str, Maker]:
+    if job.kind is JobKind.BACKUP:
+        return {snapshot.id: Maker(job.id, job.host_id) for snapshot in reported}
+    makers: dict[str, Maker] = {}
+    ids = iter([snapshot.id for snapshot in reported])
+    while some := list(islice(ids, _IDS_AT_ONCE)):
+        makers |= await _find_backups(connection, job.repository_id, some)
+    return makers
+
+
+async def _find_backups(
+    connection: AsyncConnection, repository_id: UUID | None, ids: Iterable[str]
+) -> dict[str, Maker]:
+    """Find the backups that told these ids, whole or short, among those that lack a maker."""
+    has_maker = sa.select(snapshots.c.id).where(
+        snapshots.c.repository_id == repository_id,
+        snapshots.c.id.in_(ids),
+        snapshots.c.job_id.is_not(None),
+    )
+    unknown = set(ids) - set((await connection.scalars(has_maker)).all())
+    if not unknown:
+        return {}
+    told = jobs.c.result["snapshot_id"].as_string()
+    told_ids = unknown | {id_[:SHORT_ID_LENGTH] for id_ in unknown}
+    query = sa.select(jobs.c.id, jobs.c.host_id, told.label("told")).where(
+        jobs.c.repository_id == repository_id,
+        jobs.c.kind == JobKind.BACKUP,
+        told.in_(told_ids),
+    )
+    by_told = {
+        row.told: Maker(row.id, row.host_id) for row in (await connection.execute(query)).all()
+    }
+    found = {id_: by_told.get(id_) or by_told.get(id_[:SHORT_ID_LENGTH]) for id_ in unknown}
+    return {id_: maker for id_, maker in found.items() if maker is not None}
+
+
+def _build_row(
+    job: Job, snapshot: ReportedSnapshot, maker: Maker | None, reported_at: datetime
+) -> dict[str, Any]:
+    return {
+        **msgspec.structs.asdict(snapshot),
+        "repository_id": job.repository_id,
+        "host_id": maker.host_id if maker else None,
+        "job_id": maker.job_id if maker else None,
+        "reported_at": reported_at,
+    }
+
+
+def _build_upsert(dialect: str) -> Any:
+    """Build the statement that inserts or refreshes; both databases have it, SQL has not."""
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(snapshots)
+    new = insert.excluded
+    kept = {"repository_id", "id", "host_id", "job_id"}
+    return insert.on_conflict_do_update(
+        index_elements=[snapshots.c.repository_id, snapshots.c.id],
+        set_={
+            **{column.name: new[column.name] for column in snapshots.c if column.name not in kept},
+            "host_id": sa.func.coalesce(snapshots.c.host_id, new.host_id),
+            "job_id": sa.func.coalesce(snapshots.c.job_id, new.job_id),
+        },
+    )
+
+
+_SELECT = sa.select(
+    snapshots,
+    sa.func.substr(snapshots.c.id, 1, SHORT_ID_LENGTH).label("short_id"),
+    repositories.c.name.label("repository"),
+).select_from(snapshots.join(repositories, snapshots.c.repository_id == repositories.c.id))
+
+
+def _build(row: Any) -> Snapshot:
+    return msgspec.convert(row, Snapshot, from_attributes=True)

@@ -1,0 +1,197 @@
+"""The rows of operators, their sessions, their API tokens, and the setup token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.accounts import User
+from backhaul.wire.jobs import ActorKind
+from backhaul_api.db.tables import sessions, setup_tokens, users
+from backhaul_api.errors import ConflictError, NotFoundError
+from backhaul_api.identity import Actor
+from backhaul_api.ids import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An operator with the hash of the password."""
+
+    user: User
+    password_hash: str
+
+    def __repr__(self) -> str:
+        return f"Account(user={self.user.username!r}, …)"
+
+
+# Operators ---------------------------------------------------------------------------------------
+
+
+async def has_any(connection: AsyncConnection) -> bool:
+    """Tell whether there is an operator."""
+    return await connection.scalar(sa.select(users.c.id).limit(1)) is not None
+
+
+async def insert(
+    connection: AsyncConnection, username: str, *, password_hash: str, now: datetime
+) -> User:
+    """Insert an operator. Usernames are kept in lower case, so that case never tells two apart.
+
+    Raises:
+        ConflictError: the username is taken.
+    """
+    username = username.lower()
+    if await fetch_account(connection, username) is not None:
+        raise ConflictError(f"There is an operator {username!r} already. Choose another name.")
+    user = User(id=new_id(), username=username, created_at=now)
+    await connection.execute(
+        sa.insert(users).values(
+            id=user.id, username=username, password_hash=password_hash, created_at=now
+        )
+    )
+    return user
+
+
+async def fetch_account(connection: AsyncConnection, username: str) -> Account | None:
+    """Fetch an operator by name, in any case of letters; None when there is none."""
+    query = sa.select(users).where(users.c.username == username.lower())
+    row = (await connection.execute(query)).one_or_none()
+    if row is None or row.disabled_at is not None:
+        return None
+    return Account(_build_user(row), row.password_hash)
+
+
+async def fetch(connection: AsyncConnection, user_id: UUID) -> User:
+    """Fetch an operator by id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    row = (await connection.execute(sa.select(users).where(users.c.id == user_id))).one_or_none()
+    if row is None:
+        raise NotFoundError("operator", user_id)
+    return _build_user(row)
+
+
+async def note_login(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
+    """Write down when an operator last signed in."""
+    await connection.execute(
+        sa.update(users).where(users.c.id == user_id).values(last_login_at=now)
+    )
+
+
+async def update_password(
+    connection: AsyncConnection, user_id: UUID, *, password_hash: str
+) -> None:
+    """Replace the hash of a password."""
+    await connection.execute(
+        sa.update(users).where(users.c.id == user_id).values(password_hash=password_hash)
+    )
+
+
+# The setup token ---------------------------------------------------------------------------------
+
+
+async def replace_setup_token(
+    connection: AsyncConnection, token_hash: bytes, *, now: datetime, expires_at: datetime
+) -> None:
+    """Make this the only setup token."""
+    await connection.execute(sa.delete(setup_tokens))
+    await connection.execute(
+        sa.insert(setup_tokens).values(token_hash=token_hash, created_at=now, expires_at=expires_at)
+    )
+
+
+async def has_setup_token(connection: AsyncConnection, token_hash: bytes, *, now: datetime) -> bool:
+    """Tell whether this setup token can be used."""
+    query = sa.select(setup_tokens.c.token_hash).where(
+        setup_tokens.c.token_hash == token_hash, setup_tokens.c.expires_at > now
+    )
+    return await connection.scalar(query) is not None
+
+
+async def consume_setup_token(
+    connection: AsyncConnection, token_hash: bytes, *, now: datetime
+) -> bool:
+    """Use the setup token up; True for exactly one of those who try at the same time."""
+    result = await connection.execute(
+        sa.delete(setup_tokens).where(
+            setup_tokens.c.token_hash == token_hash, setup_tokens.c.expires_at > now
+        )
+    )
+    return result.rowcount == 1
+
+
+# Sessions ----------------------------------------------------------------------------------------
+
+
+async def insert_session(
+    connection: AsyncConnection,
+    user_id: UUID,
+    *,
+    token_hash: bytes,
+    now: datetime,
+    expires_at: datetime,
+) -> None:
+    """Insert a session, and remove those that have expired."""
+    await connection.execute(sa.delete(sessions).where(sessions.c.expires_at <= now))
+    await connection.execute(
+        sa.insert(sessions).values(
+            id=new_id(),
+            user_id=user_id,
+            token_hash=token_hash,
+            created_at=now,
+            expires_at=expires_at,
+        )
+    )
+
+
+async def delete_session(connection: AsyncConnection, session_id: UUID) -> None:
+    """End a session. Ending it twice changes nothing."""
+    await connection.execute(sa.delete(sessions).where(sessions.c.id == session_id))
+
+
+async def delete_sessions_of(connection: AsyncConnection, user_id: UUID) -> None:
+    """End every session of an operator."""
+    await connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
+
+
+async def find_session(
+    connection: AsyncConnection, token_hash: bytes, *, now: datetime
+) -> Actor | None:
+    """Find who signed in with this session token; None when it ended, or never was."""
+    query = (
+        sa.select(
+            sessions.c.id, sessions.c.expires_at, users.c.id.label("user_id"), users.c.username
+        )
+        .join(users, users.c.id == sessions.c.user_id)
+        .where(
+            sessions.c.token_hash == token_hash,
+            sessions.c.expires_at > now,
+            users.c.disabled_at.is_(None),
+        )
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    return Actor(
+        kind=ActorKind.USER,
+        id=row.user_id,
+        name=row.username,
+        authenticated_by="session",
+        token_id=row.id,
+        expires_at=row.expires_at,
+    )
+
+
+def _build_user(row: sa.Row[tuple[object, ...]]) -> User:
+    return User(
+        id=row.id,
+        username=row.username,
+        created_at=row.created_at,
+        last_login_at=row.last_login_at,
+    )
