@@ -1,0 +1,40 @@
+"""How the work on a job ended: what `job.finished` is made of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from backhaul.wire.jobs import FailureClass, Outcome, Result
+from backhaul_agent.restic_runner import Exit
+
+
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
+    """How the work on a job ended."""
+
+    outcome: Outcome
+    exit_code: int | None = None
+    failure_class: FailureClass | None = None
+    message: str | None = None
+    result: Result | None = None
+
+
+def build_ending(done: Exit, result: Result | None) -> Ending:
+    """Build the ending that restic's exit stands for."""
+    has_failed = done.verdict.outcome is Outcome.FAILED
+    return Ending(
+        outcome=done.verdict.outcome,
+        exit_code=done.code,
+        failure_class=done.verdict.failure_class,
+        message=(done.message or f"restic ended with code {done.code}") if has_failed else None,
+        result=result,
+    )
+
+
+def build_failure(message: str, *, exit_code: int | None = None) -> Ending:
+    """Build the ending of a job that the agent itself calls failed."""
+    return Ending(
+        outcome=Outcome.FAILED,
+        exit_code=exit_code,
+        failure_class=FailureClass.OTHER,
+        message=message,
+    )

@@ -1,0 +1,274 @@
+"""One job, from its first line to its last.
+
+The claim's receipt is here when it begins. Then, in this order: running, on disk; job.started;
+restic, with job.progress and job.log; snapshots.report; job.finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from backhaul.wire.commands import CommandRun, Credentials
+from backhaul.wire.jobs import Arguments, FailureClass, Outcome
+from backhaul.wire.reports import JobFinished, JobStarted
+from backhaul_agent.clock import Clock
+from backhaul_agent.ending import Ending
+from backhaul_agent.errors import (
+    AgentError,
+    CredentialsError,
+    ResticMissingError,
+    ResticStartError,
+)
+from backhaul_agent.identity import Identity
+from backhaul_agent.job_log import JobLog
+from backhaul_agent.job_steps import JobSteps
+from backhaul_agent.journal import Journal, JournalJob
+from backhaul_agent.logs import fields, job_id_in_log
+from backhaul_agent.policy import Policy
+from backhaul_agent.process import Graces
+from backhaul_agent.progress import ProgressGate
+from backhaul_agent.redact import Redactor, build_redactor
+from backhaul_agent.restic.environment import build_environment
+from backhaul_agent.restic.version import ResticVersion, ask_version
+from backhaul_agent.restic_runner import ResticRunner, RunEndedError
+from backhaul_agent.settings import Settings
+from backhaul_agent.spool import Spool
+
+log = logging.getLogger(__name__)
+
+JOB_MARK = "BACKHAUL_JOB_ID"
+"""The variable by which the restic of a job is found again, whatever happened to the agent."""
+
+
+class Workshop(msgspec.Struct, frozen=True, kw_only=True):
+    """What every job on this host works with."""
+
+    settings: Settings
+    identity: Identity
+    policy: Policy
+    journal: Journal
+    spool: Spool
+    clock: Clock
+    inherited: Mapping[str, str]
+    """The agent's own environment."""
+    graces: Graces = Graces()
+
+
+class EndReason(StrEnum):
+    """Why a job was ended before restic was done."""
+
+    CANCELLED = "cancelled"
+    AGENT_STOPPED = "agent_stopped"
+    TOO_LONG = "too_long"
+
+
+_ENDINGS = {
+    EndReason.CANCELLED: Ending(outcome=Outcome.CANCELLED, message="cancelled by an operator"),
+    EndReason.AGENT_STOPPED: Ending(
+        outcome=Outcome.FAILED,
+        failure_class=FailureClass.INTERRUPTED,
+        message="the agent was stopped while restic ran; run the job again",
+    ),
+    EndReason.TOO_LONG: Ending(
+        outcome=Outcome.FAILED,
+        failure_class=FailureClass.INTERRUPTED,
+        message="restic ran longer than the job may take, and was ended",
+    ),
+}
+
+
+class JobRun:
+    """The run of one job. Await `run` once; `end` and `kill` cut it short."""
+
+    def __init__(self, job: JournalJob, workshop: Workshop) -> None:
+        self._command = job.command
+        self._workshop = workshop
+        self._restic: ResticRunner | None = None
+        self._end_reason: EndReason | None = None
+
+    async def run(self) -> None:
+        """Do the job and write its end to the journal, whatever happens to it."""
+        job_id_in_log.set(str(self._command.job_id))
+        try:
+            ending = await self._work()
+        except (CredentialsError, ResticStartError) as error:
+            ending = Ending(outcome=Outcome.FAILED, message=str(error))
+        except ResticMissingError as error:
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                failure_class=FailureClass.RESTIC_MISSING,
+                message=str(error),
+            )
+        except RunEndedError:
+            ending = Ending(outcome=Outcome.FAILED)
+        except (AgentError, sqlite3.Error):
+            raise  # the journal is not to be trusted: the agent stops, and says so
+        except Exception as error:
+            log.error("job.broke", exc_info=error)
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                message=f"the agent failed at it ({type(error).__name__}); its log says where",
+            )
+        self._finish(self._adjust(ending))
+
+    def end(self, reason: EndReason) -> bool:
+        """End restic with SIGINT first. The first reason counts: False for any later one."""
+        if self._end_reason is not None:
+            return False
+        self._end_reason = reason
+        if self._restic is not None:
+            self._restic.end()
+        return True
+
+    def kill(self) -> None:
+        """End restic at once."""
+        self._end_reason = self._end_reason or EndReason.AGENT_STOPPED
+        if self._restic is not None:
+            self._restic.kill()
+
+    async def _work(self) -> Ending:
+        workshop, command = self._workshop, self._command
+        arguments = _read_arguments(command)
+        # Asked again: since the job was accepted, the policy may have got stricter.
+        refusal = workshop.policy.refusal(arguments)
+        if refusal is not None:
+            return Ending(outcome=Outcome.FAILED, message=refusal)
+        credentials = workshop.identity.open_credentials(command)
+        environment = build_environment(
+            credentials,
+            inherited=workshop.inherited,
+            cache_dir=workshop.settings.effective_cache_dir,
+            also_allowed=workshop.policy.environment,
+        )
+        # Asked each time: restic can be upgraded under a running agent.
+        version = await ask_version(workshop.settings.restic)
+        if self._end_reason is not None:
+            raise RunEndedError
+        redactor = build_redactor(credentials)
+        job_log = self._open_log(redactor)
+        self._restic = ResticRunner(
+            workshop.settings.restic,
+            version=version,
+            environment=environment | {JOB_MARK: str(command.job_id)},
+            log=job_log,
+            on_child=lambda child: workshop.journal.record_child(command.job_id, child),
+            graces=workshop.graces,
+        )
+        self._start(version)
+        return await self._supervise(
+            self._build_steps(self._restic, job_log, credentials), arguments, job_log
+        )
+
+    def _open_log(self, redactor: Redactor) -> JobLog:
+        return JobLog(
+            self._command.job_id,
+            attempt=self._command.attempt,
+            journal=self._workshop.journal,
+            spool=self._workshop.spool,
+            clock=self._workshop.clock,
+            redactor=redactor,
+        )
+
+    def _build_steps(
+        self, restic: ResticRunner, job_log: JobLog, credentials: Credentials
+    ) -> JobSteps:
+        return JobSteps(
+            job_id=self._command.job_id,
+            repository_id=credentials.repository_id,
+            host=self._workshop.identity.name,
+            restic=restic,
+            log=job_log,
+            progress=ProgressGate(
+                self._command.job_id,
+                attempt=self._command.attempt,
+                spool=self._workshop.spool,
+                clock=self._workshop.clock,
+                redactor=job_log.redactor,
+            ),
+            spool=self._workshop.spool,
+        )
+
+    def _start(self, version: ResticVersion) -> None:
+        command, workshop = self._command, self._workshop
+        started = JobStarted(
+            job_id=command.job_id, attempt=command.attempt, at=workshop.clock.now()
+        )
+        workshop.journal.start(started)
+        workshop.spool.notify()
+        log.info("job.started", extra=fields(kind=command.kind, restic=str(version)))
+
+    async def _supervise(self, steps: JobSteps, arguments: Arguments, job_log: JobLog) -> Ending:
+        """Work, with the log flushed beside it and the time limit kept."""
+        assert self._restic is not None  # noqa: S101 (_work made it)
+        restic = self._restic
+        beside = [asyncio.create_task(job_log.flush_forever())]
+        if self._command.max_duration is not None:
+            beside.append(asyncio.create_task(self._end_after(self._command.max_duration)))
+        try:
+            return await steps.work(arguments, self._workshop.policy)
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await restic.is_over()
+            if restic.was_killed:
+                job_log.write("agent", "restic had to be killed; it may have left a lock behind")
+            job_log.flush()
+
+    async def _end_after(self, seconds: float) -> None:
+        await self._workshop.clock.sleep(seconds)
+        self.end(EndReason.TOO_LONG)
+
+    def _adjust(self, ending: Ending) -> Ending:
+        """Say why a job that was ended failed. One that was done in time keeps its success."""
+        if self._end_reason is None or ending.outcome is not Outcome.FAILED:
+            return ending
+        return msgspec.structs.replace(
+            _ENDINGS[self._end_reason], exit_code=ending.exit_code, result=ending.result
+        )
+
+    def _finish(self, ending: Ending) -> None:
+        command, workshop = self._command, self._workshop
+        workshop.spool.forget_progress()
+        workshop.journal.finish(build_finished(command, ending, workshop.clock))
+        workshop.spool.notify()
+        log.info(
+            "job.finished",
+            extra=fields(
+                kind=command.kind,
+                outcome=ending.outcome,
+                exit_code=ending.exit_code,
+                failure_class=ending.failure_class,
+                message=ending.message,
+            ),
+        )
+
+
+def build_finished(command: CommandRun, ending: Ending, clock: Clock) -> JobFinished:
+    """Build the report of an end; the journal fills in the number of log lines."""
+    failure_class = ending.failure_class
+    if ending.outcome is Outcome.FAILED and failure_class is None:
+        failure_class = FailureClass.OTHER
+    return JobFinished(
+        job_id=command.job_id,
+        attempt=command.attempt,
+        at=clock.now(),
+        outcome=ending.outcome,
+        log_lines=0,
+        exit_code=ending.exit_code,
+        failure_class=failure_class,
+        message=ending.message,
+        result=ending.result,
+    )
+
+
+def _read_arguments(command: CommandRun) -> Arguments:
+    # The inbox read them before it accepted the job.
+    arguments: Arguments = msgspec.json.decode(command.arguments, type=Arguments)
+    return arguments

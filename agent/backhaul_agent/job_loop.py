@@ -1,0 +1,101 @@
+"""The jobs of this host, one at a time, in the order in which they came."""
+
+from __future__ import annotations
+
+import logging
+from uuid import UUID
+
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul_agent.ending import Ending
+from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
+from backhaul_agent.journal import JournalJob
+from backhaul_agent.logs import fields
+from backhaul_agent.process import end_orphan, find_marked, is_alive
+
+log = logging.getLogger(__name__)
+
+
+class JobLoop:
+    """Runs what the journal holds. `stop_accepting` lets the job finish, `abort_job` ends it."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._current: JobRun | None = None
+        self._current_id: UUID | None = None
+        self._is_stopping = False
+
+    async def run_until_stopped(self) -> None:
+        """Run jobs as they are claimed. Ends after `stop_accepting`, when no job runs."""
+        await self._settle_left_behind()
+        claimed = self._workshop.spool.job_claimed
+        while not self._is_stopping:
+            claimed.clear()
+            job = self._workshop.journal.next_claimed()
+            if job is None:
+                await claimed.wait()
+                continue
+            await self._run(job)
+
+    def stop_accepting(self) -> None:
+        """Start no further job."""
+        self._is_stopping = True
+        self._workshop.spool.job_claimed.set()
+
+    def abort_job(self) -> bool:
+        """End the job that runs, with SIGINT first; False when none runs.
+
+        Its report says that the agent was stopped.
+        """
+        if self._current is None:
+            return False
+        self._current.end(EndReason.AGENT_STOPPED)
+        return True
+
+    def kill_job(self) -> None:
+        """End the job that runs, at once."""
+        if self._current is not None:
+            self._current.kill()
+
+    def cancel(self, job_id: UUID) -> bool:
+        """End a job because an operator wants it; False when there is nothing to do (any more)."""
+        if self._current is not None and self._current_id == job_id:
+            return self._current.end(EndReason.CANCELLED)
+        job = self._workshop.journal.find(job_id)
+        if job is None or job.step in {"running", "finished"}:
+            return False
+        self._report(
+            job, Ending(outcome=Outcome.CANCELLED, message="cancelled before restic started")
+        )
+        return True
+
+    async def _run(self, job: JournalJob) -> None:
+        self._current, self._current_id = JobRun(job, self._workshop), job.id
+        try:
+            await self._current.run()
+        finally:
+            self._current, self._current_id = None, None
+
+    async def _settle_left_behind(self) -> None:
+        """Report the jobs in whose midst the agent was restarted.
+
+        Their output is lost, and restic is not run again unasked: it may have done its work.
+        """
+        for job in self._workshop.journal.left_running():
+            child = job.child if job.child and is_alive(job.child) else None
+            # The agent can die between starting restic and noting it.
+            child = child or find_marked(JOB_MARK, str(job.id))
+            if child is not None:
+                log.warning("job.orphan_ended", extra=fields(job_id=job.id, pid=child.pid))
+                await end_orphan(child, self._workshop.graces)
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                failure_class=FailureClass.INTERRUPTED,
+                message="the agent was restarted while restic ran; run the job again",
+            )
+            self._report(job, ending)
+
+    def _report(self, job: JournalJob, ending: Ending) -> None:
+        workshop = self._workshop
+        workshop.journal.finish(build_finished(job.command, ending, workshop.clock))
+        workshop.spool.notify()
+        log.info("job.finished", extra=fields(job_id=job.id, outcome=ending.outcome))

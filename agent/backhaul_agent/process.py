@@ -1,0 +1,260 @@
+"""One child process: started in a session of its own, read to the end, ended politely.
+
+Reading goes on until the pipes are closed, also after the decision to end: restic dies of a closed
+stdout and leaves its lock behind (0.14.0).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from backhaul_agent.lines import LineSplitter
+
+Stream = Literal["stdout", "stderr"]
+OnLine = Callable[[Stream, str], None]
+
+CHUNK_BYTES = 64 * 1024
+INTERRUPT_GRACE_S = 60.0
+"""restic 0.14 waited 15 s for a slow upload after SIGINT before it removed its lock."""
+TERMINATE_GRACE_S = 10.0
+PIPE_GRACE_S = 5.0
+"""How long a grandchild, like ssh, may hold the pipes after restic itself is gone. Then it is
+killed; after the same again, the pipes of one that left the session are closed."""
+_LOOK_EVERY_S = 0.5
+_STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """What names a process beyond its end: numbers of processes are used again."""
+
+    pid: int
+    started: int
+    """In clock ticks since the machine started, from /proc/PID/stat."""
+
+
+class Graces(msgspec.Struct, frozen=True, kw_only=True):
+    """How long each signal may take, in seconds."""
+
+    interrupt: float = INTERRUPT_GRACE_S
+    terminate: float = TERMINATE_GRACE_S
+    pipe: float = PIPE_GRACE_S
+
+
+class ChildProcess:
+    """A running program. Make it with `start`; `read_to_end` must be awaited, always."""
+
+    def __init__(self, process: asyncio.subprocess.Process, graces: Graces) -> None:
+        self._process = process
+        self._graces = graces
+        self._is_over = asyncio.Event()
+        self._on_line: OnLine | None = None
+        self._failure: Exception | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self.was_killed = False
+        """SIGINT and SIGTERM did not help."""
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        graces: Graces = Graces(),  # noqa: B008 (frozen)
+    ) -> ChildProcess:
+        """Start a program with stdin closed and nothing inherited.
+
+        Raises:
+            OSError: there is no such program, or it cannot be started.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(environment),
+            cwd="/",
+            # Away from the terminal: Ctrl-C goes to the agent, which passes it on in its own way.
+            start_new_session=True,
+        )
+        return cls(process, graces)
+
+    @property
+    def child(self) -> Child:
+        return Child(pid=self._process.pid, started=read_start_time(self._process.pid) or 0)
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.returncode is not None
+
+    async def read_to_end(self, on_line: OnLine) -> int:
+        """Read all output and give the exit code, negative for a signal.
+
+        A read that is cancelled, or whose `on_line` fails in any way, first ends the process:
+        nothing is left running unwatched.
+        """
+        self._on_line = on_line
+        draining = asyncio.create_task(self._drain())
+        try:
+            await asyncio.shield(draining)
+        except asyncio.CancelledError:
+            ending = self._start_ending()
+            await _finish(draining)
+            await _finish(ending)
+            raise
+        if self._ending is not None:
+            await self._ending
+        if self._failure is not None:
+            raise self._failure
+        return await self._process.wait()
+
+    async def end(self) -> None:
+        """End the process: SIGINT, then SIGTERM, then SIGKILL, with grace between. Idempotent.
+
+        SIGINT comes first because restic before 0.17 dies of SIGTERM and leaves its lock. It goes
+        to restic alone, which then ends its helpers in order (ssh, rclone); SIGKILL goes to all.
+        """
+        for number, grace in (
+            (signal.SIGINT, self._graces.interrupt),
+            (signal.SIGTERM, self._graces.terminate),
+        ):
+            self._send(number)
+            if await self._is_over_within(grace):
+                return
+        self.was_killed = True
+        self.kill()
+        await self._is_over.wait()
+
+    def kill(self) -> None:
+        """End the process and its helpers at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _start_ending(self) -> asyncio.Task[None]:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self.end())
+        return self._ending
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def _is_over_within(self, grace_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._is_over.wait(), grace_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _read(self, name: Stream) -> None:
+        stream = self._process.stdout if name == "stdout" else self._process.stderr
+        assert stream is not None  # noqa: S101 (both were asked for as pipes)
+        splitter = LineSplitter()
+        while chunk := await stream.read(CHUNK_BYTES):
+            self._hand_on(name, splitter, chunk)
+        self._hand_on(name, splitter, b"")
+
+    def _hand_on(self, name: Stream, splitter: LineSplitter, chunk: bytes) -> None:
+        """Give lines to whoever reads; after a failure there, output is only drained."""
+        if self._failure is not None or self._on_line is None:
+            return
+        try:
+            for line in splitter.feed(chunk, is_last=not chunk):
+                self._on_line(name, line)
+        except Exception as error:  # noqa: BLE001 (`read_to_end` raises it, once restic is gone)
+            self._failure = error
+            self._start_ending()
+
+    async def _drain(self) -> None:
+        """Wait until both pipes are closed; helpers that outlive restic do not hold this up.
+
+        What left restic's session cannot be killed with it, but its end of the pipes is let go.
+        """
+        readers = [asyncio.create_task(self._read(name)) for name in _STREAMS]
+        waited_s = 0.0
+        while (await asyncio.wait(readers, timeout=_LOOK_EVERY_S))[1]:
+            if not self.is_gone:
+                continue
+            waited_s += _LOOK_EVERY_S
+            if waited_s >= self._graces.pipe:
+                self.kill()
+            if waited_s >= 2 * self._graces.pipe:
+                break
+        for reader in readers:
+            reader.cancel()
+        for result in await asyncio.gather(*readers, return_exceptions=True):
+            if isinstance(result, Exception):
+                self._failure = self._failure or result
+                self._start_ending()  # Nobody reads on, so it could wait for us for ever.
+        self._close_pipes()
+        await self._process.wait()
+        self._is_over.set()
+
+    def _close_pipes(self) -> None:
+        if self.is_gone:
+            # asyncio offers no other way to let go of a pipe that somebody else holds open.
+            self._process._transport.close()  # type: ignore[attr-defined]
+
+
+async def _finish(task: asyncio.Task[None]) -> None:
+    """Wait for a task however often the waiting is cancelled: it ends soon, by its own graces."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+
+
+def read_start_time(pid: int) -> int | None:
+    """Read when a process started, or None when it is gone or a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name, in parentheses, may hold spaces and parentheses itself.
+    state, *rest = text.rpartition(")")[2].split()
+    return None if state == "Z" else int(rest[18])
+
+
+def is_alive(child: Child) -> bool:
+    """Tell whether this very process still runs."""
+    return child.started != 0 and read_start_time(child.pid) == child.started
+
+
+def find_marked(name: str, value: str) -> Child | None:
+    """Find a process that was started with a variable in its environment.
+
+    Its helpers inherit the variable; the one meant leads the session that it was started in.
+    """
+    for folder in Path("/proc").glob("[0-9]*"):
+        pid = int(folder.name)
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            is_meant = f"{name}={value}".encode() in variables and os.getsid(pid) == pid
+        except OSError:
+            continue  # It has ended, or is another user's.
+        if is_meant and (started := read_start_time(pid)) is not None:
+            return Child(pid=pid, started=started)
+    return None
+
+
+async def end_orphan(child: Child, graces: Graces = Graces()) -> None:  # noqa: B008 (frozen)
+    """End a process that an earlier run of the agent started, in the usual order of signals."""
+    for number, grace in (
+        (signal.SIGINT, graces.interrupt),
+        (signal.SIGTERM, graces.terminate),
+        (signal.SIGKILL, graces.terminate),
+    ):
+        if not is_alive(child):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, number)
+        waited_s = 0.0
+        while is_alive(child) and waited_s < grace:
+            await asyncio.sleep(_LOOK_EVERY_S / 5)
+            waited_s += _LOOK_EVERY_S / 5

@@ -1,0 +1,163 @@
+"""Runs restic for one job: one command after the other, until one of them is to be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shlex
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from backhaul.wire.jobs import JobKind
+from backhaul_agent.errors import ResticMissingError, ResticStartError
+from backhaul_agent.job_log import JobLog
+from backhaul_agent.process import Child, ChildProcess, Graces, Stream
+from backhaul_agent.restic.exit_codes import Verdict, interpret, pick_message
+from backhaul_agent.restic.version import ResticVersion
+
+KEPT_ERROR_LINES = 200
+"""Of stderr, to find out why restic failed; the log has all of them."""
+
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOEXEC})
+
+OnText = Callable[[str], None]
+
+
+class RunEndedError(Exception):
+    """The job is to end, so nothing more is started for it."""
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How one command of restic ended."""
+
+    code: int
+    verdict: Verdict
+    message: str | None
+    """What restic said of its failure, without secrets."""
+    stderr: tuple[str, ...]
+
+
+class ResticRunner:
+    """Runs restic with the environment of one job."""
+
+    def __init__(
+        self,
+        restic: str,
+        *,
+        version: ResticVersion | None,
+        environment: Mapping[str, str],
+        log: JobLog,
+        on_child: Callable[[Child | None], None],
+        graces: Graces,
+    ) -> None:
+        self._restic = restic
+        self._version = version
+        self._environment = environment
+        self._log = log
+        self._on_child = on_child
+        self._graces = graces
+        self._process: ChildProcess | None = None
+        self._is_ended = False
+        self._ending: asyncio.Task[None] | None = None
+        self.was_killed = False
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        kind: JobKind,
+        on_stdout: OnText,
+        on_stderr: OnText | None = None,
+    ) -> Exit:
+        """Run one command to its end. Lines of stderr go to the log, unless `on_stderr` has them.
+
+        Raises:
+            RunEndedError: `end` was called before.
+            ResticMissingError: there is no restic to start.
+            ResticStartError: the system would not start it.
+        """
+        if self._is_ended:
+            raise RunEndedError
+        self._log.write("agent", f"$ restic {shlex.join(arguments)}")
+        errors: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
+
+        def take(stream: Stream, line: str) -> None:
+            if stream == "stdout":
+                on_stdout(line)
+                return
+            errors.append(line)
+            if on_stderr is not None:
+                on_stderr(line)
+            elif line.strip():
+                self._log.write("stderr", line)
+
+        code = await self._read([self._restic, *arguments], take)
+        stderr = tuple(errors)
+        message = pick_message(stderr)
+        return Exit(
+            code=code,
+            verdict=interpret(code, version=self._version, kind=kind, stderr=stderr),
+            message=self._log.redactor.redact(message) if message else None,
+            stderr=stderr,
+        )
+
+    async def _read(self, argv: Sequence[str], take: Callable[[Stream, str], None]) -> int:
+        try:
+            process = await ChildProcess.start(argv, self._environment, self._graces)
+        except (OSError, ValueError) as error:
+            raise _explain(argv[0], error) from error
+        self._process = process
+        try:
+            await self._announce(process)
+            if self._is_ended:
+                self._start_ending()
+            return await process.read_to_end(take)
+        finally:
+            self._process = None
+            self.was_killed = self.was_killed or process.was_killed
+            if process.is_gone:
+                self._on_child(None)
+
+    async def _announce(self, process: ChildProcess) -> None:
+        """Name the process to the journal; what the journal does not know must not run."""
+        try:
+            self._on_child(process.child)
+        except Exception:
+            process.kill()
+            await process.read_to_end(lambda *_: None)
+            raise
+
+    def end(self) -> None:
+        """End what runs, politely, and start nothing more. Idempotent; returns at once."""
+        self._is_ended = True
+        if self._process is not None and self._ending is None:
+            self._start_ending()
+
+    def kill(self) -> None:
+        """End what runs, at once."""
+        self._is_ended = True
+        if self._process is not None:
+            self._process.kill()
+
+    async def is_over(self) -> None:
+        """Wait for what `end` began."""
+        if self._ending is not None:
+            await self._ending
+
+    def _start_ending(self) -> None:
+        assert self._process is not None  # noqa: S101 (both callers have looked)
+        self._ending = asyncio.create_task(self._process.end())
+
+
+def _explain(restic: str, error: OSError | ValueError) -> ResticMissingError | ResticStartError:
+    """Tell a restic that is not there from a command line that the system does not take."""
+    if isinstance(error, ValueError):
+        return ResticStartError(f"{restic} cannot be started: {error}")
+    reason = error.strerror or type(error).__name__
+    if error.errno in _MISSING:
+        return ResticMissingError(f"{restic} cannot be run: {reason}")
+    if error.errno == errno.E2BIG:
+        reason = "its command line is too long; name fewer paths and patterns"
+    return ResticStartError(f"{restic} cannot be started: {reason}")
