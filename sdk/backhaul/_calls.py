@@ -1,0 +1,339 @@
+"""Requests as data: one function for each operation of the REST API. Nothing here waits.
+
+The functions stand in the order of the clients' methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Generic, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+import msgspec
+
+from backhaul.errors import InvalidRequestError
+from backhaul.wire.accounts import (
+    ApiToken,
+    AuditEntry,
+    BootstrapRequest,
+    CreateApiToken,
+    CreateEnrollmentToken,
+    EnrollmentToken,
+    LoginRequest,
+    Me,
+    NewApiToken,
+    NewEnrollmentToken,
+    NewSession,
+)
+from backhaul.wire.fleet import (
+    CreateRepository,
+    CreateSource,
+    Health,
+    Host,
+    Repository,
+    Source,
+    UpdateHost,
+    UpdateRepository,
+    UpdateSource,
+)
+from backhaul.wire.jobs import Job, JobKind, JobLogPage, JobRequest, JobState
+from backhaul.wire.pages import Page
+from backhaul.wire.problems import FieldError, Problem, ProblemType
+from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
+from backhaul.wire.snapshots import Snapshot
+
+T = TypeVar("T")
+
+PAGE_LIMIT = 500
+"""Items per request when a whole list is read; the server allows 1000."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """One request and the type of its answer."""
+
+    method: str
+    path: str
+    reply: type[T]
+    query: tuple[tuple[str, str], ...] = ()
+    body: msgspec.Struct | None = dataclasses.field(default=None, repr=False)
+    needs_token: bool = True
+    if_revision: int | None = None
+    """The server refuses when the thing is no longer at this revision."""
+    held_s: float = 0.0
+    """How long the server may hold the answer back; comes on top of the timeout."""
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether a repetition, after an answer that was lost, changes nothing."""
+        return self.method == "GET"
+
+    def at(self, cursor: str) -> Call[T]:
+        """Build the same call for the page at a cursor."""
+        others = tuple((name, value) for name, value in self.query if name != "cursor")
+        return dataclasses.replace(self, query=(*others, ("cursor", cursor)))
+
+
+def get_health() -> Call[Health]:
+    return Call(method="GET", path="/health/ready", reply=Health, needs_token=False)
+
+
+def bootstrap(request: BootstrapRequest) -> Call[NewSession]:
+    return Call(
+        method="POST", path="/v1/bootstrap", reply=NewSession, body=request, needs_token=False
+    )
+
+
+def log_in(request: LoginRequest) -> Call[NewSession]:
+    return Call(method="POST", path="/v1/login", reply=NewSession, body=request, needs_token=False)
+
+
+def log_out() -> Call[None]:
+    return Call(method="POST", path="/v1/logout", reply=type(None))
+
+
+def get_me() -> Call[Me]:
+    return Call(method="GET", path="/v1/me", reply=Me)
+
+
+def list_api_tokens(*, limit: int | None = None) -> Call[Page[ApiToken]]:
+    return _list("/v1/api-tokens", Page[ApiToken], limit)
+
+
+def create_api_token(request: CreateApiToken) -> Call[NewApiToken]:
+    return Call(method="POST", path="/v1/api-tokens", reply=NewApiToken, body=request)
+
+
+def revoke_api_token(token_id: UUID | str) -> Call[None]:
+    return _delete(f"/v1/api-tokens/{_segment('token_id', token_id)}")
+
+
+def list_enrollment_tokens(*, limit: int | None = None) -> Call[Page[EnrollmentToken]]:
+    return _list("/v1/enrollment-tokens", Page[EnrollmentToken], limit)
+
+
+def create_enrollment_token(request: CreateEnrollmentToken) -> Call[NewEnrollmentToken]:
+    return Call(method="POST", path="/v1/enrollment-tokens", reply=NewEnrollmentToken, body=request)
+
+
+def revoke_enrollment_token(token_id: UUID | str) -> Call[None]:
+    return _delete(f"/v1/enrollment-tokens/{_segment('token_id', token_id)}")
+
+
+def list_hosts(*, limit: int | None = None) -> Call[Page[Host]]:
+    return _list("/v1/hosts", Page[Host], limit)
+
+
+def get_host(host: UUID | str) -> Call[Host]:
+    return Call(method="GET", path=f"/v1/hosts/{_segment('host', host)}", reply=Host)
+
+
+def update_host(host: UUID | str, request: UpdateHost) -> Call[Host]:
+    path = f"/v1/hosts/{_segment('host', host)}"
+    return Call(method="PATCH", path=path, reply=Host, body=request)
+
+
+def remove_host(host: UUID | str, *, force: bool = False) -> Call[None]:
+    call = _delete(f"/v1/hosts/{_segment('host', host)}")
+    return dataclasses.replace(call, query=(("force", "true"),)) if force else call
+
+
+def list_repositories(*, limit: int | None = None) -> Call[Page[Repository]]:
+    return _list("/v1/repositories", Page[Repository], limit)
+
+
+def create_repository(request: CreateRepository) -> Call[Repository]:
+    return Call(method="POST", path="/v1/repositories", reply=Repository, body=request)
+
+
+def get_repository(repository: UUID | str) -> Call[Repository]:
+    path = f"/v1/repositories/{_segment('repository', repository)}"
+    return Call(method="GET", path=path, reply=Repository)
+
+
+def update_repository(repository: UUID | str, request: UpdateRepository) -> Call[Repository]:
+    path = f"/v1/repositories/{_segment('repository', repository)}"
+    return Call(method="PATCH", path=path, reply=Repository, body=request)
+
+
+def remove_repository(repository: UUID | str) -> Call[None]:
+    return _delete(f"/v1/repositories/{_segment('repository', repository)}")
+
+
+def list_sources(*, limit: int | None = None) -> Call[Page[Source]]:
+    return _list("/v1/sources", Page[Source], limit)
+
+
+def create_source(request: CreateSource) -> Call[Source]:
+    return Call(method="POST", path="/v1/sources", reply=Source, body=request)
+
+
+def get_source(source: UUID | str) -> Call[Source]:
+    return Call(method="GET", path=f"/v1/sources/{_segment('source', source)}", reply=Source)
+
+
+def update_source(source: UUID | str, request: UpdateSource) -> Call[Source]:
+    path = f"/v1/sources/{_segment('source', source)}"
+    return Call(method="PATCH", path=path, reply=Source, body=request)
+
+
+def remove_source(source: UUID | str) -> Call[None]:
+    return _delete(f"/v1/sources/{_segment('source', source)}")
+
+
+def list_schedules(
+    *, host: UUID | str | None = None, limit: int | None = None
+) -> Call[Page[Schedule]]:
+    return _list("/v1/schedules", Page[Schedule], limit, [("host", host)])
+
+
+def create_schedule(host: UUID | str, request: CreateSchedule) -> Call[Schedule]:
+    path = f"/v1/hosts/{_segment('host', host)}/schedules"
+    return Call(method="POST", path=path, reply=Schedule, body=request)
+
+
+def get_schedule(schedule_id: UUID | str) -> Call[Schedule]:
+    path = f"/v1/schedules/{_segment('schedule_id', schedule_id)}"
+    return Call(method="GET", path=path, reply=Schedule)
+
+
+def update_schedule(
+    schedule_id: UUID | str, request: UpdateSchedule, *, if_revision: int | None = None
+) -> Call[Schedule]:
+    path = f"/v1/schedules/{_segment('schedule_id', schedule_id)}"
+    return Call(method="PATCH", path=path, reply=Schedule, body=request, if_revision=if_revision)
+
+
+def delete_schedule(schedule_id: UUID | str, *, if_revision: int | None = None) -> Call[None]:
+    path = f"/v1/schedules/{_segment('schedule_id', schedule_id)}"
+    return Call(method="DELETE", path=path, reply=type(None), if_revision=if_revision)
+
+
+def preview_schedule(
+    schedule_id: UUID | str, *, start: datetime | None = None, count: int | None = None
+) -> Call[SchedulePreview]:
+    path = f"/v1/schedules/{_segment('schedule_id', schedule_id)}/preview"
+    query = _query([("from", _moment("start", start)), ("count", count)])
+    return Call(method="GET", path=path, reply=SchedulePreview, query=query)
+
+
+def preview_cron(
+    cron: str,
+    timezone: str = "UTC",
+    *,
+    start: datetime | None = None,
+    count: int | None = None,
+) -> Call[SchedulePreview]:
+    moment = _moment("start", start)
+    query = _query([("cron", cron), ("timezone", timezone), ("from", moment), ("count", count)])
+    return Call(method="GET", path="/v1/schedules/preview", reply=SchedulePreview, query=query)
+
+
+def list_jobs(
+    *,
+    host: UUID | str | None = None,
+    repository: UUID | str | None = None,
+    schedule: UUID | str | None = None,
+    kind: JobKind | str | None = None,
+    states: Iterable[JobState | str] = (),
+    limit: int | None = None,
+) -> Call[Page[Job]]:
+    filters = [("host", host), ("repository", repository), ("schedule", schedule), ("kind", kind)]
+    filters += [("state", state) for state in states]
+    return _list("/v1/jobs", Page[Job], limit, filters)
+
+
+def create_job(request: JobRequest) -> Call[Job]:
+    return Call(method="POST", path="/v1/jobs", reply=Job, body=request)
+
+
+def get_job(
+    job_id: UUID | str, *, after_revision: int | None = None, wait_s: float = 0.0
+) -> Call[Job]:
+    query = _query([("after_revision", after_revision), ("wait", _seconds(wait_s))])
+    path = f"/v1/jobs/{_segment('job_id', job_id)}"
+    return Call(method="GET", path=path, reply=Job, query=query, held_s=wait_s)
+
+
+def get_job_log_page(
+    job_id: UUID | str, *, cursor: str | None = None, wait_s: float = 0.0
+) -> Call[JobLogPage]:
+    query = _query([("limit", PAGE_LIMIT), ("wait", _seconds(wait_s)), ("cursor", cursor)])
+    path = f"/v1/jobs/{_segment('job_id', job_id)}/log"
+    return Call(method="GET", path=path, reply=JobLogPage, query=query, held_s=wait_s)
+
+
+def list_snapshots(
+    *,
+    repository: UUID | str | None = None,
+    host: UUID | str | None = None,
+    limit: int | None = None,
+) -> Call[Page[Snapshot]]:
+    filters = [("repository", repository), ("host", host)]
+    return _list("/v1/snapshots", Page[Snapshot], limit, filters)
+
+
+def list_audit_entries(*, limit: int | None = None) -> Call[Page[AuditEntry]]:
+    return _list("/v1/audit", Page[AuditEntry], limit)
+
+
+def _list(
+    path: str,
+    reply: type[Page[T]],
+    limit: int | None,
+    filters: Iterable[tuple[str, object]] = (),
+) -> Call[Page[T]]:
+    page_limit = PAGE_LIMIT if limit is None else max(1, min(limit, PAGE_LIMIT))
+    query = _query([*filters, ("limit", page_limit)])
+    return Call(method="GET", path=path, reply=reply, query=query)
+
+
+def _delete(path: str) -> Call[None]:
+    return Call(method="DELETE", path=path, reply=type(None))
+
+
+def _query(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(value)) for name, value in pairs if value is not None)
+
+
+def _seconds(wait_s: float) -> str | None:
+    return f"{wait_s:g}" if wait_s else None
+
+
+def _moment(field: str, value: datetime | None) -> str | None:
+    """Write a moment for a query.
+
+    Raises:
+        InvalidRequestError: it has no time zone, so that it could be any of many moments.
+    """
+    if value is not None and value.utcoffset() is None:
+        raise _refuse(field, "needs a time zone, like datetime.now(UTC) has")
+    return None if value is None else value.isoformat()
+
+
+def _segment(field: str, value: UUID | str) -> str:
+    """Quote a name or an id for a path.
+
+    Raises:
+        InvalidRequestError: it would name another path than it seems to: empty, or dots.
+    """
+    text = str(value)
+    if text in {"", ".", ".."}:
+        raise _refuse(field, f"{text!r} is neither a name nor an id")
+    return quote(text, safe="")
+
+
+def _refuse(field: str, message: str) -> InvalidRequestError:
+    """Build the error that the server would answer with."""
+    return InvalidRequestError(
+        Problem(
+            type=ProblemType.INVALID_REQUEST,
+            title="Invalid request",
+            status=422,
+            detail=f"{field}: {message}",
+            errors=(FieldError(field=field, message=message),),
+        )
+    )

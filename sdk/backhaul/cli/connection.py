@@ -1,0 +1,49 @@
+"""Which server a command speaks to."""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backhaul import settings
+
+if TYPE_CHECKING:
+    from backhaul.client import Client
+
+_selected: ContextVar[str | None] = ContextVar("selected_profile", default=None)
+
+
+def select_profile(name: str | None) -> None:
+    """Set the profile that `backhaul --profile` names."""
+    _selected.set(name)
+
+
+def profile_name(name: str | None = None) -> str:
+    """Tell which profile is meant: the command's own option, the root's, the environment's."""
+    config = settings.load_config(config_path())
+    return settings.choose_profile_name(config, os.environ, name or _selected.get())
+
+
+def config_path() -> Path:
+    """Tell where the configuration file is."""
+    return settings.config_path(os.environ)
+
+
+def find_profile() -> settings.Profile:
+    """Find the server and the token that commands use.
+
+    Raises:
+        ConfigurationError: no server is configured.
+    """
+    return settings.find_profile(os.environ, profile=_selected.get())
+
+
+def open_client() -> Client:
+    """Connect, signed in.
+
+    Raises:
+        ConfigurationError: no server is configured, or nobody is signed in.
+    """
+    return settings.connect(profile=_selected.get())

@@ -1,0 +1,109 @@
+"""What a person reads when something did not work: one line on stderr, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+from typer.exceptions import TyperException
+
+from backhaul import display
+from backhaul.errors import (
+    BackhaulError,
+    ConfigurationError,
+    InvalidRequestError,
+    NotAuthenticatedError,
+    RateLimitedError,
+    ServerFailedError,
+)
+from backhaul.wire.problems import ProblemType
+from backhaul.wire.tokens import redact_tokens
+
+FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
+
+
+class BadInputError(BackhaulError):
+    """Arguments that do not go together, or an answer that is missing."""
+
+
+class MissingExtraError(BackhaulError):
+    """A command whose packages are not installed."""
+
+
+def report(error: Exception) -> int:
+    """Print one line about an error; gives the exit code. BACKHAUL_DEBUG=1 adds the traceback."""
+    if os.environ.get("BACKHAUL_DEBUG"):
+        traceback.print_exception(error)
+    message = describe(error)
+    if message:
+        # Tokens should be in no message. If one is in an error of some library, it ends here.
+        print_error(redact_tokens(message))
+    return choose_exit_code(error)
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr."""
+    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
+    sys.stdout.flush()
+    typer.echo(f"error: {display.render_printable(line)}", err=True)
+
+
+def choose_exit_code(error: Exception) -> int:
+    """Tell bad input (2) from everything else that can fail (1)."""
+    if isinstance(error, TyperException):
+        return error.exit_code
+    if isinstance(
+        error, BadInputError | ConfigurationError | InvalidRequestError | MissingExtraError
+    ):
+        return BAD_INPUT
+    return FAILED
+
+
+def describe(error: Exception) -> str:
+    """Say what failed and what to do; empty when all was said."""
+    match error:
+        case TyperException():
+            return _describe_usage(error)
+        case typer.Abort():
+            return "aborted"
+        case NotAuthenticatedError():
+            return f"{_as_clause(error)}. Sign in with `backhaul login`."
+        case RateLimitedError() | ServerFailedError():
+            said = (f"{_as_clause(error)}.", _when(error), _request_id(error))
+            return " ".join(filter(None, said))
+        case BackhaulError():
+            return str(error)
+        case OSError():
+            return str(error)
+        case _:
+            reason = str(error) or "no reason given"
+            return f"{type(error).__name__}: {reason} (BACKHAUL_DEBUG=1 shows where)"
+
+
+def _describe_usage(error: TyperException) -> str:
+    if type(error).__name__ == "NoArgsIsHelpError":  # its text is the whole help
+        typer.echo(error.format_message(), err=True)
+        return ""
+    context = getattr(error, "ctx", None)
+    hint = f" See `{context.command_path} --help`." if context is not None else ""
+    message = error.format_message().replace("Value error, ", "")  # pydantic's, inside typer
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}"
+
+
+def _as_clause(error: Exception) -> str:
+    return str(error).rstrip(". ")
+
+
+def _when(error: RateLimitedError | ServerFailedError) -> str:
+    if error.retry_after_s is not None:
+        return f"Try again in {display.render_duration(error.retry_after_s)}."
+    if error.may_retry:
+        return "Try again later."
+    # Backhaul says so itself; another server, or a proxy, does not.
+    return "" if error.problem.type == ProblemType.INTERNAL else "The server's log has the reason."
+
+
+def _request_id(error: RateLimitedError | ServerFailedError) -> str:
+    return f"Request {error.problem.instance}." if error.problem.instance else ""

@@ -1,0 +1,161 @@
+"""Waiting for a job: a live bar on a terminal, a few plain lines into a pipe, one at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import typer
+
+from backhaul import display
+from backhaul.cli import output
+from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
+from backhaul.wire.jobs import (
+    TERMINAL_STATES,
+    BackupResult,
+    CheckResult,
+    ForgetResult,
+    InitResult,
+    Job,
+    JobState,
+    Progress,
+    PruneResult,
+    RestoreResult,
+    SnapshotsResult,
+)
+
+if TYPE_CHECKING:
+    from backhaul.client import Client
+
+STEP = 0.1
+"""A line for each tenth that is done, so that the log of a script stays short."""
+
+
+def wait(client: Client, job: Job, *, is_silent: bool) -> Job:
+    """Wait until a job has ended, and show how far it is. Ctrl-C ends the wait, not the job.
+
+    Raises:
+        typer.Exit: the wait was interrupted.
+    """
+    jobs = client.follow_job(job.id)
+    try:
+        if is_silent:
+            return _take_last(jobs, job)
+        return _draw_bar(jobs, job) if output.is_terminal() else _print_lines(jobs, job)
+    except KeyboardInterrupt:
+        output.note(
+            f"Job {job.id} goes on without us. Wait for it again: backhaul jobs wait {job.id}"
+        )
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def choose_exit_code(job: Job) -> int:
+    """Tell how a job ended: 0 succeeded, 3 incomplete, 1 anything else."""
+    return {JobState.SUCCEEDED: 0, JobState.INCOMPLETE: INCOMPLETE}.get(job.state, FAILED)
+
+
+def render_outcome(job: Job) -> str:
+    """Render how a job ended in one line."""
+    parts = [f"{job.kind} on {job.host} {job.state}"]
+    summary = _render_result(job)
+    if summary:
+        parts.append(f": {summary}")
+    if job.started_at and job.finished_at:
+        seconds = (job.finished_at - job.started_at).total_seconds()
+        parts.append(f" in {display.render_duration(seconds)}")
+    if job.message:
+        parts.append(f": {job.message}")
+    return "".join(parts)
+
+
+def _take_last(jobs: Iterable[Job], job: Job) -> Job:
+    for changed in jobs:
+        job = changed
+    return job
+
+
+def _print_lines(jobs: Iterable[Job], job: Job) -> Job:
+    shown: tuple[JobState, float] | None = None
+    for changed in jobs:
+        job = changed
+        done = job.progress.percent_done if job.progress else 0.0
+        is_due = shown is None or job.state != shown[0] or done >= shown[1] + STEP
+        if is_due and job.state not in TERMINAL_STATES:
+            output.say(f"{job.state}{_render_share(job)}")
+            shown = (job.state, done)
+    output.say(render_outcome(job))
+    return job
+
+
+def _draw_bar(jobs: Iterable[Job], job: Job) -> Job:
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = output.build_console()
+    columns = (
+        TextColumn("{task.fields[state]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, state=str(job.state), detail="")
+        for changed in jobs:
+            job = changed
+            progress = job.progress or Progress()
+            bar.update(
+                task,
+                # Without a total the bar pulses: there is nothing to measure against yet.
+                total=1.0 if job.progress else None,
+                completed=min(progress.percent_done, 1.0),
+                state=f"{job.kind} {job.state}",
+                detail=_render_detail(progress) if job.progress else "",
+            )
+    outcome = display.render_printable(render_outcome(job))
+    console.print(outcome, style=output.STATE_STYLES[job.state], soft_wrap=True)
+    return job
+
+
+def _render_share(job: Job) -> str:
+    if job.progress is None:
+        return ""
+    return f" {job.progress.percent_done:.0%} {_render_detail(job.progress)}".rstrip()
+
+
+def _render_detail(progress: Progress) -> str:
+    parts = []
+    if progress.total_files:
+        parts.append(f"{progress.files_done}/{progress.total_files} files")
+    if progress.total_bytes:
+        done, total = progress.bytes_done, progress.total_bytes
+        parts.append(f"{display.render_bytes(done)}/{display.render_bytes(total)}")
+    if progress.seconds_remaining:
+        parts.append(f"{display.render_duration(progress.seconds_remaining)} left")
+    if progress.error_count:
+        parts.append(f"{progress.error_count} errors")
+    return ", ".join(parts)
+
+
+def _render_result(job: Job) -> str:
+    match job.result:
+        case BackupResult() as result:
+            snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
+            unread = f", {result.unreadable} not readable" if result.unreadable else ""
+            return (
+                f"{snapshot}{result.total_files_processed} files, "
+                f"{display.render_bytes(result.total_bytes_processed)} "
+                f"({display.render_bytes(result.data_added)} new){unread}"
+            )
+        case RestoreResult() as result:
+            size = display.render_bytes(result.bytes_restored)
+            return f"{result.files_restored} files, {size} in {result.target}"
+        case SnapshotsResult() as result:
+            return f"{result.snapshots_count} snapshots"
+        case InitResult() as result:
+            return f"repository {result.repository_id[:10]}"
+        case ForgetResult() as result:
+            return f"{result.removed} snapshots removed, {result.kept} kept"
+        case CheckResult() as result:
+            return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
+        case PruneResult() | None:
+            return ""

@@ -1,0 +1,270 @@
+"""backhaul jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+import typer
+
+from backhaul import display
+from backhaul.cli import job_progress
+from backhaul.cli.connection import open_client
+from backhaul.cli.failures import INTERRUPTED
+from backhaul.cli.job_requests import JobOptions, build_request, choose_repository
+from backhaul.cli.output import (
+    STATE_STYLES,
+    AsJson,
+    Column,
+    Quiet,
+    is_terminal,
+    note,
+    now,
+    print_json,
+    print_list,
+    print_one,
+    say,
+)
+from backhaul.wire.jobs import Job, JobKind, JobState, NumberedLogLine
+
+app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
+
+JobId = Annotated[UUID, typer.Argument(metavar="JOB", help="Its id.")]
+Texts = list[str] | None
+
+
+@app.command("run")
+def run_job(
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="The name or id of the host that does it.")
+    ],
+    kind: Annotated[JobKind, typer.Argument(metavar="KIND", help=", ".join(JobKind))],
+    repository: Annotated[
+        str | None, typer.Option(help="May be left out while there is only one.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="backup, forget: the source.")] = None,
+    path: Annotated[
+        Texts, typer.Option(metavar="DIR", help="backup: absolute. Repeatable.")
+    ] = None,
+    exclude: Annotated[
+        Texts, typer.Option(metavar="PATTERN", help="backup: a pattern. Repeatable.")
+    ] = None,
+    tag: Annotated[
+        Texts, typer.Option(metavar="TAG", help="backup: for the snapshot. Repeatable.")
+    ] = None,
+    one_file_system: Annotated[
+        bool, typer.Option("--one-file-system", help="backup: stay on one disk.")
+    ] = False,
+    snapshot: Annotated[str | None, typer.Option(help="restore: an id, or latest.")] = None,
+    target: Annotated[str | None, typer.Option(help="restore: a new or empty folder.")] = None,
+    include: Annotated[
+        Texts, typer.Option(metavar="PATTERN", help="restore: only these. Repeatable.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="restore: read everything again and compare.")
+    ] = False,
+    read_data: Annotated[
+        str | None, typer.Option(metavar="PART", help="check: read data too, like 1/7 or 2.5%.")
+    ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Wait for its end; exit 0 succeeded, 3 incomplete, else 1."),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a job on a host, now or when its agent is back."""
+    options = JobOptions(
+        source=source,
+        path=tuple(path or ()),
+        exclude=tuple(exclude or ()),
+        tag=tuple(tag or ()),
+        one_file_system=one_file_system,
+        snapshot=snapshot,
+        target=target,
+        include=tuple(include or ()),
+        verify=verify,
+        read_data=read_data,
+    )
+    build_request(host, kind, repository or "", options)  # refuses before anything is asked
+    with open_client() as client:
+        request = build_request(host, kind, choose_repository(client, repository), options)
+        job = client.create_job(request)
+        if quiet and not as_json:
+            say(str(job.id))
+        elif not as_json:
+            say(f"Job {job.id} is {job.state}: {job.kind} on {job.host}.")
+        if wait:
+            job = job_progress.wait(client, job, is_silent=as_json or quiet)
+    if as_json:
+        print_json(job)
+    if wait:
+        raise typer.Exit(job_progress.choose_exit_code(job))
+    if is_terminal() and not (as_json or quiet):
+        note(f"Follow it: backhaul jobs log -f {job.id}")
+
+
+@app.command("list")
+def list_jobs(
+    host: Annotated[str | None, typer.Option(help="Only of this host.")] = None,
+    repository: Annotated[str | None, typer.Option(help="Only with this repository.")] = None,
+    schedule: Annotated[
+        UUID | None, typer.Option(metavar="SCHEDULE_ID", help="Only those that it fired.")
+    ] = None,
+    kind: Annotated[JobKind | None, typer.Option(help="Only of this kind.")] = None,
+    state: Annotated[
+        list[JobState] | None, typer.Option(metavar="STATE", help="Only in this state. Repeatable.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 30,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the jobs, newest first."""
+    with open_client() as client:
+        found = client.list_jobs(
+            host=host,
+            repository=repository,
+            schedule=schedule,
+            kind=kind,
+            states=state or (),
+            limit=limit,
+        )
+        jobs = list(found)
+    print_list(
+        jobs,
+        _build_columns(now()),
+        key=lambda job: job.id,
+        empty="No such jobs.",
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@app.command("show")
+def show_job(job_id: JobId, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Show a job."""
+    with open_client() as client:
+        job = client.get_job(job_id)
+    print_one(job, _build_fields(job, now()), key=job.state, as_json=as_json, quiet=quiet)
+
+
+@app.command("wait")
+def wait_for_job(job_id: JobId, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Wait until a job has ended: exit 0 succeeded, 3 incomplete, 1 anything else.
+
+    Ctrl-C ends the wait, not the job.
+    """
+    with open_client() as client:
+        job = job_progress.wait(client, client.get_job(job_id), is_silent=as_json or quiet)
+    if as_json:
+        print_json(job)
+    raise typer.Exit(job_progress.choose_exit_code(job))
+
+
+@app.command("log")
+def show_log(
+    job_id: JobId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as lines come, to the job's end.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the log of a job. With --follow, --json prints one object a line; --quiet: text only."""
+    with open_client() as client:
+        lines = client.follow_job_log(job_id) if follow else client.get_job_log(job_id)
+        try:
+            _print_log(lines, is_streamed=follow, as_json=as_json, quiet=quiet)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _print_log(
+    lines: Iterable[NumberedLogLine], *, is_streamed: bool, as_json: bool, quiet: bool
+) -> None:
+    if as_json and not is_streamed:
+        print_json(list(lines))
+        return
+    for line in lines:
+        if as_json:
+            print_json(line, is_compact=True)
+        else:
+            say(line.text if quiet else _render_line(line))
+
+
+def _render_line(line: NumberedLogLine) -> str:
+    # What restic says on stdout is the rule; the rest says where it comes from.
+    origin = "" if line.stream == "stdout" else f"{line.stream}: "
+    return f"{display.render_moment(line.at)}  {origin}{line.text}"
+
+
+def _build_columns(at: datetime) -> list[Column[Job]]:
+    return [
+        Column("ID", lambda job: str(job.id), is_whole=True),
+        Column("KIND", lambda job: job.kind),
+        Column("HOST", lambda job: job.host, lambda _: "bold"),
+        Column("REPOSITORY", lambda job: job.repository or ""),
+        Column("STATE", _render_state, lambda job: STATE_STYLES[job.state]),
+        Column("CREATED", lambda job: display.render_age(job.created_at, at)),
+        Column("TOOK", lambda job: _render_duration(job, at), is_right=True),
+    ]
+
+
+def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
+    arguments = msgspec.to_builtins(job.arguments)
+    return [
+        ("id", str(job.id)),
+        ("kind", job.kind),
+        ("state", _render_state(job)),
+        ("outcome", job_progress.render_outcome(job) if job.finished_at else ""),
+        ("message", job.message or ""),
+        ("failure", job.failure_class or ""),
+        ("exit code", "" if job.exit_code is None else str(job.exit_code)),
+        ("host", job.host),
+        ("repository", job.repository or ""),
+        *(
+            (name.replace("_", " "), _render_argument(arguments[name]))
+            for name in arguments
+            if name != "kind"
+        ),
+        *_build_schedule_fields(job),
+        ("created", display.render_moment(job.created_at)),
+        ("started", display.render_moment(job.started_at)),
+        ("finished", display.render_moment(job.finished_at)),
+        ("took", _render_duration(job, at)),
+        ("log lines", str(job.log_lines)),
+    ]
+
+
+def _build_schedule_fields(job: Job) -> list[tuple[str, str]]:
+    if job.schedule_id is None:
+        return []
+    return [
+        ("schedule", str(job.schedule_id)),
+        ("scheduled for", display.render_moment(job.scheduled_at)),
+        ("missed before", f"{job.missed} slots" if job.missed else ""),
+        ("ran offline", "yes" if job.ran_offline else ""),
+    ]
+
+
+def _render_argument(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', '-')} {part}" for name, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _render_state(job: Job) -> str:
+    if job.state is JobState.RUNNING and job.progress is not None:
+        return f"{job.state} {job.progress.percent_done:.0%}"
+    return str(job.state)
+
+
+def _render_duration(job: Job, at: datetime) -> str:
+    if job.started_at is None:
+        return "-"
+    return display.render_duration(((job.finished_at or at) - job.started_at).total_seconds())

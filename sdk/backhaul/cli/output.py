@@ -1,0 +1,185 @@
+"""What commands print: tables for people, plain columns into a pipe, JSON for programs.
+
+Whatever comes from elsewhere (names, paths, log lines) is made printable first, and reaches rich
+as text, never as markup.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+import typer
+
+from backhaul import display
+from backhaul.wire.jobs import JobState
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only what the next command needs, if anything.")
+]
+
+STATE_STYLES = {
+    JobState.QUEUED: "dim",
+    JobState.ACCEPTED: "cyan",
+    JobState.RUNNING: "cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.INCOMPLETE: "yellow",
+    JobState.CANCELLED: "yellow",
+    JobState.FAILED: "red",
+    JobState.REJECTED: "red",
+    JobState.EXPIRED: "red",
+    JobState.LOST: "red",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column(Generic[T]):
+    """One column of a table."""
+
+    title: str
+    render: Callable[[T], str]
+    style: Callable[[T], str] = lambda _: ""
+    is_right: bool = False
+    is_whole: bool = False
+    """Never broken over lines on a terminal, for what people copy."""
+
+
+def is_terminal() -> bool:
+    """Tell whether a person looks at what is printed."""
+    return sys.stdout.isatty()
+
+
+def now() -> datetime:
+    """The moment that ages are counted from."""
+    return datetime.now(UTC)
+
+
+def build_console(*, is_stderr: bool = False) -> Console:
+    """Make the console of a terminal. rich honours NO_COLOR and TERM=dumb."""
+    from rich.console import Console
+
+    return Console(stderr=is_stderr, highlight=False, markup=False, emoji=False)
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    typer.echo(display.render_printable(text))
+
+
+def note(text: str) -> None:
+    """Print a line beside the result: on stderr."""
+    typer.echo(display.render_printable(text), err=True)
+
+
+def print_json(value: Any, *, is_compact: bool = False) -> None:
+    """Print a value of the wire as JSON; `is_compact` makes it one line."""
+    encoded = msgspec.json.encode(value)
+    typer.echo(encoded if is_compact else msgspec.json.format(encoded, indent=2))
+
+
+def print_list(
+    items: Iterable[T],
+    columns: Sequence[Column[T]],
+    *,
+    key: Callable[[T], object],
+    empty: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Print a list: as a JSON array, as keys, or as a table."""
+    found = list(items)
+    if as_json:
+        print_json(found)
+    elif quiet:
+        for item in found:
+            say(str(key(item)))
+    elif found:
+        _print_table(found, columns)
+    else:
+        note(empty)
+
+
+def print_one(
+    item: Any, fields: Sequence[tuple[str, str]], *, key: object, as_json: bool, quiet: bool
+) -> None:
+    """Print one thing: as JSON, as its key, or field by field."""
+    if as_json:
+        print_json(item)
+    elif quiet:
+        say(str(key))
+    else:
+        print_fields(fields)
+
+
+def print_changed(item: Any, text: str, *, key: object, as_json: bool, quiet: bool) -> None:
+    """Print what became of one thing: as JSON, as its key, or as a sentence."""
+    if as_json:
+        print_json(item)
+    else:
+        say(str(key) if quiet else text)
+
+
+def print_removed(text: str, *, as_json: bool, quiet: bool) -> None:
+    """Print that something is gone: null in JSON, nothing when quiet, or a sentence."""
+    if as_json:
+        print_json(None)
+    elif not quiet:
+        say(text)
+
+
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns; an empty value is left out."""
+    width = max(len(name) for name, _ in fields)
+    for name, value in fields:
+        if value:
+            say(f"{name:<{width}}  {value}")
+
+
+def _print_table(items: Sequence[T], columns: Sequence[Column[T]]) -> None:
+    cells = [
+        [display.render_printable(column.render(item)) or "-" for column in columns]
+        for item in items
+    ]
+    if is_terminal():
+        _print_rich(items, columns, cells)
+    else:
+        _print_plain(columns, cells)
+
+
+def _print_rich(
+    items: Sequence[T], columns: Sequence[Column[T]], cells: Sequence[Sequence[str]]
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.is_right else "left"
+        table.add_column(
+            column.title,
+            justify=justify,
+            overflow="fold",
+            no_wrap=column.is_whole,
+        )
+    for item, row in zip(items, cells, strict=True):
+        styled = zip(row, columns, strict=True)
+        table.add_row(*(Text(text, style=column.style(item)) for text, column in styled))
+    build_console().print(table)
+
+
+def _print_plain(columns: Sequence[Column[T]], cells: Sequence[Sequence[str]]) -> None:
+    rows = [[column.title for column in columns], *cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+        typer.echo("  ".join(padded).rstrip())

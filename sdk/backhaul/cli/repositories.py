@@ -1,0 +1,221 @@
+"""backhaul repositories."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from msgspec import UNSET
+
+from backhaul import display
+from backhaul.cli.connection import open_client
+from backhaul.cli.failures import BadInputError
+from backhaul.cli.output import (
+    AsJson,
+    Column,
+    Quiet,
+    now,
+    print_changed,
+    print_list,
+    print_one,
+    print_removed,
+)
+from backhaul.cli.prompts import confirm_removal, read_secret
+from backhaul.cli.values import read_variables
+from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
+from backhaul.wire.locations import mask_location
+
+app = typer.Typer(help="The restic repositories.", rich_markup_mode=None)
+
+RepositoryName = Annotated[str, typer.Argument(metavar="REPOSITORY", help="Its name or id.")]
+LocationFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|-", help="Read the location from here: for one that holds a password."
+    ),
+]
+EnvNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--env",
+        metavar="NAME",
+        help="A variable for restic, like AWS_ACCESS_KEY_ID, taken from the environment of this "
+        "command. Repeatable.",
+    ),
+]
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Variables for restic: lines of NAME=VALUE, taken as is."),
+]
+
+
+@app.command("create")
+def create_repository(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    location: Annotated[
+        str | None, typer.Argument(help="As restic writes it, like sftp:backup@nas:/restic.")
+    ] = None,
+    location_file: LocationFile = None,
+    password_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="Read its password from here instead of asking."),
+    ] = None,
+    env: EnvNames = None,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Record a repository. `backhaul jobs run HOST init` creates it at its location.
+
+    Keep its password elsewhere too: without it, nobody can read the backups.
+    """
+    request = CreateRepository(
+        name=name,
+        location=_require_location(location, location_file),
+        password=read_secret(
+            password_file, what="repository password", option="--password-file", confirm=True
+        ),
+        environment=read_variables(env or [], env_file, os.environ),
+    )
+    with open_client() as client:
+        made = client.create_repository(request)
+    text = (
+        f"Repository {made.name} is recorded. If it does not exist yet, a host creates it: "
+        f"backhaul jobs run HOST init --repository {made.name} --wait"
+    )
+    print_changed(made, text, key=made.name, as_json=as_json, quiet=quiet)
+
+
+@app.command("list")
+def list_repositories(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the repositories, without their secrets."""
+    with open_client() as client:
+        repositories = list(client.list_repositories())
+    print_list(
+        repositories,
+        _build_columns(now()),
+        key=lambda repository: repository.name,
+        empty="No repositories yet. `backhaul repositories create` records one.",
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@app.command("show")
+def show_repository(
+    repository: RepositoryName, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Show a repository, without its secrets."""
+    with open_client() as client:
+        found = client.get_repository(repository)
+    print_one(found, _build_fields(found), key=found.id, as_json=as_json, quiet=quiet)
+
+
+@app.command("update")
+def update_repository(
+    repository: RepositoryName,
+    name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
+    location: Annotated[str | None, typer.Option(help="Where it is now.")] = None,
+    location_file: LocationFile = None,
+    password_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-",
+            help="Read the password that Backhaul is to use from here; `-` asks for it.",
+        ),
+    ] = None,
+    env: EnvNames = None,
+    env_file: EnvFile = None,
+    clear_env: Annotated[bool, typer.Option(help="Forget all variables.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Change the record of a repository. What is left out stays; variables are replaced as a set.
+
+    The repository itself, and the keys in it, are not touched.
+    """
+    variables = read_variables(env or [], env_file, os.environ)
+    where = _read_location(location, location_file)
+    change = UpdateRepository(
+        name=UNSET if name is None else name,
+        location=UNSET if where is None else where,
+        password=UNSET
+        if password_file is None
+        else read_secret(
+            password_file, what="repository password", option="--password-file", confirm=True
+        ),
+        environment=variables if variables or clear_env else UNSET,
+    )
+    if change == UpdateRepository():
+        raise BadInputError("Nothing to change: name at least one option.")
+    with open_client() as client:
+        changed = client.update_repository(repository, change)
+    text = f"Repository {changed.name} is changed."
+    print_changed(changed, text, key=changed.name, as_json=as_json, quiet=quiet)
+
+
+@app.command("remove")
+def remove_repository(
+    repository: RepositoryName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Forget the record of a repository, and its password. Its files are not touched."""
+    confirm_removal(f"Forget repository {repository} and the password that opens it?", is_sure=yes)
+    with open_client() as client:
+        client.remove_repository(repository)
+    print_removed(f"Repository {repository} is forgotten.", as_json=as_json, quiet=quiet)
+
+
+def _require_location(location: str | None, file: str | None) -> str:
+    found = _read_location(location, file)
+    if found is None:
+        raise BadInputError("The location is missing: give LOCATION or --location-file.")
+    return found
+
+
+def _read_location(location: str | None, file: str | None) -> str | None:
+    if location is not None and file is not None:
+        raise BadInputError("Give either the location or --location-file.")
+    if file is not None:
+        return read_secret(file, what="location", option="--location-file")
+    if location is not None and mask_location(location) != location:
+        raise BadInputError(
+            "The location seems to hold a password, and arguments are visible to everybody on this "
+            "machine: use --location-file."
+        )
+    return location
+
+
+def _build_columns(at: datetime) -> list[Column[Repository]]:
+    return [
+        Column("NAME", lambda repository: repository.name, lambda _: "bold"),
+        Column("LOCATION", lambda repository: repository.location),
+        Column(
+            "INITIALISED",
+            lambda repository: display.render_age(repository.initialized_at, at, absent="not yet"),
+            lambda repository: "" if repository.initialized_at else "yellow",
+        ),
+    ]
+
+
+def _build_fields(repository: Repository) -> list[tuple[str, str]]:
+    return [
+        ("name", repository.name),
+        ("id", str(repository.id)),
+        ("location", repository.location),
+        ("variables", ", ".join(repository.environment_names)),
+        ("created", display.render_moment(repository.created_at)),
+        ("changed", display.render_moment(repository.updated_at)),
+        (
+            "initialised",
+            display.render_moment(repository.initialized_at)
+            if repository.initialized_at
+            else "not yet",
+        ),
+        ("restic id", repository.restic_id or ""),
+    ]

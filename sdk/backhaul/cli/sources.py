@@ -1,0 +1,217 @@
+"""backhaul sources."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+import typer
+from msgspec import UNSET
+
+from backhaul import display
+from backhaul.cli.connection import open_client
+from backhaul.cli.failures import BadInputError
+from backhaul.cli.output import (
+    AsJson,
+    Column,
+    Quiet,
+    now,
+    print_changed,
+    print_list,
+    print_one,
+    print_removed,
+)
+from backhaul.cli.prompts import confirm_removal
+from backhaul.wire.fleet import CreateSource, Source, UpdateSource
+from backhaul.wire.jobs import Retention
+
+app = typer.Typer(help="What to back up: named sets of paths.", rich_markup_mode=None)
+
+SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Its name or id.")]
+Paths = Annotated[
+    list[str] | None, typer.Option("--path", metavar="DIR", help="Absolute. Repeatable.")
+]
+Excludes = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="A pattern, as restic reads it. Repeatable."),
+]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="TAG", help="For the snapshots. Repeatable.")
+]
+OneFileSystem = Annotated[
+    bool | None, typer.Option("--one-file-system/--all-file-systems", help="Stay on one disk.")
+]
+KeepCount = Annotated[int | None, typer.Option(min=1, metavar="N", help="Snapshots to keep.")]
+KeepWithin = Annotated[str | None, typer.Option(help="Keep all that are younger, like 7d or 1y6m.")]
+
+
+@app.command("create")
+def create_source(
+    name: Annotated[str, typer.Argument(help="Also the tag of its snapshots.")],
+    path: Paths = None,
+    exclude: Excludes = None,
+    tag: Tags = None,
+    one_file_system: OneFileSystem = None,
+    keep_last: KeepCount = None,
+    keep_hourly: KeepCount = None,
+    keep_daily: KeepCount = None,
+    keep_weekly: KeepCount = None,
+    keep_monthly: KeepCount = None,
+    keep_yearly: KeepCount = None,
+    keep_within: KeepWithin = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Name a set of paths to back up."""
+    if not path:
+        raise BadInputError("Name at least one --path.")
+    retention = Retention(
+        keep_last=keep_last,
+        keep_hourly=keep_hourly,
+        keep_daily=keep_daily,
+        keep_weekly=keep_weekly,
+        keep_monthly=keep_monthly,
+        keep_yearly=keep_yearly,
+        keep_within=keep_within,
+    )
+    request = CreateSource(
+        name=name,
+        paths=tuple(path),
+        excludes=tuple(exclude or ()),
+        tags=tuple(tag or ()),
+        one_file_system=bool(one_file_system),
+        retention=None if retention == Retention() else retention,
+    )
+    with open_client() as client:
+        made = client.create_source(request)
+    print_changed(made, f"Source {made.name} is made.", key=made.name, as_json=as_json, quiet=quiet)
+
+
+@app.command("list")
+def list_sources(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the sources."""
+    with open_client() as client:
+        sources = list(client.list_sources())
+    print_list(
+        sources,
+        _build_columns(now()),
+        key=lambda source: source.name,
+        empty="No sources yet. `backhaul sources create` makes one.",
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@app.command("show")
+def show_source(source: SourceName, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Show a source."""
+    with open_client() as client:
+        found = client.get_source(source)
+    print_one(found, _build_fields(found), key=found.id, as_json=as_json, quiet=quiet)
+
+
+@app.command("update")
+def update_source(
+    source: SourceName,
+    name: Annotated[
+        str | None, typer.Option(help="Its new name. Old snapshots keep theirs.")
+    ] = None,
+    path: Paths = None,
+    exclude: Excludes = None,
+    tag: Tags = None,
+    one_file_system: OneFileSystem = None,
+    keep_last: KeepCount = None,
+    keep_hourly: KeepCount = None,
+    keep_daily: KeepCount = None,
+    keep_weekly: KeepCount = None,
+    keep_monthly: KeepCount = None,
+    keep_yearly: KeepCount = None,
+    keep_within: KeepWithin = None,
+    clear: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Empty this: excludes, tags or retention. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Change a source. What is left out stays; a list is replaced, keep rules are as a set."""
+    retention = Retention(
+        keep_last=keep_last,
+        keep_hourly=keep_hourly,
+        keep_daily=keep_daily,
+        keep_weekly=keep_weekly,
+        keep_monthly=keep_monthly,
+        keep_yearly=keep_yearly,
+        keep_within=keep_within,
+    )
+    change = UpdateSource(
+        name=UNSET if name is None else name,
+        paths=tuple(path) if path else UNSET,
+        excludes=tuple(exclude) if exclude else UNSET,
+        tags=tuple(tag) if tag else UNSET,
+        one_file_system=UNSET if one_file_system is None else one_file_system,
+        retention=UNSET if retention == Retention() else retention,
+    )
+    change = _clear(change, clear or [])
+    if change == UpdateSource():
+        raise BadInputError("Nothing to change: name at least one option.")
+    with open_client() as client:
+        changed = client.update_source(source, change)
+    text = f"Source {changed.name} is changed."
+    print_changed(changed, text, key=changed.name, as_json=as_json, quiet=quiet)
+
+
+@app.command("remove")
+def remove_source(
+    source: SourceName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove a source. Its snapshots stay."""
+    confirm_removal(f"Remove source {source}?", is_sure=yes)
+    with open_client() as client:
+        client.remove_source(source)
+    print_removed(f"Source {source} is removed.", as_json=as_json, quiet=quiet)
+
+
+def _clear(change: UpdateSource, names: list[str]) -> UpdateSource:
+    emptied: dict[str, object] = {}
+    for name in names:
+        if name not in {"excludes", "tags", "retention"}:
+            raise BadInputError(f"--clear {name}: choose excludes, tags or retention.")
+        if getattr(change, name) is not UNSET:
+            raise BadInputError(f"--clear {name} contradicts the values that are given for it.")
+        emptied[name] = None if name == "retention" else ()
+    return msgspec.structs.replace(change, **emptied)
+
+
+def _build_columns(at: datetime) -> list[Column[Source]]:
+    return [
+        Column("NAME", lambda source: source.name, lambda _: "bold"),
+        Column("PATHS", lambda source: ", ".join(source.paths)),
+        Column("EXCLUDES", lambda source: ", ".join(source.excludes)),
+        Column("CHANGED", lambda source: display.render_age(source.updated_at, at)),
+    ]
+
+
+def _build_fields(source: Source) -> list[tuple[str, str]]:
+    return [
+        ("name", source.name),
+        ("id", str(source.id)),
+        ("paths", ", ".join(source.paths)),
+        ("excludes", ", ".join(source.excludes)),
+        ("tags", ", ".join(source.tags)),
+        ("one file system", "yes" if source.one_file_system else "no"),
+        ("retention", _render_retention(source.retention)),
+        ("created", display.render_moment(source.created_at)),
+        ("changed", display.render_moment(source.updated_at)),
+    ]
+
+
+def _render_retention(retention: Retention | None) -> str:
+    if retention is None:
+        return "keep all"
+    rules = msgspec.structs.asdict(retention).items()
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in rules if value)

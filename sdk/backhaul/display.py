@@ -1,0 +1,85 @@
+"""How things are written for people: ages, durations, sizes, and text of unknown origin."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import datetime
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+JUST_NOW_S = 10
+"""Below this, and for the small skew between two clocks, an age is no number."""
+
+
+def render_age(at: datetime | None, now: datetime, *, absent: str = "never") -> str:
+    """Render how long ago something was, or how far ahead it is: `3 min ago`, `in 2 h`."""
+    if at is None:
+        return absent
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < JUST_NOW_S:
+        return "just now"
+    amount = _render_coarse(abs(seconds))
+    return f"{amount} ago" if seconds > 0 else f"in {amount}"
+
+
+def _render_coarse(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE:.0f} min"
+    if seconds < 2 * _DAY:
+        return f"{seconds // _HOUR:.0f} h"
+    return f"{seconds // _DAY:.0f} d"
+
+
+def render_duration(seconds: float | None) -> str:
+    """Render a duration: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    if seconds is None:
+        return "-"
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f} s"
+    whole = round(seconds)
+    for size, unit, below, below_unit in (
+        (_DAY, "d", _HOUR, "h"),
+        (_HOUR, "h", _MINUTE, "min"),
+        (_MINUTE, "min", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size} {unit}" + (f" {rest} {below_unit}" if rest else "")
+    return f"{whole} s"
+
+
+def render_bytes(size: int | None) -> str:
+    """Render a size in powers of 1024: `512 B`, `1.5 KiB`, `20.0 GiB`."""
+    if size is None:
+        return "-"
+    if abs(size) < 1024:
+        return f"{size} B"
+    amount = float(size)
+    for unit in _UNITS:
+        amount /= 1024
+        # 1023.95 would be rendered as 1024.0 of this unit.
+        if abs(amount) < 1023.95 or unit == _UNITS[-1]:
+            return f"{amount:.1f} {unit}"
+    raise AssertionError("the last unit takes every size")
+
+
+def render_moment(at: datetime | None) -> str:
+    """Render a moment in the local time zone, to the second."""
+    return "-" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def render_printable(text: str) -> str:
+    """Escape what could steer a terminal or hide in it: file names and log lines are not ours."""
+    if text.isprintable():
+        return text
+    return "".join(_escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    # Cc: control characters; Cf: invisible ones that turn the direction; Cs: half characters.
+    if character == "\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return character
+    return character.encode("unicode_escape").decode("ascii")
