@@ -1,0 +1,45 @@
+# The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test install fmt lint check bench-scheduler lock clean
+
+BIN := .venv/bin
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Enrol, back up and restore on this machine; KEEP=1 leaves it running
+	@tools/setup.sh need restic
+	@KEEP=$(KEEP) $(BIN)/python -m tools.demo
+
+test: ## Run all tests; ARGS="-k name" for some
+	@tools/setup.sh want restic curl
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+install: ## Make .venv, with the command .venv/bin/backhaul
+	@tools/setup.sh want restic curl
+
+fmt: ## Format the code, and fix what can be fixed
+	@tools/setup.sh
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+lint: ## Check style and types
+	@tools/setup.sh
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+check: lint test ## All of it, as .ci/run does
+
+bench-scheduler: ## Measure 1,000 schedules, and compare 100,000 previews
+	@tools/setup.sh
+	@$(BIN)/python -m bench.scheduler $(ARGS)
+
+lock: ## Renew requirements/dev.lock
+	@tools/setup.sh
+	@tools/lock.sh $(ARGS)
+
+clean: ## Remove .venv, caches and built files
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

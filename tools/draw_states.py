@@ -1,0 +1,67 @@
+"""Write docs/job-states.md from the table of moves, so that the two never differ.
+
+.venv/bin/python -m tools.draw_states
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from backhaul.wire.jobs import MOVES, TERMINAL_STATES, JobState
+
+PAGE = Path(__file__).parents[1] / "docs" / "job-states.md"
+
+MEANINGS = {
+    JobState.QUEUED: "Made, and not yet taken up by the host's agent.",
+    JobState.ACCEPTED: "The agent has written it to its disk and is about to start it.",
+    JobState.RUNNING: "restic runs.",
+    JobState.SUCCEEDED: "restic ended well.",
+    JobState.INCOMPLETE: "A snapshot exists, but some files could not be read.",
+    JobState.FAILED: "restic failed, or could not be started; the job's `message` says why.",
+    JobState.CANCELLED: "Ended because it was asked to, or because the agent was stopped.",
+    JobState.REJECTED: "The agent's own policy refused it.",
+    JobState.EXPIRED: "No agent took it up before its start deadline.",
+    JobState.LOST: "The agent came back without it, or did not come back.",
+}
+
+
+def draw() -> str:
+    """Build the page."""
+    return f"""<!-- Drawn by tools/draw_states.py from MOVES of backhaul.wire.jobs: change that. -->
+# Job states
+
+{_draw_diagram()}
+
+{_draw_states()}
+
+A state that is an end never changes, but for `lost`, which accepts the late report of the agent.
+
+{_draw_moves()}
+"""
+
+
+def _draw_diagram() -> str:
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {JobState.QUEUED}"]
+    lines += [f"    {state} --> {to}: {event}" for (state, event), to in MOVES.items()]
+    ends = sorted(TERMINAL_STATES - {JobState.LOST})
+    return "\n".join([*lines, *(f"    {state} --> [*]" for state in ends), "```"])
+
+
+def _draw_states() -> str:
+    rows = ["| state | is an end | meaning |", "| --- | --- | --- |"]
+    for state in JobState:
+        is_end = "yes" if state in TERMINAL_STATES else ""
+        rows.append(f"| `{state}` | {is_end} | {MEANINGS[state]} |")
+    return "\n".join(rows)
+
+
+def _draw_moves() -> str:
+    rows = ["| from | event | to |", "| --- | --- | --- |"]
+    rows += [f"| `{state}` | {event} | `{to}` |" for (state, event), to in MOVES.items()]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(draw())
+    sys.stdout.write(f"{PAGE} is written\n")
