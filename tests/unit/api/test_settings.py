@@ -1,0 +1,112 @@
+"""The API's settings and where they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backhaul_api.db.urls import DatabaseUrlError, check_database_url, sqlite_file
+from backhaul_api.settings import Settings, SettingsError, load_settings
+
+
+def test_options_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "api.toml"
+    file.write_text('host = "file"\nport = 1\nlog_level = "debug"\n')
+    environment = {"BACKHAUL_API_HOST": "environment", "BACKHAUL_API_PORT": "2", "OTHER": "x"}
+
+    settings = load_settings(environment, file=file, host="option", port=None)
+
+    assert (settings.host, settings.port, settings.log_level) == ("option", 2, "debug")
+
+
+def test_paths_are_read_from_text(tmp_path: Path) -> None:
+    settings = load_settings({"BACKHAUL_API_DATA_DIR": str(tmp_path)})
+
+    assert settings.data_dir == tmp_path
+    assert settings.effective_key_file == tmp_path / "secret.key"
+    assert settings.effective_database_url.endswith(f"{tmp_path}/backhaul.sqlite3")
+
+
+def test_database_url_may_stand_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://u:p@h/d\n")
+
+    settings = load_settings({"BACKHAUL_API_DATABASE_URL_FILE": str(file)})
+
+    assert settings.database_url == "postgresql://u:p@h/d"
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"BACKHAUL_API_PORT": "http"}, "port"),
+        ({"BACKHAUL_API_PORT": "70000"}, "port"),
+        ({"BACKHAUL_API_LOG_LEVEL": "loud"}, "log_level"),
+        ({"BACKHAUL_API_SESSION_LIFETIME": "0"}, "session_lifetime"),
+        ({"BACKHAUL_API_COLOUR": "red"}, "colour"),
+        ({"BACKHAUL_API_DATA_DIR": ""}, "data_dir"),
+        ({"BACKHAUL_API_HOST": ""}, "host: must not be empty"),
+        ({"BACKHAUL_API_KEY": ""}, "key: must not be empty"),
+        ({"BACKHAUL_API_DATABASE_URL": ""}, "database_url: must not be empty"),
+        ({"BACKHAUL_API_DATABASE_URL_FILE": "/nowhere/at/all"}, "DATABASE_URL_FILE"),
+    ],
+    ids=[
+        "no-number",
+        "port",
+        "level",
+        "lifetime",
+        "unknown",
+        "empty-path",
+        "host",
+        "key",
+        "url",
+        "file",
+    ],
+)
+def test_unacceptable_setting_is_refused_by_name(environment: dict[str, str], named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings(environment)
+
+
+@pytest.mark.parametrize("content", ["port = ", "\x00"], ids=["syntax", "binary"])
+def test_damaged_settings_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "api.toml"
+    file.write_text(content)
+
+    with pytest.raises(SettingsError, match=r"api\.toml"):
+        load_settings({}, file=file)
+
+
+def test_settings_show_no_secret() -> None:
+    settings = Settings(database_url="postgresql://u:hunter2@h/d", key="c2VjcmV0")
+
+    assert "hunter2" not in repr(settings)
+    assert "c2VjcmV0" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("sqlite:////srv/b.sqlite3", "sqlite+aiosqlite:////srv/b.sqlite3"),
+        ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
+        ("postgresql+asyncpg://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
+    ],
+)
+def test_database_url_is_given_its_driver(given: str, used: str) -> None:
+    assert check_database_url(given) == used
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://u:hunter2@h/d", "u:hunter2@h", "sqlite://", "postgresql+psycopg2://u:hunter2@h/d"],
+)
+def test_database_that_is_not_known_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(DatabaseUrlError) as refused:
+        check_database_url(url)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_only_sqlite_has_a_file() -> None:
+    assert sqlite_file("sqlite+aiosqlite:////srv/b.sqlite3") == Path("/srv/b.sqlite3")
+    assert sqlite_file("postgresql+asyncpg://h/d") is None

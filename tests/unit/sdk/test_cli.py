@@ -1,0 +1,699 @@
+"""The commands against scripted answers: what is printed, where, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import respx
+import typer
+from typer.core import TyperGroup
+from typer.testing import CliRunner
+
+from backhaul.cli import app as root
+from backhaul.cli import prompts
+from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
+from backhaul.display import render_moment
+from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
+from backhaul.wire.fleet import ScheduleDrift
+from backhaul.wire.jobs import (
+    BackupResult,
+    CheckResult,
+    ForgetArguments,
+    ForgetResult,
+    JobKind,
+    JobState,
+    Progress,
+    PruneResult,
+    Retention,
+)
+from backhaul.wire.jobs import Result as JobResult
+from backhaul.wire.problems import FieldError, ProblemType
+from backhaul.wire.schedules import EntryError
+from backhaul.wire.tokens import TokenKind, build_token
+from tests.unit.sdk.builders import (
+    HOST_ID,
+    JOB_ID,
+    NOW,
+    SCHEDULE_ID,
+    TOKEN,
+    URL,
+    build_host,
+    build_job,
+    build_log_page,
+    build_repository,
+    build_session,
+    page,
+    refuse,
+    reply,
+)
+from tests.unit.sdk.command_line import Cli, assert_one_line
+
+PASSWORD = "correct horse battery"
+ENROLLMENT_TOKEN = build_token(TokenKind.ENROLLMENT)
+
+
+def _walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(command, TyperGroup):
+        yield path, command
+        return
+    names = COMMANDS if not path else command.commands
+    for name in names:
+        yield from _walk(command.get_command(typer.Context(command), name), (*path, name))
+
+
+LEAVES = list(_walk(build_root(app)))
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=[" ".join(path) for path, _ in LEAVES])
+def test_every_command_speaks_json_has_quiet_and_says_what_it_does(
+    path: tuple[str, ...], command: Any
+) -> None:
+    options = {option for parameter in command.params for option in parameter.opts}
+
+    assert {"--json", "--quiet"} <= options
+    assert command.help
+
+
+def test_help_lists_every_command_without_loading_the_plugins(cli: Cli) -> None:
+    result = cli("--help")
+
+    assert result.exit_code == 0
+    for _, help_line in (*COMMANDS.values(), *PLUGINS.values()):
+        assert help_line in result.stdout
+
+
+def test_bare_command_shows_the_help(cli: Cli) -> None:
+    result = cli()
+
+    assert (result.exit_code, result.stdout) == (0, cli("--help").stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["hosts"],
+        ["hosts", "list", "--nonsense"],
+        ["hosts", "show"],
+        ["jobs", "show", "not-an-id"],
+        ["jobs", "run", "web-1", "nonsense"],
+        ["jobs", "run", "web-1", "backup"],
+        ["jobs", "run", "web-1", "restore", "--snapshot", "latest"],
+        ["jobs", "run", "web-1", "init", "--path", "/etc"],
+        ["jobs", "run", "web-1", "restore", "--source", "etc"],
+        ["jobs", "run", "web-1", "forget"],
+        ["jobs", "run", "web-1", "prune", "--read-data", "1/7"],
+        ["hosts", "label", "web-1", "nonsense"],
+        ["hosts", "remove", "web-1"],
+        ["enrollment-tokens", "create", "--expires-in", "soon"],
+        ["repositories", "create", "nas", "/srv", "--env", "AWS_SECRET_ACCESS_KEY=hunter2"],
+        ["repositories", "create", "nas", "rest:https://u:hunter2@nas/x"],
+        ["repositories", "create", "nas", "rest:https://u:123/hunter2@nas/x"],
+        ["repositories", "create", "nas", "sftp:u:hunter2@nas:/x"],
+        ["repositories", "create", "nas", "rest:https://nas/x?token=hunter2"],
+        ["repositories", "update", "nas", "--location", "rclone::s3,key='hunter2':x"],
+        ["repositories", "create", "nas"],
+        ["repositories", "update", "nas"],
+        ["sources", "create", "etc"],
+        ["sources", "update", "etc", "--clear", "paths"],
+        ["login", "--username", "ada"],
+        ["login"],
+        ["bootstrap"],
+        ["--profile", "nowhere", "hosts", "list"],
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_exit_2(cli: Cli, arguments: list[str]) -> None:
+    line = assert_one_line(cli(*arguments), exit_code=2)
+
+    assert "hunter2" not in line
+
+
+def test_mistyped_command_gets_a_suggestion(cli: Cli) -> None:
+    assert "Did you mean 'hosts'?" in cli("host").stderr
+
+
+def test_nothing_configured_says_what_to_do(signed_out: Cli) -> None:
+    line = assert_one_line(signed_out("hosts", "list"), exit_code=2)
+
+    assert "backhaul login" in line
+
+
+@pytest.mark.parametrize(
+    ("answer", "exit_code", "words"),
+    [
+        (refuse(401, detail="The session has ended."), 1, "has ended. Sign in with `backhaul"),
+        (refuse(403, detail="Not yours."), 1, "Not yours."),
+        (refuse(404, detail="There is no host 'x'."), 1, "no host 'x'"),
+        (refuse(409, detail="In the way."), 1, "In the way."),
+        (
+            refuse(
+                422,
+                ProblemType.INVALID_REQUEST,
+                errors=(FieldError(field="name", message="is empty"),),
+            ),
+            2,
+            "name: is empty",
+        ),
+        (refuse(429, headers={"Retry-After": "120"}), 1, "Try again in 2 min."),
+        (
+            refuse(500, detail="Failed. Its log has the reason."),
+            1,
+            "error: Failed. Its log has the ",
+        ),
+        (httpx.Response(501, text="<html>"), 1, "The server's log has the reason."),
+        (httpx.Response(404, text="<html>nginx</html>"), 1, "check the URL"),
+    ],
+    ids=["401", "403", "404", "409", "422", "429", "500", "501", "not backhaul"],
+)
+def test_each_error_is_one_line_with_its_exit_code(
+    cli: Cli, server: respx.MockRouter, answer: httpx.Response, exit_code: int, words: str
+) -> None:
+    server.patch("/v1/hosts/x").mock(return_value=answer)
+
+    line = assert_one_line(cli("hosts", "rename", "x", "y"), exit_code=exit_code)
+
+    assert words in line
+
+
+def test_server_that_is_away_is_one_line(cli: Cli, server: respx.MockRouter) -> None:
+    server.patch("/v1/hosts/x").mock(side_effect=httpx.ConnectError("Connection refused"))
+
+    line = assert_one_line(cli("hosts", "rename", "x", "y"), exit_code=1)
+
+    assert f"Cannot reach {URL}: Connection refused." in line
+
+
+def test_unexpected_error_is_one_line_too(
+    cli: Cli, server: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.delete("/v1/hosts/x").mock(side_effect=RuntimeError(f"a bug\nwith {TOKEN}"))
+
+    line = assert_one_line(cli("hosts", "remove", "x", "--yes"), exit_code=1)
+
+    assert "RuntimeError: a bug; with bhs_***" in line
+
+
+@pytest.mark.parametrize(("options", "query"), [([], {}), (["--force"], {"force": "true"})])
+def test_host_is_removed_by_force_only_when_told_to(
+    cli: Cli, server: respx.MockRouter, options: list[str], query: dict[str, str]
+) -> None:
+    route = server.delete("/v1/hosts/x").mock(return_value=httpx.Response(204))
+
+    assert cli("hosts", "remove", "x", "--yes", *options).exit_code == 0
+    assert dict(route.calls.last.request.url.params) == query
+
+
+def test_list_is_a_table_without_colour_in_a_pipe(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/hosts").mock(return_value=page(build_host("web-1"), build_host("a" * 63)))
+
+    lines = cli("hosts", "list").stdout.splitlines()
+
+    assert lines[0].split("  ")[0] == "NAME"
+    assert lines[2].startswith("a" * 63)  # not cut
+    assert "\x1b" not in "".join(lines)
+    assert not set("│─┌…") & set("".join(lines))
+
+
+def test_list_is_a_json_array(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/hosts").mock(return_value=page(build_host("web-1")))
+
+    found = json.loads(cli("hosts", "list", "--json").stdout)
+
+    assert [host["name"] for host in found] == ["web-1"]
+    assert found[0]["facts"]["restic_version"] == "0.14.0"
+
+
+def test_empty_list_prints_nothing_on_stdout(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/hosts").mock(return_value=page())
+
+    result = cli("hosts", "list")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "enrollment-tokens create" in result.stderr
+    assert cli("hosts", "list", "--json").stdout == "[]\n"
+
+
+def test_quiet_list_is_one_name_a_line(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/hosts").mock(return_value=page(build_host("a"), build_host("b")))
+
+    assert cli("hosts", "list", "-q").stdout == "a\nb\n"
+
+
+def test_foreign_text_does_not_steer_the_terminal(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(f"/v1/jobs/{JOB_ID}/log").mock(
+        return_value=reply(build_log_page("\x1b[2J[red]/tmp/x", is_complete=True))
+    )
+
+    result = cli("jobs", "log", str(JOB_ID), "--quiet")
+
+    assert result.stdout == "\\x1b[2J[red]/tmp/x\n"
+
+
+def test_login_remembers_the_session_and_shows_no_secret(
+    signed_out: Cli, server: respx.MockRouter
+) -> None:
+    route = server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+
+    result = signed_out("login", "--url", f"{URL}/", "--username", "ada", input=f"{PASSWORD}\n")
+
+    assert result.exit_code == 0, result.output
+    assert PASSWORD not in result.output
+    assert json.loads(route.calls[0].request.content) == {"username": "ada", "password": PASSWORD}
+    assert TOKEN in signed_out.config.read_text()
+    assert stat.S_IMODE(signed_out.config.stat().st_mode) == 0o600
+
+
+def test_login_as_json_has_no_token(signed_out: Cli, server: respx.MockRouter) -> None:
+    server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+
+    result = signed_out("login", "--url", URL, "--username", "ada", "--json", input=f"{PASSWORD}\n")
+
+    assert json.loads(result.stdout)["username"] == "ada"
+
+
+def test_password_is_asked_for_on_a_terminal(
+    signed_out: Cli, server: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+
+    result = signed_out("login", input=f"{URL}\nada\n{PASSWORD}\n")
+
+    assert result.exit_code == 0, result.output
+    assert PASSWORD not in result.output
+
+
+def test_password_can_come_from_a_file(
+    signed_out: Cli, server: respx.MockRouter, tmp_path: Path
+) -> None:
+    route = server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+
+    signed_out(
+        "login", "--url", URL, "--username", "ada", "--password-file", f"{tmp_path}/password"
+    )
+
+    assert json.loads(route.calls[0].request.content)["password"] == PASSWORD
+
+
+def test_bootstrap_reads_both_secrets_and_signs_in(
+    signed_out: Cli, server: respx.MockRouter
+) -> None:
+    route = server.post("/v1/bootstrap").mock(return_value=reply(build_session(), 201))
+
+    result = signed_out(
+        "bootstrap", "--url", URL, "--username", "ada", input=f"bhu_setup\n{PASSWORD}\n"
+    )
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(route.calls[0].request.content) == {
+        "setup_token": "bhu_setup",
+        "username": "ada",
+        "password": PASSWORD,
+    }
+    assert TOKEN in signed_out.config.read_text()
+
+
+def test_logout_forgets_the_session_even_when_the_server_is_away(
+    signed_out: Cli, server: respx.MockRouter
+) -> None:
+    server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+    server.post("/v1/logout").mock(side_effect=httpx.ConnectError("refused"))
+    signed_out("login", "--url", URL, "--username", "ada", input=f"{PASSWORD}\n")
+
+    result = signed_out("logout")
+
+    assert result.exit_code == 1
+    assert TOKEN not in signed_out.config.read_text()
+
+
+def test_enrollment_token_alone_is_on_stdout(cli: Cli, server: respx.MockRouter) -> None:
+    token = EnrollmentToken(
+        id=HOST_ID, created_at=NOW, expires_at=NOW, uses_left=1, host_name=None, labels={}
+    )
+    made = NewEnrollmentToken(token=ENROLLMENT_TOKEN, enrollment_token=token)
+    route = server.post("/v1/enrollment-tokens").mock(return_value=reply(made, 201))
+
+    result = cli("enrollment-tokens", "create", "--expires-in", "2h", "--label", "env=prod")
+
+    assert result.stdout == f"{ENROLLMENT_TOKEN}\n"
+    sent = json.loads(route.calls[0].request.content)
+    assert (sent["expires_in"], sent["labels"]) == (7200, {"env": "prod"})
+
+
+def test_repository_secrets_come_from_files_and_the_environment(
+    cli: Cli, server: respx.MockRouter, tmp_path: Path
+) -> None:
+    route = server.post("/v1/repositories").mock(return_value=reply(build_repository(), 201))
+    (tmp_path / "env").write_text("# keys\n\nAWS_ACCESS_KEY_ID=key = 1\n")
+    cli.environment["AWS_SECRET_ACCESS_KEY"] = "hunter2"
+
+    result = cli(
+        *("repositories", "create", "nas", "s3:https://s3.test/bucket"),
+        *("--env-file", f"{tmp_path}/env", "--env", "AWS_SECRET_ACCESS_KEY"),
+        input="restic password\n",
+    )
+
+    assert result.exit_code == 0, result.output
+    sent = json.loads(route.calls[0].request.content)
+    assert sent["password"] == "restic password"
+    assert sent["environment"] == {
+        "AWS_ACCESS_KEY_ID": "key = 1",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+    }
+    assert "hunter2" not in result.output
+
+
+def test_bad_line_of_an_environment_file_is_not_repeated(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("GOOD=1\nhunter2\n")
+
+    line = assert_one_line(
+        cli("repositories", "update", "nas", "--env-file", f"{tmp_path}/env"), exit_code=2
+    )
+
+    assert "line 2" in line
+    assert "hunter2" not in line
+
+
+def test_labels_are_merged(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/hosts/web-1").mock(return_value=reply(build_host()))
+    route = server.patch("/v1/hosts/web-1").mock(return_value=reply(build_host()))
+
+    cli("hosts", "label", "web-1", "tier=db", "env-")
+
+    assert json.loads(route.calls[0].request.content) == {"labels": {"tier": "db"}}
+
+
+def test_only_repository_need_not_be_named(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/repositories").mock(return_value=page(build_repository("nas")))
+    route = server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
+
+    result = cli("jobs", "run", "web-1", "backup", "--path", "/etc", "--path", "/home", "-q")
+
+    assert result.stdout == f"{JOB_ID}\n"
+    sent = json.loads(route.calls[0].request.content)
+    assert (sent["repository"], sent["paths"]) == ("nas", ["/etc", "/home"])
+
+
+def test_one_of_several_repositories_must_be_named(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/repositories").mock(
+        return_value=page(build_repository("nas"), build_repository("s3"))
+    )
+
+    line = assert_one_line(cli("jobs", "run", "web-1", "init"), exit_code=2)
+
+    assert "nas, s3" in line
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code"),
+    [
+        (JobState.SUCCEEDED, 0),
+        (JobState.INCOMPLETE, 3),
+        (JobState.FAILED, 1),
+        (JobState.CANCELLED, 1),
+        (JobState.REJECTED, 1),
+        (JobState.LOST, 1),
+    ],
+)
+def test_end_of_the_job_decides_the_exit_code(
+    cli: Cli, server: respx.MockRouter, state: JobState, exit_code: int
+) -> None:
+    server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=[reply(build_job()), reply(build_job(state, revision=2, message="Because."))]
+    )
+
+    result = cli(
+        "jobs", "run", "web-1", "backup", "--repository", "nas", "--path", "/etc", "--wait"
+    )
+
+    assert result.exit_code == exit_code
+    assert result.stdout.splitlines()[-1] == f"backup on web-1 {state}: Because."
+
+
+def test_wait_in_a_pipe_prints_few_plain_lines(cli: Cli, server: respx.MockRouter) -> None:
+    running = [
+        build_job(
+            JobState.RUNNING,
+            revision=number + 2,
+            progress=Progress(percent_done=number / 100, total_files=100, files_done=number),
+        )
+        for number in range(100)
+    ]
+    result_of_it = BackupResult(
+        snapshot_id="0123456789abcdef",
+        total_files_processed=100,
+        total_bytes_processed=2048,
+        data_added=1024,
+    )
+    done = build_job(JobState.SUCCEEDED, revision=200, result=result_of_it)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=[reply(job) for job in (build_job(), build_job(), *running, done)]
+    )
+
+    lines = cli("jobs", "wait", str(JOB_ID)).stdout.splitlines()
+
+    assert lines[0] == "queued"
+    assert lines[1] == "running 0% 0/100 files"
+    assert len(lines) <= 13
+    assert lines[-1] == (
+        "backup on web-1 succeeded: snapshot 01234567, 100 files, 2.0 KiB (1.0 KiB new)"
+    )
+
+
+def test_interrupted_wait_leaves_the_job_running_and_says_so(
+    cli: Cli, server: respx.MockRouter
+) -> None:
+    answers = [reply(build_job()), reply(build_job())]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        if not answers:
+            raise KeyboardInterrupt
+        return answers.pop()
+
+    server.get(f"/v1/jobs/{JOB_ID}").mock(side_effect=answer)
+
+    result = cli("jobs", "wait", str(JOB_ID))
+
+    assert result.exit_code == 130
+    assert f"backhaul jobs wait {JOB_ID}" in result.stderr
+
+
+def test_wait_as_json_prints_the_job_as_it_ended(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(build_job(JobState.INCOMPLETE)))
+
+    result = cli("jobs", "wait", str(JOB_ID), "--json")
+
+    assert json.loads(result.stdout)["state"] == "incomplete"
+    assert result.exit_code == 3
+
+
+def test_followed_log_as_json_is_one_object_a_line(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(f"/v1/jobs/{JOB_ID}/log").mock(
+        side_effect=[
+            reply(build_log_page("one", is_complete=False)),
+            reply(build_log_page("two", first=1, is_complete=True)),
+        ]
+    )
+
+    lines = cli("jobs", "log", "-f", str(JOB_ID), "--json").stdout.splitlines()
+
+    assert [json.loads(line)["text"] for line in lines] == ["one", "two"]
+
+
+def test_job_filters_reach_the_server(cli: Cli, server: respx.MockRouter) -> None:
+    route = server.get("/v1/jobs").mock(return_value=page(build_job()))
+
+    cli(
+        *("jobs", "list", "--host", "web-1", "--schedule", str(SCHEDULE_ID), "--limit", "5"),
+        *("--state", "failed", "--state", "lost"),
+    )
+
+    asked = route.calls[0].request.url.params
+    assert asked.get_list("state") == ["failed", "lost"]
+    assert (asked["host"], asked["limit"]) == ("web-1", "5")
+    assert asked["schedule"] == str(SCHEDULE_ID)
+
+
+def test_job_is_shown_with_what_it_was_asked(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(build_job()))
+
+    shown = dict(
+        line.split(None, 1) for line in cli("jobs", "show", str(JOB_ID)).stdout.splitlines()
+    )
+
+    assert shown["paths"] == "/etc"
+    assert shown["state"] == "queued"
+
+
+def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRouter) -> None:
+    keep = Retention(keep_daily=7, keep_weekly=4)
+    job = build_job(
+        kind=JobKind.FORGET,
+        arguments=ForgetArguments(tag="etc", keep=keep),
+        schedule_id=SCHEDULE_ID,
+        scheduled_at=NOW,
+        missed=3,
+        ran_offline=True,
+    )
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(job))
+
+    shown = cli("jobs", "show", str(JOB_ID)).stdout
+
+    assert re.search(rf"^schedule +{SCHEDULE_ID}$", shown, re.MULTILINE)
+    assert re.search(rf"^scheduled for +{re.escape(render_moment(NOW))}$", shown, re.MULTILINE)
+    assert re.search(r"^missed before +3 slots$", shown, re.MULTILINE)
+    assert re.search(r"^ran offline +yes$", shown, re.MULTILINE)
+    assert re.search(r"^keep +keep-daily 7, keep-weekly 4$", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["forget", "--source", "etc"], {"kind": "forget", "source": "etc"}),
+        (["prune"], {"kind": "prune"}),
+        (["check"], {"kind": "check", "read_data_subset": None}),
+        (["check", "--read-data", "1/7"], {"kind": "check", "read_data_subset": "1/7"}),
+    ],
+    ids=["forget", "prune", "check", "check data"],
+)
+def test_upkeep_can_be_run_at_once(
+    cli: Cli, server: respx.MockRouter, arguments: list[str], sent: dict[str, str]
+) -> None:
+    route = server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
+
+    result = cli("jobs", "run", "web-1", *arguments, "--repository", "nas")
+
+    assert result.exit_code == 0, result.output
+    body = json.loads(route.calls[0].request.content)
+    assert body == {"host": "web-1", "repository": "nas", **sent}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (ForgetResult(kept=7, removed=2), ": 2 snapshots removed, 7 kept"),
+        (CheckResult(read_data_subset="1/7"), ": read 1/7 of the data"),
+        (CheckResult(), ""),
+        (PruneResult(), ""),
+    ],
+    ids=["forget", "check data", "check", "prune"],
+)
+def test_outcome_of_upkeep_is_one_line(
+    cli: Cli, server: respx.MockRouter, result: JobResult, words: str
+) -> None:
+    job = build_job(JobState.SUCCEEDED, result=result)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(job))
+
+    lines = cli("jobs", "wait", str(JOB_ID)).stdout.splitlines()
+
+    assert lines == [f"backup on web-1 succeeded{words}"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "drift", "shown"),
+    [
+        ((0, 0), None, "none yet"),
+        ((4, 4), None, "version 4, applied"),
+        ((4, 3), None, "version 4, but 3 is applied"),
+        ((1, 0), None, "version 1, but none is applied"),
+        (
+            (4, 3),
+            ScheduleDrift(desired=4, applied=3, since=NOW),
+            f"version 4, but 3 is applied, since {render_moment(NOW)} (",
+        ),
+    ],
+    ids=["none", "applied", "behind", "never applied", "drift"],
+)
+def test_host_is_shown_with_the_schedules_it_follows(
+    cli: Cli,
+    server: respx.MockRouter,
+    versions: tuple[int, int],
+    drift: ScheduleDrift | None,
+    shown: str,
+) -> None:
+    host = msgspec.structs.replace(
+        build_host(),
+        schedule_version=versions[0],
+        applied_schedule_version=versions[1],
+        drift=drift,
+    )
+    server.get("/v1/hosts/web-1").mock(return_value=reply(host))
+
+    line = next(
+        line
+        for line in cli("hosts", "show", "web-1").stdout.splitlines()
+        if line.startswith("schedules ")
+    )
+
+    assert line.removeprefix("schedules").strip().startswith(shown)
+
+
+def test_schedule_that_the_agent_skips_is_shown_with_the_host(
+    cli: Cli, server: respx.MockRouter
+) -> None:
+    error = EntryError(schedule_id=SCHEDULE_ID, message="The policy allows no prune.")
+    drift = ScheduleDrift(desired=1, applied=1, since=None, errors=(error,))
+    host = msgspec.structs.replace(build_host(), drift=drift)
+    server.get("/v1/hosts/web-1").mock(return_value=reply(host))
+
+    shown = cli("hosts", "show", "web-1").stdout
+
+    assert f"{SCHEDULE_ID}: The policy allows no prune.\n" in shown
+    assert "version 1, applied" in shown
+
+
+@pytest.mark.parametrize(("name", "extra"), [("agent", "agent"), ("serve", "api"), ("db", "api")])
+def test_command_without_its_packages_says_how_to_get_them(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, name: str, extra: str
+) -> None:
+    def load(_: EntryPoint) -> None:
+        raise ModuleNotFoundError("No module named 'nacl'", name="nacl.public")
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+
+    line = assert_one_line(cli(name), exit_code=2)
+
+    assert (
+        line == f"error: 'backhaul {name}' needs more packages: pip install 'backhaul[{extra}]'\n"
+    )
+
+
+def test_plain_function_becomes_a_command(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greet(name: str, loud: bool = False) -> None:
+        """Greet somebody."""
+        print(name.upper() if loud else name)  # noqa: T201 -- what a command does
+
+    point = EntryPoint("greet", "nowhere:greet", root.PLUGIN_GROUP)
+    monkeypatch.setattr(root, "_list_plugins", lambda: {"greet": point})
+    monkeypatch.setattr(EntryPoint, "load", lambda _: greet)
+
+    assert cli("greet", "ada", "--loud").stdout == "ADA\n"
+    assert "Greet somebody." in cli("greet", "--help").stdout
+
+
+def test_debug_shows_the_traceback(cli: Cli, server: respx.MockRouter) -> None:
+    server.patch("/v1/hosts/x").mock(return_value=refuse(409))
+    cli.environment["BACKHAUL_DEBUG"] = "1"
+
+    result = CliRunner(env=cli.environment).invoke(app, ["hosts", "rename", "x", "y"])
+
+    assert "Traceback" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_environment_of_the_tests_names_no_server() -> None:
+    # Otherwise a test that clears a variable would find the developer's own server.
+    assert not os.environ.get("BACKHAUL_URL")

@@ -1,0 +1,89 @@
+"""How ages, durations, sizes and foreign text are written."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backhaul.display import render_age, render_bytes, render_duration, render_printable
+from tests.unit.sdk.builders import NOW
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "just now"),
+        (9, "just now"),
+        (-9, "just now"),
+        (10, "10 s ago"),
+        (59, "59 s ago"),
+        (180, "3 min ago"),
+        (3599, "59 min ago"),
+        (7200, "2 h ago"),
+        (47 * 3600, "47 h ago"),
+        (48 * 3600, "2 d ago"),
+        (-3600, "in 1 h"),
+    ],
+)
+def test_age(seconds: int, text: str) -> None:
+    assert render_age(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+def test_absent_moment_is_never_unless_said_otherwise() -> None:
+    assert render_age(None, NOW) == "never"
+    assert render_age(None, NOW, absent="not yet") == "not yet"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (-1, "0.0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (200, "3 min 20 s"),
+        (7200, "2 h"),
+        (7500, "2 h 5 min"),
+        (273_600, "3 d 4 h"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert render_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (1024**2 - 1, "1.0 MiB"),
+        (20 * 1024**3, "20.0 GiB"),
+        (5 * 1024**6, "5.0 EiB"),
+        (5 * 1024**7, "5120.0 EiB"),
+    ],
+)
+def test_size(size: int | None, text: str) -> None:
+    assert render_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ünïcode 🙂", "plain ünïcode 🙂"),
+        ("tab\tstays", "tab\tstays"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("one\r\ntwo", "one\\r\\ntwo"),
+        ("\x9b31m", "\\x9b31m"),
+        ("exe\u202egnp", "exe\\u202egnp"),
+        ("half \ud83d", "half \\ud83d"),
+    ],
+    ids=["plain", "tab", "escape", "lines", "c1", "direction", "surrogate"],
+)
+def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
+    assert render_printable(text) == shown

@@ -1,0 +1,979 @@
+"""The exact JSON of every message, both ways, so that a rename breaks a test and not an agent.
+
+An example is added to `MESSAGES` for each new message; a changed one means a changed protocol.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+from datetime import UTC, datetime, timedelta, timezone
+from types import ModuleType
+from typing import Any
+from uuid import RFC_4122, UUID
+
+import msgspec
+import pytest
+
+from backhaul.wire import agents, base, commands, jobs, problems, reports, schedules, snapshots
+from backhaul.wire.base import Request, Wire
+
+AT = datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC)
+AT_JSON = "2026-11-23T12:00:01Z"
+ONE = UUID("0192f0c1-7777-7000-8000-000000000001")
+TWO = UUID("0192f0c1-7777-7000-8000-000000000002")
+KEY = bytes(range(32))
+KEY_JSON = base64.b64encode(KEY).decode()
+HEX = "0a1b2c3d" * 8
+
+FACTS = agents.HostFacts(
+    hostname="web1",
+    os="Debian GNU/Linux 12 (bookworm)",
+    architecture="x86_64",
+    agent_version="0.1.0",
+    protocol=base.SPOKEN_PROTOCOLS,
+    restic_version="0.14.0",
+    capabilities=("backup", "restore"),
+)
+FACTS_JSON = {
+    "hostname": "web1",
+    "os": "Debian GNU/Linux 12 (bookworm)",
+    "architecture": "x86_64",
+    "agent_version": "0.1.0",
+    "protocol": {"minimum": 1, "maximum": 1},
+    "restic_version": "0.14.0",
+    "capabilities": ["backup", "restore"],
+}
+BACKUP_RESULT = jobs.BackupResult(snapshot_id=HEX, files_new=1, unreadable=2, total_duration=1.5)
+BACKUP_RESULT_JSON = {
+    "kind": "backup",
+    "snapshot_id": HEX,
+    "files_new": 1,
+    "files_changed": 0,
+    "files_unmodified": 0,
+    "dirs_new": 0,
+    "dirs_changed": 0,
+    "dirs_unmodified": 0,
+    "data_blobs": 0,
+    "tree_blobs": 0,
+    "data_added": 0,
+    "total_files_processed": 0,
+    "total_bytes_processed": 0,
+    "total_duration": 1.5,
+    "unreadable": 2,
+}
+SNAPSHOT = snapshots.ReportedSnapshot(
+    id=HEX,
+    time=AT,
+    hostname="web1",
+    paths=("/etc",),
+    username="root",
+    tags=("home",),
+    tree=HEX,
+    parent=HEX,
+    original=HEX,
+    program_version="restic 0.18.0",
+)
+SNAPSHOT_JSON = {
+    "id": HEX,
+    "time": AT_JSON,
+    "hostname": "web1",
+    "paths": ["/etc"],
+    "username": "root",
+    "tags": ["home"],
+    "tree": HEX,
+    "parent": HEX,
+    "original": HEX,
+    "program_version": "restic 0.18.0",
+}
+PROBLEM = problems.Problem(
+    type=problems.ProblemType.LOG_GAP,
+    title="Log gap",
+    status=409,
+    detail="line 3 comes next",
+    instance="r1",
+    errors=(problems.FieldError(field="seq", message="must be 3"),),
+    expected_seq=3,
+    protocol=base.SPOKEN_PROTOCOLS,
+    signature=b"\x00\x01",
+)
+PROBLEM_JSON = {
+    "type": "urn:backhaul:problem:log-gap",
+    "title": "Log gap",
+    "status": 409,
+    "detail": "line 3 comes next",
+    "instance": "r1",
+    "errors": [{"field": "seq", "message": "must be 3"}],
+    "expected_seq": 3,
+    "protocol": {"minimum": 1, "maximum": 1},
+    "signature": "AAE=",
+}
+SCHEDULE_ENTRY = schedules.ScheduleEntry(
+    schedule_id=ONE,
+    kind="backup",
+    cron="0 2 * * *",
+    timezone="Europe/London",
+    catch_up="skip",
+    catch_up_window=60.0,
+    jitter=5.0,
+    start_deadline=3600.0,
+    max_duration=7200.0,
+    when_unreachable="run",
+    template=schedules.RunTemplate(
+        arguments=jobs.BackupArguments(paths=("/etc",)), repository_id=TWO, credentials=b"\x00"
+    ),
+)
+SCHEDULE_ENTRY_JSON = {
+    "schedule_id": str(ONE),
+    "kind": "backup",
+    "cron": "0 2 * * *",
+    "timezone": "Europe/London",
+    "enabled": True,
+    "catch_up": "skip",
+    "catch_up_window": 60.0,
+    "jitter": 5.0,
+    "start_deadline": 3600.0,
+    "max_duration": 7200.0,
+    "when_unreachable": "run",
+    "template": {
+        "arguments": {
+            "kind": "backup",
+            "paths": ["/etc"],
+            "excludes": [],
+            "tags": [],
+            "one_file_system": False,
+        },
+        "repository_id": str(TWO),
+        "credentials": "AA==",
+    },
+}
+
+MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
+    # base
+    (base.ProtocolRange(minimum=1, maximum=2), {"minimum": 1, "maximum": 2}),
+    # agents
+    (FACTS, FACTS_JSON),
+    (
+        agents.EnrollRequest(
+            enrollment_token="bhe_x", public_key=KEY, facts=FACTS, name="web1", labels={"a": "b"}
+        ),
+        {
+            "enrollment_token": "bhe_x",
+            "public_key": KEY_JSON,
+            "facts": FACTS_JSON,
+            "name": "web1",
+            "labels": {"a": "b"},
+        },
+    ),
+    (
+        agents.EnrollReply(
+            host_id=ONE,
+            name="web1",
+            agent_token="bha_x",
+            server_time=AT,
+            protocol=base.SPOKEN_PROTOCOLS,
+            signing_key=KEY,
+        ),
+        {
+            "host_id": str(ONE),
+            "name": "web1",
+            "agent_token": "bha_x",
+            "server_time": AT_JSON,
+            "protocol": {"minimum": 1, "maximum": 1},
+            "signing_key": KEY_JSON,
+        },
+    ),
+    (
+        agents.HeldJob(job_id=ONE, state="accepted"),
+        {"job_id": str(ONE), "state": "accepted"},
+    ),
+    (
+        agents.PollRequest(
+            boot_id=ONE,
+            schedule_version=1,
+            settings_version=2,
+            jobs=(agents.HeldJob(job_id=TWO, state="finished"),),
+            clock=AT,
+            hold=25.0,
+        ),
+        {
+            "boot_id": str(ONE),
+            "schedule_version": 1,
+            "settings_version": 2,
+            "jobs": [{"job_id": str(TWO), "state": "finished"}],
+            "clock": AT_JSON,
+            "hold": 25.0,
+        },
+    ),
+    (
+        agents.PollReply(envelopes=(msgspec.Raw(b'{"x":1}'),), server_time=AT, hold=25.0),
+        {"envelopes": [{"x": 1}], "server_time": AT_JSON, "hold": 25.0, "pause": 0.0},
+    ),
+    (
+        agents.Hello(boot_id=ONE, facts=FACTS, jobs=(agents.HeldJob(job_id=TWO, state="running"),)),
+        {
+            "type": "hello",
+            "boot_id": str(ONE),
+            "facts": FACTS_JSON,
+            "jobs": [{"job_id": str(TWO), "state": "running"}],
+        },
+    ),
+    (agents.Batch(envelopes=(msgspec.Raw(b'{"x":1}'),)), {"envelopes": [{"x": 1}]}),
+    (
+        agents.Receipt(status=agents.ReceiptStatus.REJECTED, problem=PROBLEM, job_id=ONE),
+        {"status": "rejected", "problem": PROBLEM_JSON, "job_id": str(ONE)},
+    ),
+    (
+        agents.BatchReply(receipts=(agents.Receipt(status=agents.ReceiptStatus.OK),)),
+        {"receipts": [{"status": "ok"}]},
+    ),
+    # commands
+    (
+        commands.Credentials(
+            repository_id=ONE, location="/srv", password="p", environment={"A": "b"}
+        ),
+        {
+            "repository_id": str(ONE),
+            "location": "/srv",
+            "password": "p",
+            "environment": {"A": "b"},
+        },
+    ),
+    (
+        commands.CommandRun(
+            job_id=ONE,
+            attempt=1,
+            kind="init",
+            arguments=msgspec.Raw(b'{"kind":"init"}'),
+            repository_id=TWO,
+            credentials=b"\x00",
+            start_deadline_at=AT,
+            max_duration=60.0,
+        ),
+        {
+            "type": "command.run",
+            "job_id": str(ONE),
+            "attempt": 1,
+            "kind": "init",
+            "arguments": {"kind": "init"},
+            "repository_id": str(TWO),
+            "credentials": "AA==",
+            "start_deadline_at": AT_JSON,
+            "max_duration": 60.0,
+        },
+    ),
+    (
+        commands.CommandAck(job_id=ONE, is_accepted=False, reason="no"),
+        {"type": "command.ack", "job_id": str(ONE), "is_accepted": False, "reason": "no"},
+    ),
+    (commands.CommandCancel(job_id=ONE), {"type": "command.cancel", "job_id": str(ONE)}),
+    (
+        commands.QueryRun(
+            query_id=ONE,
+            kind="browse",
+            arguments=msgspec.Raw(b"{}"),
+            ttl=9.0,
+            repository_id=TWO,
+            credentials=b"\x00",
+        ),
+        {
+            "type": "query.run",
+            "query_id": str(ONE),
+            "kind": "browse",
+            "arguments": {},
+            "ttl": 9.0,
+            "repository_id": str(TWO),
+            "credentials": "AA==",
+        },
+    ),
+    (
+        commands.QueryAnswer(
+            query_id=ONE, answer=msgspec.Raw(b"[1]"), error="half of it", is_cut=True
+        ),
+        {
+            "type": "query.answer",
+            "query_id": str(ONE),
+            "answer": [1],
+            "error": "half of it",
+            "is_cut": True,
+        },
+    ),
+    (
+        commands.AgentSettings(progress_interval=2.0, agent_token=b"\x00"),
+        {"progress_interval": 2.0, "agent_token": "AA=="},
+    ),
+    (
+        commands.SettingsSet(settings_version=3, settings=commands.AgentSettings()),
+        {
+            "type": "settings.set",
+            "settings_version": 3,
+            "settings": {"progress_interval": 1.0, "agent_token": None},
+        },
+    ),
+    # reports
+    (
+        reports.JobStarted(job_id=ONE, attempt=1, at=AT),
+        {"type": "job.started", "job_id": str(ONE), "attempt": 1, "at": AT_JSON},
+    ),
+    (
+        reports.JobProgress(job_id=ONE, attempt=1, at=AT, progress=jobs.Progress(percent_done=0.5)),
+        {
+            "type": "job.progress",
+            "job_id": str(ONE),
+            "attempt": 1,
+            "at": AT_JSON,
+            "progress": {"percent_done": 0.5},
+        },
+    ),
+    (
+        reports.JobLog(
+            job_id=ONE,
+            attempt=1,
+            seq=4,
+            lines=(jobs.LogLine(at=AT, stream="stderr", text="x"),),
+        ),
+        {
+            "type": "job.log",
+            "job_id": str(ONE),
+            "attempt": 1,
+            "seq": 4,
+            "lines": [{"at": AT_JSON, "stream": "stderr", "text": "x"}],
+        },
+    ),
+    (
+        reports.JobFinished(
+            job_id=ONE,
+            attempt=1,
+            at=AT,
+            outcome=jobs.Outcome.INCOMPLETE,
+            log_lines=5,
+            exit_code=3,
+            failure_class=jobs.FailureClass.OTHER,
+            message="some files",
+            result=BACKUP_RESULT,
+        ),
+        {
+            "type": "job.finished",
+            "job_id": str(ONE),
+            "attempt": 1,
+            "at": AT_JSON,
+            "outcome": "incomplete",
+            "log_lines": 5,
+            "exit_code": 3,
+            "failure_class": "other",
+            "message": "some files",
+            "result": BACKUP_RESULT_JSON,
+        },
+    ),
+    # schedules
+    (SCHEDULE_ENTRY, SCHEDULE_ENTRY_JSON),
+    (
+        schedules.RunTemplate(arguments=jobs.InitArguments()),
+        {"arguments": {"kind": "init"}, "repository_id": None, "credentials": None},
+    ),
+    (
+        schedules.ScheduleSet(schedule_version=7, schedules=(SCHEDULE_ENTRY,)),
+        {"type": "schedule.set", "schedule_version": 7, "schedules": [SCHEDULE_ENTRY_JSON]},
+    ),
+    (
+        schedules.EntryError(schedule_id=ONE, message="no such zone"),
+        {"schedule_id": str(ONE), "message": "no such zone"},
+    ),
+    (
+        schedules.ScheduleAck(
+            schedule_version=7, errors=(schedules.EntryError(schedule_id=ONE, message="x"),)
+        ),
+        {
+            "type": "schedule.ack",
+            "schedule_version": 7,
+            "errors": [{"schedule_id": str(ONE), "message": "x"}],
+        },
+    ),
+    (
+        schedules.ScheduleFire(
+            schedule_id=ONE,
+            scheduled_at=AT,
+            fired_at=AT,
+            missed=2,
+            ran_offline=True,
+            arguments=jobs.BackupArguments(paths=("/etc",)),
+        ),
+        {
+            "type": "schedule.fire",
+            "schedule_id": str(ONE),
+            "scheduled_at": AT_JSON,
+            "fired_at": AT_JSON,
+            "missed": 2,
+            "ran_offline": True,
+            "arguments": {
+                "kind": "backup",
+                "paths": ["/etc"],
+                "excludes": [],
+                "tags": [],
+                "one_file_system": False,
+            },
+        },
+    ),
+    (
+        schedules.CreateSchedule(
+            kind=schedules.ScheduleKind.BACKUP,
+            cron="H 2 * * *",
+            repository="nas",
+            source="etc",
+            timezone="Europe/London",
+            enabled=False,
+            catch_up="skip",
+            catch_up_window=60.0,
+            jitter=5.0,
+            start_deadline=3600.0,
+            max_duration=7200.0,
+            when_unreachable="wait",
+        ),
+        {
+            "kind": "backup",
+            "cron": "H 2 * * *",
+            "repository": "nas",
+            "source": "etc",
+            "timezone": "Europe/London",
+            "enabled": False,
+            "catch_up": "skip",
+            "catch_up_window": 60.0,
+            "jitter": 5.0,
+            "start_deadline": 3600.0,
+            "max_duration": 7200.0,
+            "when_unreachable": "wait",
+        },
+    ),
+    (
+        schedules.UpdateSchedule(cron="@daily", catch_up_window=None),
+        {"cron": "@daily", "catch_up_window": None},
+    ),
+    (
+        schedules.Schedule(
+            id=ONE,
+            host_id=TWO,
+            host="web1",
+            kind=schedules.ScheduleKind.PRUNE,
+            cron="@weekly",
+            timezone="UTC",
+            enabled=True,
+            repository_id=TWO,
+            repository="nas",
+            source_id=None,
+            source=None,
+            catch_up="once",
+            catch_up_window=None,
+            jitter=0.0,
+            start_deadline=None,
+            max_duration=None,
+            when_unreachable="wait",
+            next_fire_at=AT,
+            created_at=AT,
+            updated_at=AT,
+            revision=3,
+            error="no such zone",
+        ),
+        {
+            "id": str(ONE),
+            "host_id": str(TWO),
+            "host": "web1",
+            "kind": "prune",
+            "cron": "@weekly",
+            "timezone": "UTC",
+            "enabled": True,
+            "repository_id": str(TWO),
+            "repository": "nas",
+            "source_id": None,
+            "source": None,
+            "catch_up": "once",
+            "catch_up_window": None,
+            "jitter": 0.0,
+            "start_deadline": None,
+            "max_duration": None,
+            "when_unreachable": "wait",
+            "next_fire_at": AT_JSON,
+            "created_at": AT_JSON,
+            "updated_at": AT_JSON,
+            "revision": 3,
+            "error": "no such zone",
+        },
+    ),
+    (
+        schedules.UpcomingFire(at="2026-10-25T01:30:00+01:00"),
+        {"at": "2026-10-25T01:30:00+01:00"},
+    ),
+    (
+        schedules.SchedulePreview(
+            cron="@daily", timezone="UTC", fires=(schedules.UpcomingFire(at=AT_JSON),)
+        ),
+        {"cron": "@daily", "timezone": "UTC", "fires": [{"at": AT_JSON}]},
+    ),
+    # snapshots
+    (SNAPSHOT, SNAPSHOT_JSON),
+    (
+        snapshots.SnapshotsReport(
+            repository_id=ONE, job_id=TWO, snapshots=(SNAPSHOT,), is_complete=True
+        ),
+        {
+            "type": "snapshots.report",
+            "repository_id": str(ONE),
+            "job_id": str(TWO),
+            "snapshots": [SNAPSHOT_JSON],
+            "is_complete": True,
+        },
+    ),
+    (
+        snapshots.RepositoryStats(
+            repository_id=ONE,
+            job_id=TWO,
+            measured_at=AT,
+            total_size=5,
+            total_file_count=6,
+            snapshots_count=7,
+        ),
+        {
+            "type": "repo.stats",
+            "repository_id": str(ONE),
+            "job_id": str(TWO),
+            "measured_at": AT_JSON,
+            "total_size": 5,
+            "total_file_count": 6,
+            "snapshots_count": 7,
+        },
+    ),
+    (
+        snapshots.Snapshot(
+            id=HEX,
+            short_id=HEX[:8],
+            repository_id=ONE,
+            repository="nas",
+            time=AT,
+            hostname="web1",
+            paths=("/etc",),
+            username="root",
+            tags=(),
+            tree=HEX,
+            parent=None,
+            original=None,
+            program_version=None,
+            host_id=TWO,
+            job_id=None,
+            reported_at=AT,
+        ),
+        {
+            "id": HEX,
+            "short_id": "0a1b2c3d",
+            "repository_id": str(ONE),
+            "repository": "nas",
+            "time": AT_JSON,
+            "hostname": "web1",
+            "paths": ["/etc"],
+            "username": "root",
+            "tags": [],
+            "tree": HEX,
+            "parent": None,
+            "original": None,
+            "program_version": None,
+            "host_id": str(TWO),
+            "job_id": None,
+            "reported_at": AT_JSON,
+        },
+    ),
+    # problems
+    (PROBLEM, PROBLEM_JSON),
+    (
+        problems.FieldError(field="paths[0]", message="must be absolute"),
+        {"field": "paths[0]", "message": "must be absolute"},
+    ),
+    # jobs
+    (jobs.InitArguments(), {"kind": "init"}),
+    (jobs.SnapshotsArguments(), {"kind": "snapshots"}),
+    (
+        jobs.BackupArguments(
+            paths=("/etc",), excludes=("*.iso",), tags=("home",), one_file_system=True
+        ),
+        {
+            "kind": "backup",
+            "paths": ["/etc"],
+            "excludes": ["*.iso"],
+            "tags": ["home"],
+            "one_file_system": True,
+        },
+    ),
+    (
+        jobs.RestoreArguments(snapshot="latest", target="/tmp/r", include=("/etc",), verify=True),
+        {
+            "kind": "restore",
+            "snapshot": "latest",
+            "target": "/tmp/r",
+            "include": ["/etc"],
+            "verify": True,
+        },
+    ),
+    (
+        jobs.Retention(
+            keep_last=1,
+            keep_hourly=2,
+            keep_daily=3,
+            keep_weekly=4,
+            keep_monthly=5,
+            keep_yearly=6,
+            keep_within="1y5m7d2h",
+        ),
+        {
+            "keep_last": 1,
+            "keep_hourly": 2,
+            "keep_daily": 3,
+            "keep_weekly": 4,
+            "keep_monthly": 5,
+            "keep_yearly": 6,
+            "keep_within": "1y5m7d2h",
+        },
+    ),
+    (
+        jobs.ForgetArguments(tag="etc", keep=jobs.Retention(keep_daily=7)),
+        {"kind": "forget", "tag": "etc", "keep": {"keep_daily": 7}},
+    ),
+    (jobs.PruneArguments(), {"kind": "prune"}),
+    (
+        jobs.CheckArguments(read_data_subset="1/7"),
+        {"kind": "check", "read_data_subset": "1/7"},
+    ),
+    (
+        jobs.ForgetResult(kept=3, removed=2, removed_snapshots=("0a1b2c3d", "4e5f6a7b")),
+        {
+            "kind": "forget",
+            "kept": 3,
+            "removed": 2,
+            "removed_snapshots": ["0a1b2c3d", "4e5f6a7b"],
+        },
+    ),
+    (jobs.PruneResult(), {"kind": "prune"}),
+    (
+        jobs.CheckResult(read_data_subset="2.5%"),
+        {"kind": "check", "read_data_subset": "2.5%"},
+    ),
+    (jobs.InitResult(repository_id=HEX), {"kind": "init", "repository_id": HEX}),
+    (BACKUP_RESULT, BACKUP_RESULT_JSON),
+    (jobs.SnapshotsResult(snapshots_count=3), {"kind": "snapshots", "snapshots_count": 3}),
+    (
+        jobs.RestoreResult(snapshot_id=HEX, target="/tmp/r", files_restored=2, bytes_restored=3),
+        {
+            "kind": "restore",
+            "snapshot_id": HEX,
+            "target": "/tmp/r",
+            "files_restored": 2,
+            "bytes_restored": 3,
+        },
+    ),
+    (
+        jobs.Progress(
+            percent_done=0.25,
+            total_files=8,
+            files_done=2,
+            total_bytes=400,
+            bytes_done=100,
+            error_count=1,
+            seconds_elapsed=9,
+            seconds_remaining=27,
+            current_files=("/etc/passwd",),
+        ),
+        {
+            "percent_done": 0.25,
+            "total_files": 8,
+            "files_done": 2,
+            "total_bytes": 400,
+            "bytes_done": 100,
+            "error_count": 1,
+            "seconds_elapsed": 9,
+            "seconds_remaining": 27,
+            "current_files": ["/etc/passwd"],
+        },
+    ),
+    (
+        jobs.LogLine(at=AT, stream="agent", text="begun"),
+        {"at": AT_JSON, "stream": "agent", "text": "begun"},
+    ),
+    (
+        jobs.InitRequest(host="web1", repository="nas"),
+        {"kind": "init", "host": "web1", "repository": "nas"},
+    ),
+    (
+        jobs.SnapshotsRequest(host="web1", repository="nas"),
+        {"kind": "snapshots", "host": "web1", "repository": "nas"},
+    ),
+    (
+        jobs.BackupRequest(
+            host="web1",
+            repository="nas",
+            source="home",
+            paths=("/etc",),
+            excludes=("*.iso",),
+            tags=("once",),
+            one_file_system=True,
+        ),
+        {
+            "kind": "backup",
+            "host": "web1",
+            "repository": "nas",
+            "source": "home",
+            "paths": ["/etc"],
+            "excludes": ["*.iso"],
+            "tags": ["once"],
+            "one_file_system": True,
+        },
+    ),
+    (
+        jobs.RestoreRequest(
+            host="web1",
+            repository="nas",
+            snapshot="latest",
+            target="/tmp/r",
+            include=("/etc",),
+            verify=True,
+        ),
+        {
+            "kind": "restore",
+            "host": "web1",
+            "repository": "nas",
+            "snapshot": "latest",
+            "target": "/tmp/r",
+            "include": ["/etc"],
+            "verify": True,
+        },
+    ),
+    (
+        jobs.ForgetRequest(host="web1", repository="nas", source="etc"),
+        {"kind": "forget", "host": "web1", "repository": "nas", "source": "etc"},
+    ),
+    (
+        jobs.PruneRequest(host="web1", repository="nas"),
+        {"kind": "prune", "host": "web1", "repository": "nas"},
+    ),
+    (
+        jobs.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),
+        {"kind": "check", "host": "web1", "repository": "nas", "read_data_subset": "1/7"},
+    ),
+    (
+        jobs.Job(
+            id=ONE,
+            kind=jobs.JobKind.INIT,
+            state=jobs.JobState.QUEUED,
+            host_id=TWO,
+            host="web1",
+            repository_id=TWO,
+            repository="nas",
+            arguments=jobs.InitArguments(),
+            actor_kind=jobs.ActorKind.USER,
+            actor_id=TWO,
+            created_at=AT,
+        ),
+        {
+            "id": str(ONE),
+            "kind": "init",
+            "state": "queued",
+            "host_id": str(TWO),
+            "host": "web1",
+            "repository_id": str(TWO),
+            "repository": "nas",
+            "arguments": {"kind": "init"},
+            "actor_kind": "user",
+            "actor_id": str(TWO),
+            "schedule_id": None,
+            "scheduled_at": None,
+            "missed": 0,
+            "ran_offline": False,
+            "attempt": 1,
+            "created_at": AT_JSON,
+            "accepted_at": None,
+            "started_at": None,
+            "finished_at": None,
+            "start_deadline_at": None,
+            "cancel_requested_at": None,
+            "progress": None,
+            "exit_code": None,
+            "failure_class": None,
+            "message": None,
+            "result": None,
+            "log_lines": 0,
+            "revision": 0,
+        },
+    ),
+    (
+        jobs.NumberedLogLine(attempt=1, seq=0, at=AT, stream="stdout", text="x"),
+        {"attempt": 1, "seq": 0, "at": AT_JSON, "stream": "stdout", "text": "x"},
+    ),
+    (
+        jobs.JobLogPage(
+            lines=(), next_cursor="abc", state=jobs.JobState.RUNNING, is_complete=False
+        ),
+        {"lines": [], "next_cursor": "abc", "state": "running", "is_complete": False},
+    ),
+]
+
+PINNED_MODULES = [agents, base, commands, jobs, problems, reports, schedules, snapshots]
+
+_ids = [type(message).__name__ for message, _ in MESSAGES]
+
+
+@pytest.mark.parametrize(("message", "expected"), MESSAGES, ids=_ids)
+def test_message_has_exactly_this_json(message: msgspec.Struct, expected: dict[str, Any]) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(message)) == expected
+
+
+@pytest.mark.parametrize(("message", "expected"), MESSAGES, ids=_ids)
+def test_json_reads_back_as_the_message(message: msgspec.Struct, expected: dict[str, Any]) -> None:
+    read = msgspec.json.decode(msgspec.json.encode(expected), type=type(message))
+
+    assert msgspec.json.encode(read) == msgspec.json.encode(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [pair for pair in MESSAGES if isinstance(pair[0], Wire)],
+    ids=[type(message).__name__ for message, _ in MESSAGES if isinstance(message, Wire)],
+)
+def test_unknown_fields_of_a_message_are_ignored(message: Wire, expected: dict[str, Any]) -> None:
+    newer = msgspec.json.encode({"from_the_future": [1], **expected})
+
+    read = msgspec.json.decode(newer, type=type(message))
+
+    assert msgspec.json.encode(read) == msgspec.json.encode(message)
+
+
+def test_every_message_is_pinned() -> None:
+    pinned = {type(message) for message, _ in MESSAGES}
+
+    assert _structs_of(*PINNED_MODULES) - pinned == set()
+    assert set(agents.UpEnvelope.__args__) <= pinned
+    assert set(agents.DownEnvelope.__args__) <= pinned
+
+
+def test_operators_requests_refuse_unknown_fields() -> None:
+    lenient = {
+        type_.__name__
+        for type_ in _subclasses(Request)
+        if not type_.__struct_config__.forbid_unknown_fields
+    }
+
+    assert lenient == set()
+
+
+@pytest.mark.parametrize(
+    ("request_", "json"),
+    [pair for pair in MESSAGES if isinstance(pair[0], Request)],
+    ids=[type(message).__name__ for message, _ in MESSAGES if isinstance(message, Request)],
+)
+def test_mistyped_field_of_a_request_is_refused(request_: Request, json: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="unknown field `pahts`"):
+        msgspec.json.decode(msgspec.json.encode({**json, "pahts": []}), type=type(request_))
+
+
+def test_messages_cannot_be_changed() -> None:
+    configs = {
+        type_.__name__: type_.__struct_config__ for type_ in _structs_of(*PINNED_MODULES, schedules)
+    }
+
+    assert {name for name, config in configs.items() if not config.frozen} == set()
+
+
+@pytest.mark.parametrize(
+    ("union", "types"),
+    [
+        (
+            agents.UpEnvelope,
+            "hello schedule.ack schedule.fire command.ack job.started job.progress job.log "
+            "job.finished snapshots.report repo.stats query.answer",
+        ),
+        (agents.DownEnvelope, "schedule.set command.run command.cancel query.run settings.set"),
+    ],
+    ids=["up", "down"],
+)
+def test_envelopes_have_these_types(union: Any, types: str) -> None:
+    configs = [type_.__struct_config__ for type_ in union.__args__]
+
+    assert sorted(config.tag for config in configs) == sorted(types.split())
+    assert {config.tag_field for config in configs} == {"type"}
+
+
+def test_problem_types_have_these_names() -> None:
+    prefix = "urn:backhaul:problem:"
+
+    assert {type_.value.removeprefix(prefix) for type_ in problems.ProblemType} >= {
+        "invalid-request",
+        "not-authenticated",
+        "not-allowed",
+        "not-found",
+        "method-not-allowed",
+        "conflict",
+        "superseded",
+        "host-removed",
+        "too-large",
+        "unsupported-protocol",
+        "rate-limited",
+        "log-gap",
+        "illegal-move",
+        "unknown-envelope",
+        "not-ready",
+        "internal",
+    }
+    assert all(type_.value.startswith(prefix) for type_ in problems.ProblemType)
+
+
+def test_removal_is_signed_over_these_bytes() -> None:
+    assert problems.removal_message(ONE) == (
+        b"backhaul host-removed 0192f0c1-7777-7000-8000-000000000001"
+    )
+
+
+def test_secrets_stay_out_of_reprs() -> None:
+    credentials = commands.Credentials(
+        repository_id=ONE, location="rest:https://u:hunter2@x/", password="hunter2"
+    )
+    enrolment = agents.EnrollRequest(enrollment_token="hunter2", public_key=KEY, facts=FACTS)
+
+    assert "hunter2" not in repr(credentials) + repr(enrolment)
+
+
+def _structs_of(*modules: ModuleType) -> set[type[msgspec.Struct]]:
+    return {
+        type_
+        for module in modules
+        for _, type_ in inspect.getmembers(module, inspect.isclass)
+        if issubclass(type_, msgspec.Struct)
+        and type_.__module__ == module.__name__
+        and type_ not in {Wire, Request}
+    }
+
+
+def _subclasses(type_: type[msgspec.Struct]) -> set[type[msgspec.Struct]]:
+    direct = set(type_.__subclasses__())
+    return direct.union(*(_subclasses(sub) for sub in direct)) if direct else direct
+
+
+# The job of a fire -------------------------------------------------------------------------------
+
+
+def test_job_of_a_fire_has_an_id_that_both_sides_know() -> None:
+    job_id = schedules.build_scheduled_job_id(ONE, AT)
+
+    assert job_id == UUID("01a20847-01e8-7dd0-a085-cbecd2277833")
+    assert (job_id.version, job_id.variant) == (7, RFC_4122)
+
+
+def test_job_id_of_a_fire_does_not_depend_on_how_its_time_is_written() -> None:
+    elsewhere = AT.astimezone(timezone(timedelta(hours=5)))
+
+    assert schedules.build_scheduled_job_id(ONE, elsewhere) == schedules.build_scheduled_job_id(
+        ONE, AT
+    )
+
+
+def test_jobs_of_other_slots_and_other_schedules_have_other_ids() -> None:
+    ids = {
+        schedules.build_scheduled_job_id(schedule_id, AT + timedelta(minutes=minutes))
+        for schedule_id in (ONE, TWO)
+        for minutes in range(1000)
+    }
+
+    assert len(ids) == 2000
