@@ -58,11 +58,11 @@ Jitter = Annotated[
     typer.Option(metavar="DURATION", help="Move fires by up to this, each schedule by its own."),
 ]
 StartDeadline = Annotated[
-    str | None, typer.Option(metavar="DURATION", help="Jobs not begun by then expire, like 1h.")
+    str | None, typer.Option(metavar="DURATION", help="Jobs not taken up by then expire, like 1h.")
 ]
 MaxDuration = Annotated[
     str | None,
-    typer.Option(metavar="DURATION", help="Jobs that run longer are cancelled, like 6h."),
+    typer.Option(metavar="DURATION", help="Jobs that run longer are ended and fail, like 6h."),
 ]
 WhenAway = Annotated[
     WhenUnreachable | None,

@@ -147,7 +147,7 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     start_deadline: TimeLimit | None = None
     """A job that was not accepted this long after its fire expires."""
     max_duration: TimeLimit | None = None
-    """A job that runs longer than this is cancelled."""
+    """A job that runs longer than this is ended, and fails."""
     when_unreachable: WhenUnreachable | None = None
     """`run`: back up without the server when it cannot be reached; the default for backup.
     `wait`: the default, and all there is, for the rest."""
