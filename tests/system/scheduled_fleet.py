@@ -6,6 +6,7 @@ Every wait has a deadline, and ends at once when the tests are over before it.
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from typing import TypeVar
 from uuid import UUID
 
 from backhaul.wire.accounts import CreateEnrollmentToken
-from backhaul.wire.fleet import CreateSource, Host
-from backhaul.wire.jobs import TERMINAL_STATES, Job
+from backhaul.wire.fleet import CreateRepository, CreateSource, Host
+from backhaul.wire.jobs import TERMINAL_STATES, InitRequest, Job, JobState
 from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, WhenUnreachable
 from tools.children import Child
 from tools.leaks import require_no_secrets
@@ -81,14 +82,19 @@ class ScheduledFleet(LocalFleet):
         self.agents: dict[str, Child] = {}
 
     def start(self, *hosts: str) -> None:
+        """Start everything; the first host creates the repository."""
         self.start_api()
-        self.enrol_host()
-        self.start_agent()
-        self.create_repository()
         for host in hosts:
             self.enrol(host)
             self.start_agent_of(host)
             self.add_source(host)
+        password = secrets.token_urlsafe(32)
+        self.secrets["repository password"] = password
+        self.client.create_repository(
+            CreateRepository(name=REPOSITORY, location=str(self.repository), password=password)
+        )
+        created = self.run_job(InitRequest(host=hosts[0], repository=REPOSITORY))
+        assert created.state is JobState.SUCCEEDED, created.message
 
     def enrol(self, host: str) -> None:
         made = self.client.create_enrollment_token(CreateEnrollmentToken(host_name=host))
@@ -176,10 +182,11 @@ class ScheduledFleet(LocalFleet):
         return self.patience.wait_for(look, limit_s=limit_s, what=what)
 
     def look_for_leaks(self) -> int:
-        found = super().look_for_leaks()
+        found = 0
         for host in self.agents:
             state = self.folder / f"agent-{host}"
-            found += require_no_secrets([state], self.secrets, credentials=state / "identity.json")
+            places = [self.folder / "api", self.logs, state]
+            found += require_no_secrets(places, self.secrets, credentials=state / "identity.json")
         return found
 
     def snapshots_of(self, host: str) -> list[str]:

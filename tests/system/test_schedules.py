@@ -62,8 +62,12 @@ def stories(
     }
     with ThreadPoolExecutor(len(told)) as pool:
         try:
-            steady.start("edited", "switched", "killed")
-            shaken.start("waiting", "running")
+            starts = [
+                pool.submit(steady.start, "edited", "switched", "killed"),
+                pool.submit(shaken.start, "waiting", "running"),
+            ]
+            for start in starts:
+                start.result()
             yield {name: pool.submit(tell, fleet) for name, (tell, fleet) in told.items()}
         finally:
             patience.give_up()
