@@ -35,7 +35,9 @@ def draw() -> str:
 
 {_draw_states()}
 
-A state that is an end never changes, but for `lost`, which accepts the late report of the agent.
+A state that is an end never changes, but for those that the server could only guess: `lost` accepts
+the late report of the agent, and `expired` gives way when the host, cut off from the server, had
+begun the job of a schedule by itself.
 
 {_draw_moves()}
 """
@@ -44,7 +46,7 @@ A state that is an end never changes, but for `lost`, which accepts the late rep
 def _draw_diagram() -> str:
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {JobState.QUEUED}"]
     lines += [f"    {state} --> {to}: {event}" for (state, event), to in MOVES.items()]
-    ends = sorted(TERMINAL_STATES - {JobState.LOST})
+    ends = sorted(TERMINAL_STATES - {JobState.LOST, JobState.EXPIRED})
     return "\n".join([*lines, *(f"    {state} --> [*]" for state in ends), "```"])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from backhaul.wire.schedules import ScheduleAck, ScheduleEntry, ScheduleFire
+from backhaul.wire.schedules import ScheduleEntry, ScheduleFire
 from backhaul_agent.clock import Clock
 from backhaul_agent.logs import fields
 from backhaul_agent.offline import OfflineRuns
@@ -75,7 +75,8 @@ class CronLoop:
     def load(self) -> None:
         """Go on with the set that was applied last, each schedule from its place.
 
-        A schedule that did not run, because an older agent could not read it, starts now.
+        A schedule that did not run, because an older agent could not read it, starts now. What is
+        skipped may be other than before, after an upgrade or with new time zones: the server hears.
         """
         now = self._clock.now()
         self.applied_version = self._journal.load_version()
@@ -88,6 +89,8 @@ class CronLoop:
                 is_new=one.settled_until is None,
             )
         plan.log_errors()
+        if self._journal.acknowledge_again(plan.build_ack(self.applied_version)):
+            self._spool.notify()
         timers = [timer.rewind(now) if timer.is_ahead_of(now) else timer for timer in plan.timers]
         self._journal.save_places(timers)
         self._follow(plan.entries, timers)
@@ -108,10 +111,7 @@ class CronLoop:
                 return False
             now = await self._fire_due()
             plan = await self._plan(received, now)
-            ack = ScheduleAck(
-                schedule_version=received.schedule_version,
-                errors=tuple(one.report() for one in plan.skipped),
-            )
+            ack = plan.build_ack(received.schedule_version)
             self._journal.apply(ack, plan.received.values(), plan.timers)
             self.applied_version = received.schedule_version
             self._follow(plan.entries, plan.timers)

@@ -137,7 +137,12 @@ class Journal:
                 " VALUES (?, ?, ?, 'claimed', ?)",
                 (str(job_id), command.attempt, msgspec.json.encode(command), *key),
             )
-            begun = msgspec.structs.replace(fire, ran_offline=True, arguments=template.arguments)
+            begun = msgspec.structs.replace(
+                fire,
+                ran_offline=True,
+                arguments=template.arguments,
+                repository_id=template.repository_id,
+            )
             spool_table.keep_fire(connection, spooled.position, begun)
         return TakeUp.BEGUN
 

@@ -17,7 +17,7 @@ from backhaul_agent.errors import StateFileError
 from backhaul_agent.files import make_private_folder
 
 FILE_NAME = "journal.sqlite3"
-_FORMAT = 2
+_FORMAT = 3
 
 _TABLES = """
 CREATE TABLE spool (
@@ -74,6 +74,10 @@ CREATE TABLE fired_slots (
     slot INTEGER NOT NULL,
     PRIMARY KEY (schedule_id, slot)
 ) STRICT, WITHOUT ROWID;
+""",
+    2: """
+-- The errors of the ack that went with the set. NULL: an older agent did not note them.
+ALTER TABLE applied_set ADD COLUMN errors BLOB;
 """,
 }
 """By the format that each one leaves behind. Every file has gone through all of them."""

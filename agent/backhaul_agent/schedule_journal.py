@@ -78,11 +78,19 @@ class ScheduleJournal:
                 "DELETE FROM fired_slots"
                 " WHERE schedule_id NOT IN (SELECT schedule_id FROM schedules)"
             )
-            connection.execute(
-                "INSERT OR REPLACE INTO applied_set (only, schedule_version) VALUES (1, ?)",
-                (ack.schedule_version,),
-            )
-            spool_table.put_ack(connection, ack)
+            _save_ack(connection, ack)
+
+    def acknowledge_again(self, ack: ScheduleAck) -> bool:
+        """Put another ack of the applied set into the spool. False when it says nothing new.
+
+        The spool keeps their order, so the errors that the server has in the end are the newest.
+        """
+        with self._file.transaction() as connection:
+            known = connection.execute("SELECT errors FROM applied_set").fetchone()
+            if known is None or known[0] == msgspec.json.encode(ack.errors):
+                return False
+            _save_ack(connection, ack)
+        return True
 
     def fire(
         self, fire: ScheduleFire, *, before: Timer, after: Timer, in_flight: Collection[int]
@@ -114,6 +122,14 @@ class ScheduleJournal:
                 "SELECT DISTINCT schedule_id FROM spool WHERE schedule_id IS NOT NULL"
             ).fetchall()
         return [UUID(schedule_id) for (schedule_id,) in rows]
+
+
+def _save_ack(connection: sqlite3.Connection, ack: ScheduleAck) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO applied_set (only, schedule_version, errors) VALUES (1, ?, ?)",
+        (ack.schedule_version, msgspec.json.encode(ack.errors)),
+    )
+    spool_table.put_ack(connection, ack)
 
 
 def _save_place(connection: sqlite3.Connection, timer: Timer) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from backhaul.cron import CronError
-from backhaul.wire.schedules import ScheduleEntry
+from backhaul.wire.schedules import ScheduleAck, ScheduleEntry
 from backhaul_agent.logs import fields
 from backhaul_agent.schedule_entries import ReceivedEntry, ReceivedSet, read_entry
 from backhaul_agent.timers import Timer, build_timer, revise_timer
@@ -69,6 +69,11 @@ class Plan:
         self.entries[entry.schedule_id] = entry
         if entry.enabled:
             self.timers.append(timer)
+
+    def build_ack(self, version: int) -> ScheduleAck:
+        return ScheduleAck(
+            schedule_version=version, errors=tuple(one.report() for one in self.skipped)
+        )
 
     def log_errors(self) -> None:
         for one in self.skipped:

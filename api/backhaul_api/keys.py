@@ -57,6 +57,11 @@ class KeyRing:
         return f"<KeyRing of {len(self._keys)}>"
 
     @property
+    def key_ids(self) -> list[str]:
+        """The names of the keys, in hex and sorted: they tell key rings apart, and nothing else."""
+        return sorted(key_id.hex() for key_id in self._keys)
+
+    @property
     def verify_key(self) -> bytes:
         """Ed25519, 32 bytes: checks what `sign` signs."""
         return bytes(self._signing_key.verify_key)

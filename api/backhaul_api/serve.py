@@ -39,7 +39,7 @@ from backhaul_api.preparation import (
     make_folder,
     upgrade_database,
 )
-from backhaul_api.server_identity import open_keys
+from backhaul_api.server_identity import follow_keys, open_keys
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from backhaul_api.users import store as users
@@ -113,6 +113,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         await database.close()
         raise StartError(str(error)) from error
     services = build_services(settings, database=database, keys=keys)
+    await follow_keys(database, keys, now=services.clock.now())
     await _offer_setup_token(services)
     log_surroundings(settings, database)
     config = uvicorn.Config(

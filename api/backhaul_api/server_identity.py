@@ -7,12 +7,15 @@ in the database, so that a server with keys from elsewhere does not start.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import hosts, repository_secrets, server_identity
 from backhaul_api.keys import KeyFileError, KeyRing, create_keys, load_keys, parse_keys
+from backhaul_api.schedules import store as schedules
 from backhaul_api.settings import Settings
 
 _ROW_ID = 1
@@ -33,6 +36,21 @@ async def open_keys(settings: Settings, database: Database) -> KeyRing:
             "file that belongs to it: what it encrypted opens with nothing else"
         ) from error
     return keys
+
+
+async def follow_keys(database: Database, keys: KeyRing, *, now: datetime) -> None:
+    """Have the hosts told again what they may run alone, when the keys differ from the last start.
+
+    A secret that did not open then was left out of what the hosts were told. It may open now.
+    """
+    async with database.writing() as connection:
+        await schedules.take_turn(connection)
+        known = await connection.scalar(sa.select(server_identity.c.key_ids))
+        if known == keys.key_ids:
+            return
+        await connection.execute(sa.update(server_identity).values(key_ids=keys.key_ids))
+        if known is not None:
+            await schedules.move_version(connection, schedules.runs_alone(), now=now)
 
 
 class _OtherKeysError(Exception):

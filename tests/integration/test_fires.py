@@ -439,19 +439,73 @@ async def test_job_that_the_server_gave_stays_one_that_it_gave(
     assert (await _show(operator, receipt.job_id))["ran_offline"] is False
 
 
-async def test_offline_run_of_a_job_that_has_expired_is_refused_with_its_reason(
+async def test_offline_run_is_recorded_though_its_job_had_expired(
     operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
 ) -> None:
     schedule_id = await _add(operator, start_deadline=60)
     await fire(agent, schedule_id)
     clock.advance(61)
     await agent.poll(schedule_version=1)
+    job_id = build_scheduled_job_id(schedule_id, SLOT)
+    assert (await _show(operator, job_id))["state"] == "expired"
+    begin, end = SLOT + timedelta(seconds=3), SLOT + timedelta(seconds=90)
 
-    receipt = await fire(agent, schedule_id, ran_offline=True)
+    late = [
+        fired(schedule_id, ran_offline=True, arguments=NIGHT),
+        JobStarted(job_id=job_id, attempt=1, at=begin),
+        JobFinished(job_id=job_id, attempt=1, at=end, outcome=Outcome.SUCCEEDED, log_lines=0),
+    ]
+    first, again = await agent.send(*late), await agent.send(*late)
 
-    assert receipt.status is REJECTED
-    assert receipt.problem is not None
-    assert "is expired" in receipt.problem.detail
+    assert [receipt.status for receipt in first] == [OK] * 3
+    assert [receipt.status for receipt in again] == [DUPLICATE] * 3
+    job = await _show(operator, job_id)
+    assert (job["state"], job["ran_offline"], job["message"]) == ("succeeded", True, None)
+    assert len(await _list(operator)) == 1
+
+
+async def test_expired_job_that_was_not_begun_stays_expired(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
+) -> None:
+    schedule_id = await _add(operator, start_deadline=60)
+    receipt = await fire(agent, schedule_id)
+    clock.advance(61)
+    await agent.poll(schedule_version=1)
+    assert receipt.job_id is not None
+
+    claim = await agent.accept(receipt.job_id)
+
+    assert claim.status is REJECTED
+    assert (await _show(operator, receipt.job_id))["state"] == "expired"
+
+
+@pytest.mark.parametrize("is_queued", [False, True])
+async def test_offline_run_is_booked_on_the_repository_that_it_used(
+    operator: httpx.AsyncClient, agent: FakeAgent, is_queued: bool
+) -> None:
+    schedule_id = await _add(operator)
+    old = (await operator.get("/v1/repositories/nas")).json()["id"]
+    await add_repository(operator, name="cloud")
+    if is_queued:
+        await fire(agent, schedule_id)
+    change = await operator.patch(f"/v1/schedules/{schedule_id}", json={"repository": "cloud"})
+    assert change.status_code == 200, change.text
+
+    receipt = await fire(agent, schedule_id, ran_offline=True, repository_id=UUID(old))
+
+    assert (await _show(operator, receipt.job_id))["repository"] == "nas"
+
+
+async def test_offline_run_names_no_repository_that_its_schedule_never_had(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    schedule_id = await _add(operator)
+    foreign = await add_repository(operator, name="of-others")
+
+    receipt = await fire(agent, schedule_id, ran_offline=True, repository_id=foreign)
+
+    job = await _show(operator, receipt.job_id)
+    assert (receipt.status, job["repository"], job["repository_id"]) == (OK, None, None)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from litestar import Litestar
 from backhaul.wire.agents import PollReply, Receipt, ReceiptStatus
 from backhaul.wire.jobs import BackupArguments
 from backhaul.wire.schedules import EntryError, ScheduleAck, ScheduleEntry
-from backhaul_api.db.tables import hosts, repository_secrets
+from backhaul_api.db.tables import hosts, repository_secrets, server_identity
+from backhaul_api.keys import KeyRing
+from backhaul_api.server_identity import follow_keys
 from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import (
@@ -171,7 +173,7 @@ async def test_set_is_due_until_the_agent_names_its_version(
 ) -> None:
     await add_schedule(operator)
 
-    sets = [read_set(await agent.poll(schedule_version=version)) for version in (0, 0, 7)]
+    sets = [read_set(await agent.poll(schedule_version=version)) for version in (0, 0)]
     applied = await agent.poll(schedule_version=1)
 
     assert {set_.schedule_version for set_ in sets} == {1}
@@ -476,3 +478,54 @@ async def test_host_from_before_there_were_schedules_has_no_drift_to_date(
     drift = (await _show_host(operator))["drift"]
 
     assert (drift["desired"], drift["applied"], drift["since"]) == (3, 0, None)
+
+
+# A server that was restored from a backup --------------------------------------------------------
+
+
+async def test_host_that_is_ahead_of_a_restored_server_gets_the_set_under_a_newer_version(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    await add_schedule(operator)
+
+    set_ = read_set(await agent.poll(schedule_version=7))
+
+    assert set_.schedule_version == 8
+    assert len(set_.schedules) == 1
+    assert await _ack(agent, 8) is OK
+    assert (await agent.poll(schedule_version=8)).envelopes == ()
+    host = await _show_host(operator)
+    assert (host["schedule_version"], host["drift"]) == (8, None)
+
+
+async def test_version_that_no_backup_explains_moves_nothing(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    await add_schedule(operator)
+
+    set_ = read_set(await agent.poll(schedule_version=2**62))
+
+    assert set_.schedule_version == 1
+    assert (await _show_host(operator))["schedule_version"] == 1
+
+
+# Keys --------------------------------------------------------------------------------------------
+
+
+async def test_hosts_hear_again_of_what_they_may_run_when_the_keys_are_mended(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, clock: FakeClock
+) -> None:
+    await add_schedule(operator)
+    await add_schedule(operator, kind="prune", host="web1")
+    mended = KeyRing([bytes(32), *[bytes(range(32))]])
+    async with services.database.writing() as connection:
+        await connection.execute(
+            server_identity.insert().values(id=1, verify_key=services.keys.verify_key)
+        )
+    versions = []
+
+    for keys in (services.keys, services.keys, mended, mended):
+        await follow_keys(services.database, keys, now=clock.now())
+        versions.append((await _show_host(operator))["schedule_version"])
+
+    assert versions == [2, 2, 3, 3]

@@ -397,6 +397,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             missed=2,
             ran_offline=True,
             arguments=jobs.BackupArguments(paths=("/etc",)),
+            repository_id=TWO,
         ),
         {
             "type": "schedule.fire",
@@ -412,6 +413,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
                 "tags": [],
                 "one_file_system": False,
             },
+            "repository_id": str(TWO),
         },
     ),
     (

@@ -27,7 +27,7 @@ incomplete .        .        .       .       .         .                 .      
 failed     .        .        .       .       .         .                 .      .         .
 cancelled  .        .        .       .       .         .                 .      .         .
 rejected   .        .        .       .       .         .                 .      .         .
-expired    .        .        .       .       .         .                 .      .         .
+expired    accepted .        .       .       .         .                 .      .         .
 lost       .        .        .       .       succeeded incomplete        failed cancelled .
 """
 
@@ -67,8 +67,8 @@ def test_jobs_are_over_in_these_states() -> None:
     assert set(TERMINAL_STATES) == set(JobState) - set(ACTIVE_STATES)
 
 
-def test_lost_is_the_only_end_that_changes() -> None:
-    assert {state for state, _ in MOVES} & TERMINAL_STATES == {JobState.LOST}
+def test_only_what_the_server_guessed_is_an_end_that_changes() -> None:
+    assert {state for state, _ in MOVES} & TERMINAL_STATES == {JobState.LOST, JobState.EXPIRED}
 
 
 def test_every_outcome_ends_a_running_job_in_the_state_of_its_name() -> None:

@@ -89,6 +89,8 @@ server_identity = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("verify_key", sa.LargeBinary(32), nullable=False),
+    # Which keys the server that started last had; NULL when none has since this is asked.
+    Column("key_ids", json_column_type()),
 )
 
 hosts = Table(
@@ -181,6 +183,8 @@ schedules = Table(
     _id(),
     Column("host_id", ForeignKey("hosts.id"), nullable=False, index=True),
     Column("repository_id", ForeignKey("repositories.id"), nullable=False, index=True),
+    # Those it had before: a host that was cut off may have run on one. NULL when there are none.
+    Column("past_repository_ids", json_column_type()),
     Column("source_id", ForeignKey("sources.id"), index=True),
     Column("kind", Text, nullable=False),
     Column("cron", Text, nullable=False),

@@ -7,6 +7,7 @@ nothing but its bell.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from litestar.types import Receive
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import PollReply, PollRequest
 from backhaul.wire.jobs import FailureClass, JobEvent, JobState
@@ -22,6 +24,7 @@ from backhaul.wire.problems import removal_message
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.jobs import store as jobs
+from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode, fetch_due
 from backhaul_api.polling.parking import Wait, look_until
 from backhaul_api.polling.schedule_sets import build_set
@@ -42,6 +45,10 @@ of schedules until the agent has applied it."""
 SET_IS_NEWS_FOR = timedelta(seconds=10)
 """An agent that has not applied a set by then cannot, and would ask for it without end."""
 
+MAX_VERSIONS_LOST = 1_000_000
+"""No backup is that many changes of one host old: who names such a version errs, or means harm."""
+
+log = logging.getLogger(__name__)
 _random = random.SystemRandom()
 
 
@@ -80,15 +87,42 @@ class Poll:
         async with services.database.reading() as connection:
             host = (await connection.execute(_HOST, {"host_id": self.host_id})).one()
             self._check_host(host)
-            sealer = Sealer(connection, services.keys, host.public_key)
-            due = await fetch_due(sealer, self.host_id, self.body.jobs, now=now)
-            if host.schedule_version != self.body.schedule_version:
-                due = await self._add_set(due, sealer, host, now)
+            if self._is_behind(host):
+                due = None
+            else:
+                due = await self._find_due(connection, host, now)
+        if due is None:
+            await self._catch_up(now)
+            return await self._look()
         if host.boot_id is None or _is_long_ago(host.last_seen_at, now):
             await self._save_visit(now)
         if due.overdue or due.unsendable:
             await self._close_jobs(due, now)
         return due
+
+    async def _find_due(self, connection: AsyncConnection, host: Any, now: datetime) -> Due:
+        sealer = Sealer(connection, self.services.keys, host.public_key)
+        due = await fetch_due(sealer, self.host_id, self.body.jobs, now=now)
+        if host.schedule_version != self.body.schedule_version:
+            due = await self._add_set(due, sealer, host, now)
+        return due
+
+    def _is_behind(self, host: Any) -> bool:
+        """Tell whether the host has applied a version that is yet to come here: the database was
+        restored from a backup. It would take nothing older for news."""
+        ahead: int = self.body.schedule_version - host.schedule_version
+        return 0 < ahead <= MAX_VERSIONS_LOST
+
+    async def _catch_up(self, now: datetime) -> None:
+        """Move the host's version past the one it has, so that it applies what is here now."""
+        version = self.body.schedule_version
+        async with self.services.database.writing() as connection:
+            await connection.execute(
+                sa.update(hosts)
+                .where(hosts.c.id == self.host_id, hosts.c.schedule_version <= version)
+                .values(schedule_version=version + 1, schedule_changed_at=now)
+            )
+        log.warning("schedules.caught_up", extra=facts(host=self.host_id, version=version + 1))
 
     async def _add_set(self, due: Due, sealer: Sealer, host: Any, now: datetime) -> Due:
         set_ = await build_set(sealer, self.host_id, version=host.schedule_version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -85,7 +86,7 @@ async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
         job = await store.fetch_of_host(arrival.connection, known, arrival.host_id)
     is_new_offline = fire.ran_offline and job.accepted_at is None
     if is_new_offline:
-        await _note_offline_run(arrival, fire, job, ScheduleKind(schedule["kind"]))
+        await _note_offline_run(arrival, fire, job, schedule)
     is_news = known is None or is_new_offline
     status = ReceiptStatus.OK if is_news else ReceiptStatus.DUPLICATE
     return Receipt(status=status, job_id=job.id)
@@ -108,7 +109,7 @@ async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapp
     new = store.NewJob(
         id=build_scheduled_job_id(fire.schedule_id, fire.scheduled_at),
         host_id=arrival.host_id,
-        repository_id=schedule["repository_id"],
+        repository_id=_choose_repository(fire, schedule),
         arguments=await _choose_arguments(arrival, fire, schedule),
         actor=Actor(kind=ActorKind.SCHEDULE, id=fire.schedule_id, name="schedule"),
         schedule_id=fire.schedule_id,
@@ -124,19 +125,42 @@ async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapp
 
 
 async def _note_offline_run(
-    arrival: Arrival, fire: ScheduleFire, job: Job, kind: ScheduleKind
+    arrival: Arrival, fire: ScheduleFire, job: Job, schedule: sa.RowMapping
 ) -> None:
-    """Accept the job of a fire that the host took up under its template."""
-    if job.state is not JobState.QUEUED:
+    """Accept the job of a fire that the host took up under its template.
+
+    The server may have heard of the fire before, and have seen its job expire since then: that was
+    its guess, and this is what happened.
+    """
+    if job.state not in {JobState.QUEUED, JobState.EXPIRED}:
         raise ConflictError(
             f"Job {job.id} of this fire is {job.state}: that the host ran it offline cannot be "
             "recorded any more."
         )
-    changes: dict[str, Any] = {"ran_offline": True, "accepted_at": _choose_begin(fire, arrival.now)}
+    changes: dict[str, Any] = {
+        "ran_offline": True,
+        "accepted_at": _choose_begin(fire, arrival.now),
+        "repository_id": _choose_repository(fire, schedule),
+        "finished_at": None,
+        "message": None,
+    }
     if fire.arguments is not None:
-        changes["arguments"] = _check_arguments(fire.arguments, kind)
+        changes["arguments"] = _check_arguments(fire.arguments, ScheduleKind(schedule["kind"]))
     await store.move(arrival.connection, job, JobEvent.ACCEPT, at=arrival.now, **changes)
     arrival.topics.update({job.id, arrival.host_id})
+
+
+def _choose_repository(fire: ScheduleFire, schedule: sa.RowMapping) -> UUID | None:
+    """Choose where the job is booked: a host that was cut off may have used an older repository.
+
+    Only one that this schedule once had is believed, for by a job on it a host can report what is
+    in it. None for any other: a server that was restored from a backup may not know it.
+    """
+    used = fire.repository_id if fire.ran_offline else None
+    current: UUID = schedule["repository_id"]
+    if used is None or used == current:
+        return current
+    return used if str(used) in (schedule["past_repository_ids"] or []) else None
 
 
 def _check_active(schedule: sa.RowMapping) -> None:

@@ -27,6 +27,9 @@ from backhaul_api.sources.rules import has_keep_rule
 _NAMES = ("host", "repository", "source", "next_fire_at", "error")
 """Fields of a schedule that are no columns of its row."""
 
+_UNSEEN = {"deleted_at", "past_repository_ids"}
+"""Columns of its row that are no fields of a schedule."""
+
 _TURN = 0x6261636B  # PostgreSQL's advisory locks have numbers for names; this one is ours
 
 
@@ -85,11 +88,21 @@ async def update(connection: AsyncConnection, schedule: Schedule, *, seen_revisi
     changed = await connection.execute(
         sa.update(schedules)
         .where(schedules.c.id == schedule.id, schedules.c.revision == seen_revision)
-        .values(_columns(schedule))
+        .values({**_columns(schedule), **await _note_repository(connection, schedule)})
     )
     if changed.rowcount != 1:
         raise PreconditionFailedError("schedule", schedule.id)
     await move_version(connection, schedules.c.id == schedule.id, now=schedule.updated_at)
+
+
+async def _note_repository(connection: AsyncConnection, schedule: Schedule) -> dict[str, Any]:
+    """Keep the repository that a schedule leaves: a host that is cut off may go on using it."""
+    query = sa.select(schedules.c.repository_id, schedules.c.past_repository_ids)
+    row = (await connection.execute(query.where(schedules.c.id == schedule.id))).one()
+    if row.repository_id == schedule.repository_id:
+        return {}
+    past = [*(row.past_repository_ids or []), str(row.repository_id)]
+    return {"past_repository_ids": list(dict.fromkeys(past))}
 
 
 async def delete(connection: AsyncConnection, schedule: Schedule, *, now: datetime) -> None:
@@ -170,11 +183,12 @@ def uses_source(source_id: UUID) -> sa.ColumnElement[bool]:
 def carries_credentials(repository_id: UUID) -> sa.ColumnElement[bool]:
     """Build the condition for `move_version` after a change of a repository: with these schedules
     the hosts were given what opens it."""
-    return sa.and_(
-        schedules.c.repository_id == repository_id,
-        schedules.c.enabled,
-        schedules.c.when_unreachable == "run",
-    )
+    return sa.and_(schedules.c.repository_id == repository_id, runs_alone())
+
+
+def runs_alone() -> sa.ColumnElement[bool]:
+    """Build the condition for the schedules whose hosts were given what runs them alone."""
+    return sa.and_(schedules.c.enabled, schedules.c.when_unreachable == "run")
 
 
 def _columns(schedule: Schedule) -> dict[str, Any]:
@@ -184,7 +198,7 @@ def _columns(schedule: Schedule) -> dict[str, Any]:
 
 _SELECT = (
     sa.select(
-        *(column for column in schedules.c if column.name != "deleted_at"),
+        *(column for column in schedules.c if column.name not in _UNSEEN),
         hosts.c.name.label("host"),
         hosts.c.schedule_errors,
         repositories.c.name.label("repository"),

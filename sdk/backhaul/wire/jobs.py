@@ -83,15 +83,20 @@ MOVES: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType(
         # The agent confirms; asking is the column cancel_requested_at.
         (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
         (_S.RUNNING, _E.VANISH): _S.LOST,
-        # The agent's spool delivers late news: LOST is the only end that may change.
+        # The agent's spool delivers late news: of these two ends the server was never certain.
         (_S.LOST, _E.SUCCEED): _S.SUCCEEDED,
         (_S.LOST, _E.FINISH_INCOMPLETE): _S.INCOMPLETE,
         (_S.LOST, _E.FAIL): _S.FAILED,
         (_S.LOST, _E.CANCEL): _S.CANCELLED,
+        # A host that was cut off had begun it by itself; its report came after the deadline.
+        (_S.EXPIRED, _E.ACCEPT): _S.ACCEPTED,
     }
 )
 
-TERMINAL_STATES = frozenset(JobState) - {state for state, _ in MOVES} | {JobState.LOST}
+REVIVED_STATES = frozenset({JobState.EXPIRED, JobState.LOST})
+"""Ends that the server could only guess at; late news of the host may still change them."""
+
+TERMINAL_STATES = frozenset(JobState) - {state for state, _ in MOVES} | REVIVED_STATES
 """Nothing more is expected of a job in these."""
 
 ACTIVE_STATES = frozenset(JobState) - TERMINAL_STATES

@@ -80,6 +80,8 @@ class ScheduleFire(Wire, frozen=True, kw_only=True, tag_field="type", tag="sched
     """The agent has begun under the run template, without the server."""
     arguments: Arguments | None = None
     """With `ran_offline`: what it runs, which the server may have changed meanwhile."""
+    repository_id: UUID | None = None
+    """With `ran_offline`: the repository it uses, for the same reason."""
 
 
 def build_scheduled_job_id(schedule_id: UUID, scheduled_at: datetime) -> UUID:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -98,6 +99,24 @@ async def test_bad_entry_is_reported_and_the_others_run(
     assert named in ack.errors[0].message
     assert isinstance(fire, ScheduleFire)
     assert fire.schedule_id == UUID(int=2)
+
+
+async def test_entries_that_an_upgraded_agent_can_run_are_acked_again(
+    host: ScheduledHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = build_entry(1, "30 1 * * *", timezone="Mars/Olympus")
+    await host.apply(entry)
+    await host.send_all()
+    host.restart()
+    assert host.waiting == []  # it says the same as before
+
+    monkeypatch.setattr(cron_module, "_load_zone", lambda _: ZoneInfo("UTC"))
+    host.restart()
+
+    assert host.waiting == [ScheduleAck(schedule_version=1)]
+    await host.send_all()
+    host.restart()
+    assert host.waiting == []
 
 
 async def test_entries_of_one_schedule_spoil_only_each_other(host: ScheduledHost) -> None:

@@ -70,10 +70,11 @@ async def test_server_is_told_of_fire_and_job_afterwards_in_order(host: Schedule
 
     fire, started, finished = host.api.received[-3:]
     assert isinstance(fire, ScheduleFire)
-    assert (fire.scheduled_at, fire.ran_offline, fire.arguments) == (
+    assert (fire.scheduled_at, fire.ran_offline, fire.arguments, fire.repository_id) == (
         SLOT,
         True,
         TEMPLATE.arguments,
+        TEMPLATE.repository_id,
     )
     assert (type(started), started.job_id) == (JobStarted, JOB)
     assert (type(finished), finished.job_id) == (JobFinished, JOB)
