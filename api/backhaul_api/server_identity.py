@@ -49,8 +49,7 @@ async def follow_keys(database: Database, keys: KeyRing, *, now: datetime) -> No
         if known == keys.key_ids:
             return
         await connection.execute(sa.update(server_identity).values(key_ids=keys.key_ids))
-        if known is not None:
-            await schedules.move_version(connection, schedules.runs_alone(), now=now)
+        await schedules.move_version(connection, schedules.runs_alone(), now=now)
 
 
 class _OtherKeysError(Exception):

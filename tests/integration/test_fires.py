@@ -496,6 +496,19 @@ async def test_offline_run_is_booked_on_the_repository_that_it_used(
     assert (await _show(operator, receipt.job_id))["repository"] == "nas"
 
 
+async def test_older_agent_leaves_a_job_on_the_repository_that_it_was_made_for(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    schedule_id = await _add(operator)
+    await fire(agent, schedule_id)
+    await add_repository(operator, name="cloud")
+    await operator.patch(f"/v1/schedules/{schedule_id}", json={"repository": "cloud"})
+
+    receipt = await fire(agent, schedule_id, ran_offline=True)
+
+    assert (await _show(operator, receipt.job_id))["repository"] == "nas"
+
+
 async def test_offline_run_names_no_repository_that_its_schedule_never_had(
     operator: httpx.AsyncClient, agent: FakeAgent
 ) -> None:

@@ -528,4 +528,4 @@ async def test_hosts_hear_again_of_what_they_may_run_when_the_keys_are_mended(
         await follow_keys(services.database, keys, now=clock.now())
         versions.append((await _show_host(operator))["schedule_version"])
 
-    assert versions == [2, 2, 3, 3]
+    assert versions == [3, 3, 4, 4]

@@ -70,8 +70,9 @@ async def apply_ack(arrival: Arrival, ack: ScheduleAck) -> Receipt:
 async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
     """Create the job of a fire, once; a repeat is told which job that is.
 
-    What a host ran offline is recorded in any case, for it did run: also for a schedule that was
-    disabled or deleted meanwhile, and with the arguments that the host says it used.
+    What a host ran offline is recorded, for it did run: also for a schedule that was disabled or
+    deleted meanwhile, and with the arguments that the host says it used. Only a job that somebody
+    cancelled meanwhile stays as it is.
 
     Raises:
         NotFoundError: this host has no such schedule.
@@ -140,10 +141,11 @@ async def _note_offline_run(
     changes: dict[str, Any] = {
         "ran_offline": True,
         "accepted_at": _choose_begin(fire, arrival.now),
-        "repository_id": _choose_repository(fire, schedule),
         "finished_at": None,
         "message": None,
     }
+    if fire.repository_id is not None:  # an older agent does not say
+        changes["repository_id"] = _choose_repository(fire, schedule)
     if fire.arguments is not None:
         changes["arguments"] = _check_arguments(fire.arguments, ScheduleKind(schedule["kind"]))
     await store.move(arrival.connection, job, JobEvent.ACCEPT, at=arrival.now, **changes)
