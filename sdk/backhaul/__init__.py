@@ -2,10 +2,10 @@
 
     import backhaul
 
-    with backhaul.connect() as client:
-        backup = backhaul.BackupRequest(host="web-1", repository="nas", source="etc")
-        job = client.create_job(backup)
-        client.wait_for_job(job.id, raise_on_failure=True)
+    with backhaul.connect() as fleet:
+        job = fleet.hosts["web-1"].backup(source="etc")
+        job.wait(raise_on_failure=True)
+        print(job.summary)
 
 Names are loaded when they are first used, so that the import costs next to nothing.
 """
@@ -18,6 +18,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from backhaul.aio.fleet import AsyncFleet
+    from backhaul.aio.hosts import AsyncHost
+    from backhaul.aio.jobs import AsyncJob
+    from backhaul.aio.repositories import AsyncRepository
+    from backhaul.aio.schedules import AsyncSchedule
+    from backhaul.aio.snapshots import AsyncSnapshot
+    from backhaul.aio.sources import AsyncSource
     from backhaul.async_client import AsyncClient
     from backhaul.client import Client
     from backhaul.errors import (
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
         InvalidRequestError,
         JobFailedError,
         JobNotFinishedError,
+        MissingPackageError,
         NoAnswerError,
         NotAllowedError,
         NotAuthenticatedError,
@@ -39,14 +47,19 @@ if TYPE_CHECKING:
         TimedOutError,
         UndecodableReplyError,
     )
+    from backhaul.objects.fleet import Fleet
+    from backhaul.objects.hosts import Host
+    from backhaul.objects.jobs import Job
+    from backhaul.objects.repositories import Repository
+    from backhaul.objects.schedules import Schedule
+    from backhaul.objects.snapshots import Snapshot
+    from backhaul.objects.sources import Source
     from backhaul.settings import aconnect, connect
     from backhaul.wire.accounts import CreateApiToken, CreateEnrollmentToken
     from backhaul.wire.fleet import (
         CreateRepository,
         CreateSource,
-        Host,
-        Repository,
-        Source,
+        HostState,
         UpdateHost,
         UpdateRepository,
         UpdateSource,
@@ -56,7 +69,6 @@ if TYPE_CHECKING:
         CheckRequest,
         ForgetRequest,
         InitRequest,
-        Job,
         JobKind,
         JobState,
         PruneRequest,
@@ -66,16 +78,21 @@ if TYPE_CHECKING:
     )
     from backhaul.wire.schedules import (
         CreateSchedule,
-        Schedule,
         ScheduleKind,
         SchedulePreview,
         UpdateSchedule,
     )
-    from backhaul.wire.snapshots import Snapshot
 
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "AsyncFleet",
+    "AsyncHost",
+    "AsyncJob",
+    "AsyncRepository",
+    "AsyncSchedule",
+    "AsyncSnapshot",
+    "AsyncSource",
     "BackhaulError",
     "BackupRequest",
     "CheckRequest",
@@ -88,8 +105,10 @@ __all__ = [
     "CreateRepository",
     "CreateSchedule",
     "CreateSource",
+    "Fleet",
     "ForgetRequest",
     "Host",
+    "HostState",
     "InitRequest",
     "InvalidRequestError",
     "Job",
@@ -97,6 +116,7 @@ __all__ = [
     "JobKind",
     "JobNotFinishedError",
     "JobState",
+    "MissingPackageError",
     "NoAnswerError",
     "NotAllowedError",
     "NotAuthenticatedError",
@@ -126,15 +146,29 @@ __all__ = [
 
 # What is public and not in this table is an error class.
 _MODULES = {
+    "AsyncFleet": "backhaul.aio.fleet",
+    "AsyncHost": "backhaul.aio.hosts",
+    "AsyncJob": "backhaul.aio.jobs",
+    "AsyncRepository": "backhaul.aio.repositories",
+    "AsyncSchedule": "backhaul.aio.schedules",
+    "AsyncSnapshot": "backhaul.aio.snapshots",
+    "AsyncSource": "backhaul.aio.sources",
     "AsyncClient": "backhaul.async_client",
     "Client": "backhaul.client",
+    "Fleet": "backhaul.objects.fleet",
+    "Host": "backhaul.objects.hosts",
+    "Job": "backhaul.objects.jobs",
+    "Repository": "backhaul.objects.repositories",
+    "Schedule": "backhaul.objects.schedules",
+    "Snapshot": "backhaul.objects.snapshots",
+    "Source": "backhaul.objects.sources",
+    "aconnect": "backhaul.settings",
+    "connect": "backhaul.settings",
     "CreateApiToken": "backhaul.wire.accounts",
     "CreateEnrollmentToken": "backhaul.wire.accounts",
     "CreateRepository": "backhaul.wire.fleet",
     "CreateSource": "backhaul.wire.fleet",
-    "Host": "backhaul.wire.fleet",
-    "Repository": "backhaul.wire.fleet",
-    "Source": "backhaul.wire.fleet",
+    "HostState": "backhaul.wire.fleet",
     "UpdateHost": "backhaul.wire.fleet",
     "UpdateRepository": "backhaul.wire.fleet",
     "UpdateSource": "backhaul.wire.fleet",
@@ -142,7 +176,6 @@ _MODULES = {
     "CheckRequest": "backhaul.wire.jobs",
     "ForgetRequest": "backhaul.wire.jobs",
     "InitRequest": "backhaul.wire.jobs",
-    "Job": "backhaul.wire.jobs",
     "JobKind": "backhaul.wire.jobs",
     "JobState": "backhaul.wire.jobs",
     "PruneRequest": "backhaul.wire.jobs",
@@ -150,13 +183,9 @@ _MODULES = {
     "Retention": "backhaul.wire.jobs",
     "SnapshotsRequest": "backhaul.wire.jobs",
     "CreateSchedule": "backhaul.wire.schedules",
-    "Schedule": "backhaul.wire.schedules",
     "ScheduleKind": "backhaul.wire.schedules",
     "SchedulePreview": "backhaul.wire.schedules",
     "UpdateSchedule": "backhaul.wire.schedules",
-    "Snapshot": "backhaul.wire.snapshots",
-    "aconnect": "backhaul.settings",
-    "connect": "backhaul.settings",
 }
 
 

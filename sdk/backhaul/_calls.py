@@ -6,7 +6,7 @@ The functions stand in the order of the clients' methods.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Generic, TypeVar
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from backhaul.errors import InvalidRequestError
+from backhaul.errors import refuse
 from backhaul.wire.accounts import (
     ApiToken,
     AuditEntry,
@@ -33,6 +33,7 @@ from backhaul.wire.fleet import (
     CreateSource,
     Health,
     Host,
+    HostState,
     Repository,
     Source,
     UpdateHost,
@@ -41,7 +42,6 @@ from backhaul.wire.fleet import (
 )
 from backhaul.wire.jobs import Job, JobKind, JobLogPage, JobRequest, JobState
 from backhaul.wire.pages import Page
-from backhaul.wire.problems import FieldError, Problem, ProblemType
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import Snapshot
 
@@ -123,8 +123,15 @@ def revoke_enrollment_token(token_id: UUID | str) -> Call[None]:
     return _delete(f"/v1/enrollment-tokens/{_segment('token_id', token_id)}")
 
 
-def list_hosts(*, limit: int | None = None) -> Call[Page[Host]]:
-    return _list("/v1/hosts", Page[Host], limit)
+def list_hosts(
+    *,
+    state: HostState | str | None = None,
+    labels: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> Call[Page[Host]]:
+    filters: list[tuple[str, object]] = [("state", state)]
+    filters += [("label", f"{name}={value}") for name, value in (labels or {}).items()]
+    return _list("/v1/hosts", Page[Host], limit, filters)
 
 
 def get_host(host: UUID | str) -> Call[Host]:
@@ -232,17 +239,20 @@ def preview_cron(
     return Call(method="GET", path="/v1/schedules/preview", reply=SchedulePreview, query=query)
 
 
-def list_jobs(
+def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
     *,
     host: UUID | str | None = None,
     repository: UUID | str | None = None,
     schedule: UUID | str | None = None,
     kind: JobKind | str | None = None,
     states: Iterable[JobState | str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
     limit: int | None = None,
 ) -> Call[Page[Job]]:
     filters = [("host", host), ("repository", repository), ("schedule", schedule), ("kind", kind)]
     filters += [("state", state) for state in states]
+    filters += [("since", _moment("since", since)), ("until", _moment("until", until))]
     return _list("/v1/jobs", Page[Job], limit, filters)
 
 
@@ -259,9 +269,14 @@ def get_job(
 
 
 def get_job_log_page(
-    job_id: UUID | str, *, cursor: str | None = None, wait_s: float = 0.0
+    job_id: UUID | str,
+    *,
+    cursor: str | None = None,
+    tail: int | None = None,
+    wait_s: float = 0.0,
 ) -> Call[JobLogPage]:
-    query = _query([("limit", PAGE_LIMIT), ("wait", _seconds(wait_s)), ("cursor", cursor)])
+    wait = _seconds(wait_s)
+    query = _query([("limit", PAGE_LIMIT), ("wait", wait), ("cursor", cursor), ("tail", tail)])
     path = f"/v1/jobs/{_segment('job_id', job_id)}/log"
     return Call(method="GET", path=path, reply=JobLogPage, query=query, held_s=wait_s)
 
@@ -310,7 +325,7 @@ def _moment(field: str, value: datetime | None) -> str | None:
         InvalidRequestError: it has no time zone, so that it could be any of many moments.
     """
     if value is not None and value.utcoffset() is None:
-        raise _refuse(field, "needs a time zone, like datetime.now(UTC) has")
+        raise refuse(field, "needs a time zone, like datetime.now(UTC) has")
     return None if value is None else value.isoformat()
 
 
@@ -322,18 +337,5 @@ def _segment(field: str, value: UUID | str) -> str:
     """
     text = str(value)
     if text in {"", ".", ".."}:
-        raise _refuse(field, f"{text!r} is neither a name nor an id")
+        raise refuse(field, f"{text!r} is neither a name nor an id")
     return quote(text, safe="")
-
-
-def _refuse(field: str, message: str) -> InvalidRequestError:
-    """Build the error that the server would answer with."""
-    return InvalidRequestError(
-        Problem(
-            type=ProblemType.INVALID_REQUEST,
-            title="Invalid request",
-            status=422,
-            detail=f"{field}: {message}",
-            errors=(FieldError(field=field, message=message),),
-        )
-    )

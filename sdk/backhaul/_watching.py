@@ -103,11 +103,13 @@ class LogWatch:
         job_id: UUID | str,
         *,
         is_followed: bool,
+        tail: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job_id = job_id
         self._wait_s = HOLD_S if is_followed else 0.0
         self._is_followed = is_followed
+        self._tail = tail
         self._monotonic = monotonic
         self._asked_at = monotonic()
         self._cursor: str | None = None
@@ -123,7 +125,10 @@ class LogWatch:
         self._asked_at = self._monotonic()
         if self._is_over:
             return None
-        return _calls.get_job_log_page(self._job_id, cursor=self._cursor, wait_s=self._wait_s)
+        tail = self._tail if self._cursor is None else None
+        return _calls.get_job_log_page(
+            self._job_id, cursor=self._cursor, tail=tail, wait_s=self._wait_s
+        )
 
     def accept(self, page: JobLogPage) -> None:
         """Take in an answer."""

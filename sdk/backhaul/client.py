@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ from backhaul.wire.fleet import (
     CreateSource,
     Health,
     Host,
+    HostState,
     Repository,
     Source,
     UpdateHost,
@@ -153,9 +154,18 @@ class Client:
         """End an enrollment token. Hosts that joined with it stay."""
         self._send(_calls.revoke_enrollment_token(token_id))
 
-    def list_hosts(self, *, limit: int | None = None) -> Iterator[Host]:
-        """List the hosts, page by page as it is iterated; at most `limit` of them."""
-        return self._iterate(_calls.list_hosts(limit=limit), limit)
+    def list_hosts(
+        self,
+        *,
+        state: HostState | str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Host]:
+        """List the hosts, page by page as it is iterated; at most `limit` of them.
+
+        With `labels`, those that have all of these.
+        """
+        return self._iterate(_calls.list_hosts(state=state, labels=labels, limit=limit), limit)
 
     def get_host(self, host: UUID | str) -> Host:
         """Get a host by its name or id."""
@@ -278,7 +288,7 @@ class Client:
         """
         return self._send(_calls.preview_cron(cron, timezone, start=start, count=count))
 
-    def list_jobs(
+    def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
         self,
         *,
         host: UUID | str | None = None,
@@ -286,15 +296,22 @@ class Client:
         schedule: UUID | str | None = None,
         kind: JobKind | str | None = None,
         states: Iterable[JobState | str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
-        """List the jobs, newest first, page by page as it is iterated; at most `limit` of them."""
+        """List the jobs, newest first, page by page as it is iterated; at most `limit` of them.
+
+        `since` (included) and `until` (not) are about when a job was made, with a time zone.
+        """
         call = _calls.list_jobs(
             host=host,
             repository=repository,
             schedule=schedule,
             kind=kind,
             states=states,
+            since=since,
+            until=until,
             limit=limit,
         )
         return self._iterate(call, limit)
@@ -344,13 +361,20 @@ class Client:
             self._pause(watch.pause_s)
         return watch.take_outcome(raise_on_failure=raise_on_failure)
 
-    def get_job_log(self, job_id: UUID | str) -> Iterator[NumberedLogLine]:
-        """Give the log of a job as far as it has come, oldest line first."""
-        return self._iterate_log(LogWatch(job_id, is_followed=False))
+    def get_job_log(
+        self, job_id: UUID | str, *, tail: int | None = None
+    ) -> Iterator[NumberedLogLine]:
+        """Give the log of a job as far as it has come, oldest line first; or the last `tail`."""
+        return self._iterate_log(LogWatch(job_id, is_followed=False, tail=tail))
 
-    def follow_job_log(self, job_id: UUID | str) -> Iterator[NumberedLogLine]:
-        """Give the log of a job from its first line, and new lines as they come, to its end."""
-        return self._iterate_log(LogWatch(job_id, is_followed=True))
+    def follow_job_log(
+        self, job_id: UUID | str, *, tail: int | None = None
+    ) -> Iterator[NumberedLogLine]:
+        """Give the log of a job, and new lines as they come, to its end.
+
+        It begins with the first line, or with the last `tail` of those that are there.
+        """
+        return self._iterate_log(LogWatch(job_id, is_followed=True, tail=tail))
 
     def list_snapshots(
         self,

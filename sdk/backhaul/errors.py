@@ -2,6 +2,7 @@
 
 BackhaulError
   ConfigurationError         what is needed to ask is missing or makes no sense
+  MissingPackageError        an optional package is not installed
   NoAnswerError              nothing usable came back; may_retry
     ConnectionFailedError
     TimedOutError
@@ -23,11 +24,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backhaul.wire.problems import FieldError
+from backhaul.wire.problems import FieldError, Problem, ProblemType
 
 if TYPE_CHECKING:
     from backhaul.wire.jobs import Job
-    from backhaul.wire.problems import Problem
 
 
 class BackhaulError(Exception):
@@ -39,6 +39,10 @@ class BackhaulError(Exception):
 
 class ConfigurationError(BackhaulError):
     """The URL, the token, the CA file or the configuration file is missing or wrong."""
+
+
+class MissingPackageError(BackhaulError):
+    """An optional package is not installed; the message is the command that installs it."""
 
 
 class NoAnswerError(BackhaulError):
@@ -122,10 +126,13 @@ class ServerFailedError(ApiError):
 class JobFailedError(BackhaulError):
     """A job that was waited for did not succeed. `job` has its message and its result."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, last_lines: tuple[str, ...] = ()) -> None:
         reason = f": {job.message}" if job.message else ""
-        super().__init__(f"Job {job.id} ({job.kind} on {job.host}) is {job.state}{reason}")
+        said = "".join(f"\n  {line}" for line in last_lines)
+        super().__init__(f"Job {job.id} ({job.kind} on {job.host}) is {job.state}{reason}{said}")
         self.job = job
+        self.last_lines = last_lines
+        """The end of its log, oldest first; empty where nobody asked for it."""
 
 
 class JobNotFinishedError(BackhaulError):
@@ -136,3 +143,16 @@ class JobNotFinishedError(BackhaulError):
     def __init__(self, job: Job) -> None:
         super().__init__(f"Job {job.id} ({job.kind} on {job.host}) is still {job.state}.")
         self.job = job
+
+
+def refuse(field: str, message: str) -> InvalidRequestError:
+    """Build the error that the server would answer with, for what need not be asked."""
+    return InvalidRequestError(
+        Problem(
+            type=ProblemType.INVALID_REQUEST,
+            title="Invalid request",
+            status=422,
+            detail=f"{field}: {message}" if field else message,
+            errors=(FieldError(field=field, message=message),),
+        )
+    )

@@ -29,8 +29,10 @@ from backhaul.errors import ConfigurationError
 from backhaul.wire.tokens import TokenKind, parse_token_kind
 
 if TYPE_CHECKING:
-    from backhaul.async_client import AsyncClient
-    from backhaul.client import Client
+    from backhaul.aio.fleet import AsyncFleet
+    from backhaul.objects.fleet import Fleet
+
+DEFAULT_TIMEOUT_S = 30.0
 
 DEFAULT_PROFILE = "default"
 
@@ -56,30 +58,52 @@ class ConfigFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     profiles: dict[str, Profile] = {}
 
 
-def connect(url: str | None = None, token: str | None = None, profile: str | None = None) -> Client:
-    """Connect as the environment or the configuration file says.
+def connect(
+    url: str | None = None,
+    token: str | None = None,
+    profile: str | None = None,
+    *,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    ca_file: str | Path | None = None,
+) -> Fleet:
+    """Connect as the arguments, the environment or the configuration file say.
+
+    `timeout` is in seconds; `ca_file` names the certificates to believe, in PEM. Nothing is asked
+    of the server yet.
 
     Raises:
         ConfigurationError: no server is known, or nothing to sign in there with.
     """
     from backhaul.client import Client
+    from backhaul.objects.fleet import Fleet
 
     found = require_token(find_profile(os.environ, url=url, token=token, profile=profile))
-    return Client(found.url, token=found.token, ca_file=found.ca_file)
+    chosen = ca_file or found.ca_file
+    return Fleet(Client(found.url, token=found.token, timeout=timeout, ca_file=chosen))
 
 
 def aconnect(
-    url: str | None = None, token: str | None = None, profile: str | None = None
-) -> AsyncClient:
-    """Connect for asyncio as the environment or the configuration file says.
+    url: str | None = None,
+    token: str | None = None,
+    profile: str | None = None,
+    *,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    ca_file: str | Path | None = None,
+) -> AsyncFleet:
+    """Connect for asyncio as the arguments, the environment or the configuration file say.
+
+    `timeout` is in seconds; `ca_file` names the certificates to believe, in PEM. Nothing is asked
+    of the server yet.
 
     Raises:
         ConfigurationError: no server is known, or nothing to sign in there with.
     """
+    from backhaul.aio.fleet import AsyncFleet
     from backhaul.async_client import AsyncClient
 
     found = require_token(find_profile(os.environ, url=url, token=token, profile=profile))
-    return AsyncClient(found.url, token=found.token, ca_file=found.ca_file)
+    chosen = ca_file or found.ca_file
+    return AsyncFleet(AsyncClient(found.url, token=found.token, timeout=timeout, ca_file=chosen))
 
 
 def find_profile(

@@ -16,6 +16,9 @@ SHARED_WITH_API = ("backhaul.wire", "backhaul.cron")
 BARE_INSTALL = frozenset({"httpx", "msgspec", "rich", "typer", "click"})
 """What the SDK may import from outside; typer brings click."""
 
+OPTIONAL = {"backhaul.charts": {"altair"}, "backhaul.frames": {"pandas"}}
+"""What the extra `notebook` brings, and where it may be needed."""
+
 ONLY_WITH_CRON = frozenset({"croniter"})
 """What `backhaul.cron` needs, which comes with the extras of those who use it."""
 
@@ -52,6 +55,8 @@ def test_the_sdk_needs_nothing_but_the_bare_install() -> None:
     def is_allowed(module: Module, name: str) -> bool:
         top = _top(name)
         if module.name == "backhaul.cron" and top in ONLY_WITH_CRON:
+            return True
+        if top in OPTIONAL.get(module.name, ()):
             return True
         return top in sys.stdlib_module_names or top == "backhaul" or top in BARE_INSTALL
 

@@ -227,3 +227,21 @@ async def _until_parked(services: Services) -> None:
     async with asyncio.timeout(20):
         while services.wakeups.waiting < 1:
             await asyncio.sleep(0)
+
+
+async def test_tail_is_the_end_of_the_log_and_goes_on_from_there(
+    operator: httpx.AsyncClient, agent: FakeAgent, job_id: UUID
+) -> None:
+    await agent.send(logged(job_id, 0, *"abcde"))
+
+    page = (await operator.get(f"/v1/jobs/{job_id}/log", params={"tail": 2})).json()
+    whole = (await operator.get(f"/v1/jobs/{job_id}/log", params={"tail": 9})).json()
+    await agent.send(logged(job_id, 5, "f"))
+    cursor = {"tail": 2, "cursor": page["next_cursor"]}
+    rest = (await operator.get(f"/v1/jobs/{job_id}/log", params=cursor)).json()
+    refused = await operator.get(f"/v1/jobs/{job_id}/log", params={"tail": -1})
+
+    assert [line["text"] for line in page["lines"]] == ["d", "e"]
+    assert len(whole["lines"]) == 5
+    assert [line["text"] for line in rest["lines"]] == ["f"]
+    assert refused.status_code == 422

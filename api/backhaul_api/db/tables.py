@@ -116,6 +116,8 @@ hosts = Table(
     Column("applied_settings_version", BigInteger, nullable=False, server_default="0"),
     Column("enrolled_at", Moment, nullable=False),
     Column("last_seen_at", Moment),
+    # Of the newest backup that succeeded; written with its end, so that nobody has to search.
+    Column("last_backup_at", Moment),
     # A removed host keeps its row: its jobs refer to it, and its agent must be told.
     Column("removed_at", Moment),
 )
@@ -239,6 +241,7 @@ jobs = Table(
 )
 Index("ix_jobs_host_id_id", jobs.c.host_id, jobs.c.id)
 Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
+Index("ix_jobs_created_at", jobs.c.created_at)
 # What the poll asks for: the few jobs of a host that are not over.
 Index(
     "ix_jobs_active",

@@ -10,13 +10,13 @@ from litestar.params import FromPath, JSONBody, PathParameter, QueryParameter
 
 from backhaul.wire.accounts import CreateEnrollmentToken, EnrollmentToken, NewEnrollmentToken
 from backhaul.wire.agents import EnrollReply, EnrollRequest
-from backhaul.wire.fleet import Host, UpdateHost
+from backhaul.wire.fleet import Host, HostState, UpdateHost
 from backhaul.wire.pages import Page
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.audit.store import record
 from backhaul_api.auth import ENROLLING, OperatorRequest
 from backhaul_api.errors import InvalidError, NotAuthenticatedError
-from backhaul_api.hosts import enrolment, store
+from backhaul_api.hosts import enrolment, presence, store
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -35,6 +35,10 @@ Labels = Annotated[
     ),
 ]
 
+State = Annotated[
+    HostState | None, QueryParameter(name="state", description="Only hosts in this state.")
+]
+
 Force = Annotated[
     bool,
     QueryParameter(
@@ -46,20 +50,34 @@ Force = Annotated[
 
 @get("/", operation_id="list_hosts", summary="List hosts by name")
 async def list_hosts(
-    services: Needs, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None, label: Labels = None
+    services: Needs,
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+    label: Labels = None,
+    *,
+    in_state: State = None,
 ) -> Page[Host]:
     after = decode_cursor(cursor, tuple[str])[0] if cursor else None
     wanted = _parse_labels(label or [])
+    now = services.clock.now()
     async with services.database.reading() as connection:
-        found = await store.fetch_page(connection, limit=limit + 1, after=after, labels=wanted)
-    items, has_more = split_page(found, limit)
+        found = await store.fetch_page(
+            connection,
+            limit=limit + 1,
+            after=after,
+            labels=wanted,
+            condition=None if in_state is None else presence.is_in_state(in_state, now),
+        )
+        items, has_more = split_page(found, limit)
+        items = await presence.complete(connection, items, now=now)
     return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].name) if has_more else None)
 
 
 @get("/{host:str}", operation_id="get_host", summary="Get a host by name or id")
 async def get_host(services: Needs, host: FromPath[str]) -> Host:
     async with services.database.reading() as connection:
-        return await store.fetch(connection, host)
+        found = await store.fetch(connection, host)
+        return (await presence.complete(connection, [found], now=services.clock.now()))[0]
 
 
 @patch(
@@ -85,7 +103,7 @@ async def update_host(
             target_id=changed.id,
             target=changed.name,
         )
-    return changed
+        return (await presence.complete(connection, [changed], now=now))[0]
 
 
 @delete(

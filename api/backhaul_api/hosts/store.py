@@ -95,12 +95,19 @@ async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool
 
 
 async def fetch_page(
-    connection: AsyncConnection, *, limit: int, after: str | None, labels: Mapping[str, str]
+    connection: AsyncConnection,
+    *,
+    limit: int,
+    after: str | None,
+    labels: Mapping[str, str],
+    condition: sa.ColumnElement[bool] | None = None,
 ) -> list[Host]:
-    """Fetch hosts by name; those that have all of the labels."""
+    """Fetch hosts by name; those that have all of the labels, and fulfil the condition."""
     query = sa.select(hosts).where(_IS_PRESENT).order_by(hosts.c.name).limit(limit)
     for key, value in labels.items():
         query = query.where(_has_label(connection, key, value))
+    if condition is not None:
+        query = query.where(condition)
     if after is not None:
         query = query.where(hosts.c.name > after)
     return [_build(row) for row in (await connection.execute(query)).all()]
@@ -205,6 +212,7 @@ def _build(row: Any) -> Host:
         applied_schedule_version=row.applied_schedule_version,
         enrolled_at=row.enrolled_at,
         last_seen_at=row.last_seen_at,
+        last_backup_at=row.last_backup_at,
         drift=_build_drift(row),
     )
 

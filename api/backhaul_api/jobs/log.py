@@ -56,9 +56,14 @@ async def append(
 
 
 async def fetch_page(
-    connection: AsyncConnection, job_id: UUID, *, cursor: str | None, limit: int
+    connection: AsyncConnection,
+    job_id: UUID,
+    *,
+    cursor: str | None,
+    limit: int,
+    tail: int | None = None,
 ) -> JobLogPage:
-    """Fetch lines from the cursor on, oldest first.
+    """Fetch lines from the cursor on, oldest first; without one, the last `tail` if that is given.
 
     Raises:
         NotFoundError: there is no such job.
@@ -67,6 +72,8 @@ async def fetch_page(
     attempt, seq = decode_cursor(cursor, tuple[_Number, _Number]) if cursor else (0, 0)
     # First the state, then the lines: a job that was over when we looked has all its lines.
     job = await store.fetch(connection, job_id)
+    if tail is not None and cursor is None:
+        attempt, seq = job.attempt, max(0, job.log_lines - tail)
     query = (
         sa.select(job_log)
         .where(

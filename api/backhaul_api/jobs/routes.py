@@ -27,6 +27,7 @@ from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.hosts import store as hosts
 from backhaul_api.jobs import log, rules, store, targets
+from backhaul_api.moments import parse_moment
 from backhaul_api.names import named_in
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -42,6 +43,8 @@ from backhaul_api.sources import store as sources
 
 MAX_WAIT_S = 25.0
 """Under the 30 s at which the more impatient proxies cut."""
+
+MAX_TAIL = 100_000
 
 _HostFilter = Annotated[
     str | None, QueryParameter(description="Only jobs of this host, by name or id.")
@@ -61,6 +64,16 @@ _States = Annotated[
     list[JobState] | None,
     QueryParameter(name="state", description="May be repeated."),
 ]
+_Since = Annotated[
+    str | None,
+    QueryParameter(
+        format="date-time", description="Only jobs made at this moment or after; RFC 3339."
+    ),
+]
+_Until = Annotated[
+    str | None,
+    QueryParameter(format="date-time", description="Only jobs made before this moment; RFC 3339."),
+]
 _Revision = Annotated[
     int | None,
     QueryParameter(ge=-1, description="Answer once the job's revision is greater."),
@@ -78,6 +91,8 @@ async def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
     schedule: _ScheduleFilter = None,
     kinds: _Kinds = None,
     states: _States = None,
+    since: _Since = None,
+    until: _Until = None,
 ) -> Page[Job]:
     before = decode_cursor(cursor, tuple[UUID])[0] if cursor else None
     await expire_overdue(services)
@@ -90,6 +105,8 @@ async def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
             schedule_id=await targets.find_schedule(connection, schedule) if schedule else None,
             kinds=tuple(kinds or ()),
             states=tuple(states or ()),
+            since=parse_moment("since", since),
+            until=parse_moment("until", until),
         )
         found = await store.fetch_page(connection, filters, limit=limit + 1, before=before)
     items, has_more = split_page(found, limit)
@@ -170,6 +187,15 @@ async def get_job_log(
     *,
     limit: Limit = DEFAULT_LIMIT,
     cursor: Cursor = None,
+    tail: Annotated[
+        int | None,
+        QueryParameter(
+            ge=0,
+            le=MAX_TAIL,
+            description="Without a cursor: begin so many lines before the end of the newest "
+            "attempt.",
+        ),
+    ] = None,
     wait: Annotated[
         float,
         QueryParameter(
@@ -182,7 +208,7 @@ async def get_job_log(
 ) -> JobLogPage:
     async def look() -> JobLogPage:
         async with services.database.reading() as connection:
-            return await log.fetch_page(connection, job_id, cursor=cursor, limit=limit)
+            return await log.fetch_page(connection, job_id, cursor=cursor, limit=limit, tail=tail)
 
     def is_enough(page: JobLogPage) -> bool:
         return bool(page.lines) or page.is_complete

@@ -61,6 +61,8 @@ class Filters:
     schedule_id: UUID | None = None
     kinds: tuple[JobKind, ...] = ()
     states: tuple[JobState, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> Job:
@@ -122,6 +124,10 @@ async def fetch_page(
         query = query.where(jobs.c.kind.in_(filters.kinds))
     if filters.states:
         query = query.where(jobs.c.state.in_(filters.states))
+    if filters.since is not None:
+        query = query.where(jobs.c.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(jobs.c.created_at < filters.until)
     if before is not None:
         query = query.where(jobs.c.id < before)
     return [_build(row) for row in await connection.execute(query)]
@@ -192,6 +198,8 @@ async def move(
     if state in TERMINAL_STATES:
         changes.setdefault("finished_at", at)
     await _update(connection, job, {**changes, "state": state})
+    if state is JobState.SUCCEEDED and job.kind is JobKind.BACKUP:
+        await _note_backup(connection, job.host_id, at=changes["finished_at"])
     await connection.execute(
         sa.insert(job_events).values(
             id=new_id(),
@@ -204,6 +212,14 @@ async def move(
         )
     )
     return msgspec.structs.replace(job, **changes, state=state, revision=job.revision + 1)
+
+
+async def _note_backup(connection: AsyncConnection, host_id: UUID, *, at: datetime) -> None:
+    """Move the time of the host's last good backup; reports can come late and out of order."""
+    is_older = sa.or_(hosts.c.last_backup_at.is_(None), hosts.c.last_backup_at < at)
+    await connection.execute(
+        sa.update(hosts).where(hosts.c.id == host_id, is_older).values(last_backup_at=at)
+    )
 
 
 async def save_progress(connection: AsyncConnection, job: Job, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from litestar.params import PathParameter, QueryParameter
 
 from backhaul.cron import Cron
 from backhaul.wire.schedules import SchedulePreview
+from backhaul_api.moments import parse_moment
 from backhaul_api.schedules import rules, store
 from backhaul_api.services import Needs, Services
 
@@ -74,7 +75,7 @@ async def preview_schedule(
 async def _preview(
     services: Services, cron: Cron, start_text: str | None, count: int
 ) -> SchedulePreview:
-    start = services.clock.now() if start_text is None else rules.parse_start(start_text)
+    start = services.clock.now() if start_text is None else parse_moment("from", start_text)
     # In a thread: a thousand Sundays that are a 29 February take a second to find.
     fires = await asyncio.to_thread(rules.preview, cron, start=start, count=count)
     return SchedulePreview(cron=cron.expression, timezone=cron.zone.key, fires=fires)

@@ -23,10 +23,6 @@ from backhaul_api.sources.rules import require_keep_rule
 
 KINDS_WITH_SOURCE = frozenset({ScheduleKind.BACKUP, ScheduleKind.FORGET})
 
-_PREVIEWED_YEARS = range(1970, 2200)
-"""Where a preview may begin. Rules of time zones say nothing about times far from ours."""
-
-_LOST_PLUS = re.compile(r" (?=\d\d:?\d\d$)")
 _ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
 
 
@@ -149,26 +145,6 @@ def preview(cron: Cron, *, start: datetime, count: int) -> tuple[UpcomingFire, .
 def render(moment: datetime, zone: ZoneInfo) -> str:
     """Write a moment as RFC 3339 in a time zone."""
     return moment.astimezone(zone).isoformat(timespec="seconds")
-
-
-def parse_start(text: str) -> datetime:
-    """Read the moment at which a preview begins.
-
-    Raises:
-        InvalidError: it is not RFC 3339 with an offset, or far from our time.
-    """
-    remedy = "like 2026-10-24T00:00:00+01:00 (in an address, + is written %2B)"
-    try:
-        # In an address that nobody encoded, the plus of the offset is read as a space.
-        start = datetime.fromisoformat(_LOST_PLUS.sub("+", text))
-    except ValueError as error:
-        raise InvalidError.of("from", f"write RFC 3339 with an offset, {remedy}") from error
-    if start.tzinfo is None:
-        raise InvalidError.of("from", f"needs an offset, {remedy}")
-    if start.year not in _PREVIEWED_YEARS:
-        years = f"{_PREVIEWED_YEARS.start} to {_PREVIEWED_YEARS.stop - 1}"
-        raise InvalidError.of("from", f"must be in the years {years}")
-    return start
 
 
 def build_etag(revision: int) -> str:

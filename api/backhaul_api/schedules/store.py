@@ -9,6 +9,7 @@ and end with the hosts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,7 @@ from backhaul.wire.fleet import Source
 from backhaul.wire.schedules import Schedule, ScheduleKind
 from backhaul_api.db.tables import hosts, repositories, schedules, sources
 from backhaul_api.errors import ConflictError, NotFoundError, PreconditionFailedError
-from backhaul_api.schedules import rules
+from backhaul_api.schedules.next_fires import NEXT_FIRES
 from backhaul_api.sources.rules import has_keep_rule
 
 _NAMES = ("host", "repository", "source", "next_fire_at", "error")
@@ -76,6 +77,14 @@ async def fetch_page(
         query = query.where(schedules.c.host_id == host_id)
     if after is not None:
         query = query.where(schedules.c.id > after)
+    return [_build(row, now) for row in (await connection.execute(query)).mappings()]
+
+
+async def fetch_enabled(
+    connection: AsyncConnection, host_ids: Iterable[UUID], *, now: datetime
+) -> list[Schedule]:
+    """Fetch the schedules of some hosts that fire."""
+    query = _SELECT.where(schedules.c.host_id.in_(list(host_ids)), schedules.c.enabled)
     return [_build(row, now) for row in (await connection.execute(query)).mappings()]
 
 
@@ -220,4 +229,4 @@ def _build(row: Any, now: datetime) -> Schedule:
     schedule_id = str(fields["id"])
     error = next((e["message"] for e in errors if e["schedule_id"] == schedule_id), None)
     schedule = msgspec.convert({**fields, "next_fire_at": None, "error": error}, Schedule)
-    return msgspec.structs.replace(schedule, next_fire_at=rules.find_next_fire(schedule, now))
+    return msgspec.structs.replace(schedule, next_fire_at=NEXT_FIRES.find(schedule, now))

@@ -46,4 +46,4 @@ def open_client() -> Client:
     Raises:
         ConfigurationError: no server is configured, or nobody is signed in.
     """
-    return settings.connect(profile=_selected.get())
+    return settings.connect(profile=_selected.get()).client

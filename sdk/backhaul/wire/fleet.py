@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
@@ -27,6 +28,16 @@ class ScheduleDrift(Wire, frozen=True, kw_only=True):
     """The schedules of the applied version that the agent skips, and why."""
 
 
+class HostState(StrEnum):
+    """Whether the agent of a host is heard of."""
+
+    NEVER_SEEN = "never_seen"
+    """Enrolled, but the agent has not come yet."""
+    ONLINE = "online"
+    OFFLINE = "offline"
+    """Nothing was heard for three minutes; an agent that is there asks at least twice a minute."""
+
+
 class Host(Wire, frozen=True, kw_only=True):
     """A machine that an agent runs on."""
 
@@ -43,6 +54,12 @@ class Host(Wire, frozen=True, kw_only=True):
     """When the agent last polled, or began; written at most once a minute."""
     drift: ScheduleDrift | None = None
     """None when the agent has applied the newest version, and could apply all of it."""
+    state: HostState = HostState.NEVER_SEEN
+    """At the moment of the answer."""
+    last_backup_at: Instant | None = None
+    """When its newest backup that succeeded had ended; one that left files out does not count."""
+    next_fire_at: Instant | None = None
+    """When the next of its schedules fires, jitter included; None without an enabled one."""
 
 
 class UpdateHost(Request, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from backhaul.wire.jobs import (
 from backhaul.wire.schedules import Schedule, ScheduleKind
 from backhaul_api.errors import InvalidError
 from backhaul_api.jobs.rules import build_scheduled
+from backhaul_api.moments import parse_moment
 from backhaul_api.schedules import rules
 from backhaul_api.sources.rules import has_keep_rule
 
@@ -165,7 +166,7 @@ def test_previews_end_where_time_ends() -> None:
     ],
 )
 def test_start_of_a_preview_is_read(text: str, expected: datetime) -> None:
-    assert rules.parse_start(text) == expected
+    assert parse_moment("from", text) == expected
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_start_of_a_preview_is_read(text: str, expected: datetime) -> None:
 )
 def test_start_of_a_preview_that_is_no_moment_near_ours_is_refused(text: str) -> None:
     with pytest.raises(InvalidError) as refused:
-        rules.parse_start(text)
+        parse_moment("from", text)
 
     assert refused.value.errors[0].field == "from"
 

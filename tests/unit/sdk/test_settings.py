@@ -206,7 +206,7 @@ async def test_connect_finds_its_settings(
     monkeypatch.delenv("BACKHAUL_TOKEN", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", environment["XDG_CONFIG_HOME"])
 
-    with backhaul.connect() as client:
-        assert client.url == "https://one.test"
-    async with backhaul.aconnect(profile="default") as async_client:
-        assert async_client.url == "https://one.test"
+    with backhaul.connect() as fleet:
+        assert fleet.client.url == "https://one.test"
+    async with backhaul.aconnect(profile="default") as async_fleet:
+        assert async_fleet.client.url == "https://one.test"

@@ -104,3 +104,16 @@ def test_log_pauses_when_the_server_does_not_hold() -> None:
     watch.accept(build_log_page(is_complete=False))
 
     assert watch.pause_s > 0
+
+
+def test_tail_is_asked_for_once_and_then_its_cursor() -> None:
+    watch = LogWatch(JOB_ID, is_followed=True, tail=5, monotonic=Stopwatch())
+    first = watch.next_call()
+    watch.accept(build_log_page("line", is_complete=False))
+
+    then = watch.next_call()
+
+    assert first is not None
+    assert ("tail", "5") in first.query
+    assert then is not None
+    assert [name for name, _ in then.query] == ["limit", "wait", "cursor"]

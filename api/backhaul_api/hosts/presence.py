@@ -1,0 +1,49 @@
+"""What depends on the moment at which a host is looked at: is it there, what comes next."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.fleet import Host, HostState
+from backhaul_api.db.tables import hosts
+from backhaul_api.schedules import store as schedules
+
+OFFLINE_AFTER = timedelta(minutes=3)
+"""A held poll ends within half a minute, and is noted at most once a minute."""
+
+
+async def complete(connection: AsyncConnection, found: list[Host], *, now: datetime) -> list[Host]:
+    """Fill in what the rows of hosts do not hold."""
+    next_fires: dict[UUID, datetime] = {}
+    for schedule in await schedules.fetch_enabled(connection, [one.id for one in found], now=now):
+        if schedule.next_fire_at is not None:
+            known = next_fires.get(schedule.host_id, schedule.next_fire_at)
+            next_fires[schedule.host_id] = min(known, schedule.next_fire_at)
+    return [
+        msgspec.structs.replace(
+            host, state=find_state(host.last_seen_at, now), next_fire_at=next_fires.get(host.id)
+        )
+        for host in found
+    ]
+
+
+def find_state(last_seen_at: datetime | None, now: datetime) -> HostState:
+    if last_seen_at is None:
+        return HostState.NEVER_SEEN
+    return HostState.ONLINE if now - last_seen_at < OFFLINE_AFTER else HostState.OFFLINE
+
+
+def is_in_state(state: HostState, now: datetime) -> sa.ColumnElement[bool]:
+    """Build the condition that the rows of such hosts fulfil."""
+    match state:
+        case HostState.NEVER_SEEN:
+            return hosts.c.last_seen_at.is_(None)
+        case HostState.ONLINE:
+            return hosts.c.last_seen_at > now - OFFLINE_AFTER
+        case HostState.OFFLINE:
+            return hosts.c.last_seen_at <= now - OFFLINE_AFTER

@@ -1,0 +1,122 @@
+"""From plain keyword arguments to the requests of the contract, with errors that name the field.
+
+What the contract says of a field is checked here before anything is sent; what only the server can
+know, it checks itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from backhaul._fields import Record
+from backhaul.errors import InvalidRequestError, refuse
+from backhaul.wire.jobs import JobKind, JobRequest
+
+T = TypeVar("T")
+
+_PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
+
+
+def convert(fields: Mapping[str, Any], type_: type[T]) -> T:
+    """Build a request of its fields.
+
+    Raises:
+        InvalidRequestError: one is not acceptable, or there is no such field.
+    """
+    plain = {name: _flatten(value) for name, value in fields.items()}
+    try:
+        return msgspec.convert(plain, type_)
+    except msgspec.ValidationError as error:
+        raise _explain(error) from None
+
+
+def build_job(
+    kind: JobKind | str, *, host: str, repository: str, arguments: Mapping[str, Any]
+) -> JobRequest:
+    """Build the request for a job of any kind.
+
+    Raises:
+        InvalidRequestError: there is no such kind, or an argument is not acceptable.
+    """
+    if str(kind) not in set(JobKind):
+        raise refuse("kind", f"{str(kind)!r} is none of {', '.join(JobKind)}")
+    if "host" in arguments:
+        raise refuse("host", f"is {host} already")
+    fields = {**arguments, "kind": str(kind), "host": host, "repository": repository}
+    request: JobRequest = convert(fields, JobRequest)  # type: ignore[arg-type]  # a union
+    return request
+
+
+def find_key(field: str, thing: object) -> str | None:
+    """Give the name or id that was given, or that of the object that was given instead.
+
+    Raises:
+        InvalidRequestError: it is neither.
+    """
+    if thing is None or isinstance(thing, str):
+        return thing
+    if isinstance(thing, UUID):
+        return str(thing)
+    data = getattr(thing, "data", None)
+    key = getattr(data, "name", None) or getattr(data, "id", None)
+    if key is None:
+        raise refuse(field, f"{thing!r} is neither a name nor an object that has one")
+    return str(key)
+
+
+def require_key(field: str, thing: object) -> str:
+    """Give the name or id of what must be there.
+
+    Raises:
+        InvalidRequestError: it is not, or it is neither.
+    """
+    key = find_key(field, thing)
+    if key is None:
+        raise refuse(field, f"name the {field}")
+    return key
+
+
+def list_texts(field: str, texts: Iterable[str]) -> tuple[str, ...]:
+    """Make a tuple of texts; a single text is a slip, not a list of its letters.
+
+    Raises:
+        InvalidRequestError: it is one text.
+    """
+    if isinstance(texts, str):
+        raise refuse(field, f"takes a list, like [{texts!r}]")
+    return tuple(str(text) for text in texts)
+
+
+def choose_only(names: list[str]) -> str:
+    """Give the only name of a repository.
+
+    Raises:
+        InvalidRequestError: there is none, or there are several.
+    """
+    match names:
+        case [only]:
+            return only
+        case []:
+            raise refuse("repository", "there is none yet: make one with fleet.repositories.create")
+        case _:
+            raise refuse("repository", f"name one of {', '.join(sorted(names))}")
+
+
+def _flatten(value: Any) -> Any:
+    if isinstance(value, str | UUID | msgspec.UnsetType) or value is None:
+        return value
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    # An object of the fleet stands for its name.
+    return find_key("", value) if isinstance(value, Record) else value
+
+
+def _explain(error: msgspec.ValidationError) -> InvalidRequestError:
+    text = str(error)
+    found = _PLACE.search(text)
+    return refuse(found[1] if found else "", _PLACE.sub("", text))

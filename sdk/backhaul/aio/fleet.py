@@ -1,0 +1,179 @@
+"""The fleet: where everything begins.
+
+import backhaul
+
+async with backhaul.aconnect() as fleet:
+    host = await fleet.hosts["web-1"]
+    job = await host.backup(source="etc")
+    await job.wait(raise_on_failure=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from backhaul import _moments
+from backhaul._fields import AuditEntry
+from backhaul.aio.collections import AsyncCollection
+from backhaul.aio.hosts import AsyncHosts
+from backhaul.aio.jobs import AsyncJobs
+from backhaul.aio.repositories import AsyncRepositories
+from backhaul.aio.schedules import AsyncSchedules
+from backhaul.aio.snapshots import AsyncSnapshots
+from backhaul.aio.sources import AsyncSources
+from backhaul.aio.tokens import AsyncApiTokens, AsyncEnrollmentTokens
+from backhaul.async_client import AsyncClient
+from backhaul.wire.accounts import Me
+from backhaul.wire.fleet import Health
+from backhaul.wire.jobs import JobKind, JobState
+
+if TYPE_CHECKING:
+    from backhaul.charts import AnyChart
+
+
+class AsyncFleet:
+    """A control plane and all that it knows.
+
+    `client` has one method for each operation of the REST API, for what has no shorter word here.
+    """
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client = client
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.client.url!r})"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+    async def __aenter__(self) -> AsyncFleet:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def hosts(self) -> AsyncHosts:
+        """The machines that are backed up, by name."""
+        return AsyncHosts(self)
+
+    @property
+    def repositories(self) -> AsyncRepositories:
+        """Where backups go, by name."""
+        return AsyncRepositories(self)
+
+    @property
+    def sources(self) -> AsyncSources:
+        """What is backed up, by name."""
+        return AsyncSources(self)
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """When jobs fire, on all hosts."""
+        return AsyncSchedules(self)
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """What runs, ran or waits, newest first."""
+        return AsyncJobs(self)
+
+    @property
+    def snapshots(self) -> AsyncSnapshots:
+        """What the repositories were last seen to hold, newest first."""
+        return AsyncSnapshots(self)
+
+    @property
+    def enrollment_tokens(self) -> AsyncEnrollmentTokens:
+        """The tokens with which hosts can join."""
+        return AsyncEnrollmentTokens(self)
+
+    @property
+    def api_tokens(self) -> AsyncApiTokens:
+        """Your tokens for scripts."""
+        return AsyncApiTokens(self)
+
+    @property
+    def audit(self) -> AsyncCollection[AuditEntry]:
+        """Who changed what, newest first."""
+
+        def fetch(limit: int | None) -> AsyncIterator[Any]:
+            return self.client.list_audit_entries(limit=limit)
+
+        return AsyncCollection(fetch, AuditEntry, noun="audit")
+
+    async def me(self) -> Me:
+        """Tell who the token belongs to."""
+        return await self.client.get_me()
+
+    async def health(self) -> Health:
+        """Ask whether the server should be sent requests.
+
+        Raises:
+            ServerFailedError: it should not, for the reason that the error names.
+        """
+        return await self.client.get_health()
+
+    # Pictures ------------------------------------------------------------------------------------
+
+    async def timeline(self, since: datetime | timedelta | str = "7d") -> AnyChart:
+        """Draw the jobs of each host over time, coloured by how they ended.
+
+        Raises:
+            MissingPackageError: altair or pandas is not installed.
+        """
+        from backhaul import charts
+
+        charts.require_packages()
+        jobs = await self.jobs.list(since=since).to_list()
+        return charts.timeline([job.data for job in jobs])
+
+    async def calendar(self, days: int = 31) -> AnyChart:
+        """Draw on which day each host had a good backup, by the days of UTC.
+
+        Raises:
+            MissingPackageError: altair or pandas is not installed.
+        """
+        from backhaul import charts
+
+        charts.require_packages()
+        now = _moments.find_now()
+        hosts = [host.data for host in await self.hosts.to_list()]
+        jobs = await self.jobs.list(
+            kind=JobKind.BACKUP, state=list(JobState), since=now - timedelta(days=days)
+        ).to_list()
+        return charts.calendar(hosts, [job.data for job in jobs], days=days, now=now)
+
+    async def upcoming(self, days: int = 7) -> AnyChart:
+        """Draw when the fleet will fire, by the hour: herds show as peaks.
+
+        Raises:
+            MissingPackageError: altair or pandas is not installed.
+        """
+        from backhaul import charts
+
+        charts.require_packages()
+        now = _moments.find_now()
+        schedules = [schedule.data for schedule in await self.schedules.to_list()]
+        return charts.upcoming(schedules, days=days, now=now)
+
+    async def compliance(self, rpo: timedelta | str = "24h") -> AnyChart:
+        """Draw how old each host's last good backup is, against the recovery point objective.
+
+        Raises:
+            MissingPackageError: altair or pandas is not installed.
+        """
+        from backhaul import charts
+
+        charts.require_packages()
+        seconds = _moments.find_seconds("rpo", rpo)
+        hosts = [host.data for host in await self.hosts.to_list()]
+        return charts.compliance(hosts, rpo_s=seconds, now=_moments.find_now())

@@ -1,0 +1,143 @@
+"""Repositories: where backups go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from backhaul import _requests
+from backhaul._fields import HostFields, RepositoryFields
+from backhaul.aio.collections import AsyncKeyed
+from backhaul.aio.jobs import AsyncJob, AsyncJobs
+from backhaul.aio.snapshots import AsyncSnapshots
+from backhaul.wire.fleet import CreateRepository, UpdateRepository
+from backhaul.wire.fleet import Repository as RepositoryData
+from backhaul.wire.jobs import JobKind
+
+if TYPE_CHECKING:
+    from backhaul.aio.fleet import AsyncFleet
+    from backhaul.charts import AnyChart
+
+
+class AsyncRepository(RepositoryFields):
+    """A restic repository, without its secrets."""
+
+    def __init__(self, fleet: AsyncFleet, data: RepositoryData) -> None:
+        super().__init__(data)
+        self._fleet = fleet
+
+    async def refresh(self) -> AsyncRepository:
+        """Ask the server how it stands now."""
+        self.data = await self._fleet.client.get_repository(self.id)
+        return self
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """The jobs that used it, newest first."""
+        return AsyncJobs(self._fleet, repository=self.name)
+
+    @property
+    def snapshots(self) -> AsyncSnapshots:
+        """What it was last seen to hold, newest first."""
+        return AsyncSnapshots(self._fleet, repository=self.name)
+
+    async def run(
+        self, kind: JobKind | str, *, host: HostFields | UUID | str, **arguments: Any
+    ) -> AsyncJob:
+        """Run a job of any kind on it, on a host: `repository.run("init", host="web-1")`.
+
+        Raises:
+            InvalidRequestError: the kind or an argument is not acceptable.
+        """
+        request = _requests.build_job(
+            kind,
+            host=_requests.require_key("host", host),
+            repository=self.name,
+            arguments=arguments,
+        )
+        return await self._fleet.jobs.create(request)
+
+    async def growth(self) -> AnyChart:
+        """Draw how it grew: the bytes that each day's backups added, and their sum.
+
+        Raises:
+            MissingPackageError: altair or pandas is not installed.
+        """
+        from backhaul import charts
+
+        jobs = self.jobs.list(kind=JobKind.BACKUP, state=charts.ENDED_WITH_SNAPSHOT)
+        return charts.growth([job.data for job in await jobs.to_list()], name=self.name)
+
+    async def update(self, **changes: Any) -> AsyncRepository:
+        """Change its record, by the names of its fields: name, location, password, environment.
+
+        Raises:
+            InvalidRequestError: a change is not acceptable.
+        """
+        request = _requests.convert(changes, UpdateRepository)
+        self.data = await self._fleet.client.update_repository(self.id, request)
+        return self
+
+    async def remove(self) -> None:
+        """Forget its record and its password. Its files are not touched."""
+        await self._fleet.client.remove_repository(self.id)
+
+
+class AsyncRepositories(AsyncKeyed[AsyncRepository]):
+    """The repositories by name: iterate, or `fleet.repositories["nas"]`."""
+
+    def __init__(self, fleet: AsyncFleet) -> None:
+        self._fleet = fleet
+
+        def fetch(limit: int | None) -> AsyncIterator[RepositoryData]:
+            return fleet.client.list_repositories(limit=limit)
+
+        super().__init__(fetch, self.wrap, noun="repositories")
+
+    def wrap(self, data: RepositoryData) -> AsyncRepository:
+        """Make an object of what the API said of a repository."""
+        return AsyncRepository(self._fleet, data)
+
+    async def get(self, name: UUID | str, /) -> AsyncRepository:
+        """Get a repository by its name or id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self.wrap(await self._fleet.client.get_repository(name))
+
+    async def create(
+        self,
+        name: str,
+        location: str,
+        *,
+        password: str,
+        environment: dict[str, str] | None = None,
+    ) -> AsyncRepository:
+        """Record a repository; an `init` job creates it at its location.
+
+        All values of `environment`, like AWS_ACCESS_KEY_ID, are kept as secrets.
+
+        Raises:
+            InvalidRequestError: something is not acceptable; each error names its field.
+        """
+        fields = {
+            "name": name,
+            "location": location,
+            "password": password,
+            "environment": environment or {},
+        }
+        request = _requests.convert(fields, CreateRepository)
+        return self.wrap(await self._fleet.client.create_repository(request))
+
+    async def choose(self, name: RepositoryFields | UUID | str | None) -> str:
+        """Give the name, or that of the only repository there is.
+
+        Raises:
+            InvalidRequestError: no name was given, and there is none, or there are several.
+        """
+        found = _requests.find_key("repository", name)
+        if found is not None:
+            return found
+        return _requests.choose_only([one.name for one in await self.to_list(limit=10)])

@@ -1,0 +1,150 @@
+"""Schedules: when which kind of job fires on which host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from backhaul import _requests
+from backhaul._fields import HostFields, RepositoryFields, ScheduleFields, SourceFields
+from backhaul.aio.collections import AsyncKeyed
+from backhaul.aio.jobs import AsyncJobs
+from backhaul.wire.schedules import (
+    CreateSchedule,
+    ScheduleKind,
+    SchedulePreview,
+    UpdateSchedule,
+)
+from backhaul.wire.schedules import (
+    Schedule as ScheduleData,
+)
+
+if TYPE_CHECKING:
+    from backhaul.aio.fleet import AsyncFleet
+
+
+class AsyncSchedule(ScheduleFields):
+    """When one kind of job fires on one host."""
+
+    def __init__(self, fleet: AsyncFleet, data: ScheduleData) -> None:
+        super().__init__(data)
+        self._fleet = fleet
+
+    async def refresh(self) -> AsyncSchedule:
+        """Ask the server how it stands now."""
+        self.data = await self._fleet.client.get_schedule(self.id)
+        return self
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """The jobs that it fired, newest first."""
+        return AsyncJobs(self._fleet, schedule=self.id)
+
+    async def update(self, **changes: Any) -> AsyncSchedule:
+        """Change it: cron, timezone, repository, source, enabled and the policies, by their names.
+
+        Durations are in seconds. What is left out stays. Refused when somebody else changed it
+        since this object was read.
+
+        Raises:
+            PreconditionFailedError: somebody did; `refresh()` shows what it is now.
+            InvalidRequestError: a change is not acceptable.
+        """
+        request = _requests.convert(changes, UpdateSchedule)
+        self.data = await self._fleet.client.update_schedule(
+            self.id, request, if_revision=self.revision
+        )
+        return self
+
+    async def enable(self) -> AsyncSchedule:
+        """Have it fire again, from now on."""
+        return await self.update(enabled=True)
+
+    async def disable(self) -> AsyncSchedule:
+        """Have it fire no more until it is enabled."""
+        return await self.update(enabled=False)
+
+    async def delete(self) -> None:
+        """Delete it. The jobs that it fired stay."""
+        await self._fleet.client.delete_schedule(self.id, if_revision=self.revision)
+
+    async def preview(
+        self, *, start: datetime | None = None, count: int | None = None
+    ) -> SchedulePreview:
+        """List its next `count` slots from `start` on (by default 10, from now)."""
+        return await self._fleet.client.preview_schedule(self.id, start=start, count=count)
+
+
+class AsyncSchedules(AsyncKeyed[AsyncSchedule]):
+    """Schedules, oldest first."""
+
+    def __init__(self, fleet: AsyncFleet, **filters: Any) -> None:
+        self._fleet = fleet
+        self._host: str | None = filters.get("host")
+
+        def fetch(limit: int | None) -> AsyncIterator[ScheduleData]:
+            return fleet.client.list_schedules(**filters, limit=limit)
+
+        super().__init__(fetch, self.wrap, noun="schedules", filters=filters)
+
+    def wrap(self, data: ScheduleData) -> AsyncSchedule:
+        """Make an object of what the API said of a schedule."""
+        return AsyncSchedule(self._fleet, data)
+
+    def list(self, *, host: HostFields | UUID | str | None = None) -> AsyncSchedules:
+        """Narrow down to those of a host. Asks nothing yet: iterate over what this gives."""
+        return AsyncSchedules(self._fleet, host=_requests.find_key("host", host) or self._host)
+
+    async def get(self, schedule_id: UUID | str, /) -> AsyncSchedule:
+        """Get one by its id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self.wrap(await self._fleet.client.get_schedule(schedule_id))
+
+    async def create(
+        self,
+        cron: str,
+        *,
+        kind: ScheduleKind | str = ScheduleKind.BACKUP,
+        source: SourceFields | UUID | str | None = None,
+        repository: RepositoryFields | UUID | str | None = None,
+        timezone: str = "UTC",
+        host: HostFields | UUID | str | None = None,
+        **policies: Any,
+    ) -> AsyncSchedule:
+        """Have a kind of job fire whenever a cron expression says, in an IANA time zone.
+
+        The repository may be left out if there is only one. `policies` are the other fields of
+        `backhaul.wire.schedules.CreateSchedule`: enabled, catch_up, catch_up_window, jitter,
+        start_deadline, max_duration, when_unreachable; durations in seconds. `host` is needed on
+        the schedules of the whole fleet only.
+
+        Raises:
+            InvalidRequestError: something is not acceptable; each error names its field.
+        """
+        fields = {
+            "kind": str(kind),
+            "cron": cron,
+            "timezone": timezone,
+            "source": _requests.find_key("source", source),
+            "repository": await self._fleet.repositories.choose(repository),
+            **policies,
+        }
+        request = _requests.convert(fields, CreateSchedule)
+        target = _requests.require_key("host", host or self._host)
+        return self.wrap(await self._fleet.client.create_schedule(target, request))
+
+    async def preview(
+        self,
+        cron: str,
+        timezone: str = "UTC",
+        *,
+        start: datetime | None = None,
+        count: int | None = None,
+    ) -> SchedulePreview:
+        """List when a cron expression fires, before there is a schedule of it."""
+        return await self._fleet.client.preview_cron(cron, timezone, start=start, count=count)

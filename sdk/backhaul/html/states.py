@@ -1,0 +1,52 @@
+"""How states look: a mark, a colour, a word, the same in every display."""
+
+from __future__ import annotations
+
+from backhaul.html.markup import Markup, join, mark
+from backhaul.wire.fleet import Host, HostState
+from backhaul.wire.jobs import Job, JobState
+
+_JOBS = {
+    JobState.QUEUED: ("mute", "○"),
+    JobState.ACCEPTED: ("busy", "◔"),
+    JobState.RUNNING: ("busy", "▶"),
+    JobState.SUCCEEDED: ("good", "✔"),
+    JobState.INCOMPLETE: ("warn", "◐"),
+    JobState.FAILED: ("bad", "✖"),
+    JobState.CANCELLED: ("mute", "⊘"),
+    JobState.REJECTED: ("bad", "⊗"),
+    JobState.EXPIRED: ("warn", "◌"),
+    JobState.LOST: ("bad", "?"),
+}
+_HOSTS = {
+    HostState.ONLINE: ("good", "●", "online"),
+    HostState.OFFLINE: ("bad", "○", "offline"),
+    HostState.NEVER_SEEN: ("warn", "◌", "never seen"),
+}
+
+
+def show_job_state(job: Job) -> Markup:
+    kind, glyph = _JOBS[job.state]
+    shown = mark(kind, glyph, job.state.value)
+    if job.cancel_requested_at is not None and job.finished_at is None:
+        return join(shown, ", ", mark("warn", "⊘", "cancel requested"))
+    return shown
+
+
+def show_host_state(host: Host) -> Markup:
+    return mark(*_HOSTS[host.state])
+
+
+def show_enabled(*, is_enabled: bool, error: str | None) -> Markup:
+    if error is not None:
+        return mark("bad", "✖", "skipped by the host")
+    return mark("good", "✔", "enabled") if is_enabled else mark("mute", "○", "disabled")
+
+
+def show_drift(host: Host) -> Markup:
+    drift = host.drift
+    if drift is None:
+        return mark("good", "✔", "none")
+    if drift.desired != drift.applied:
+        return mark("warn", "◐", f"follows version {drift.applied} of {drift.desired}")
+    return mark("bad", "✖", f"skips {len(drift.errors)} schedule(s)")

@@ -1,0 +1,151 @@
+# Written by tools/write_sync.py from backhaul/aio/hosts.py: change that.
+"""Hosts: the machines of the fleet, and what they are told to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from msgspec import UNSET
+
+from backhaul import _requests
+from backhaul._fields import HostFields, RepositoryFields, SourceFields
+from backhaul.objects.collections import Keyed
+from backhaul.objects.jobs import Job, Jobs
+from backhaul.objects.schedules import Schedules
+from backhaul.objects.snapshots import Snapshots
+from backhaul.wire.fleet import Host as HostData
+from backhaul.wire.fleet import HostState, UpdateHost
+from backhaul.wire.jobs import JobKind
+
+if TYPE_CHECKING:
+    from backhaul.objects.fleet import Fleet
+
+
+class Host(HostFields):
+    """A machine that an agent runs on."""
+
+    def __init__(self, fleet: Fleet, data: HostData) -> None:
+        super().__init__(data)
+        self._fleet = fleet
+
+    def refresh(self) -> Host:
+        """Ask the server how it stands now."""
+        self.data = self._fleet.client.get_host(self.id)
+        return self
+
+    @property
+    def jobs(self) -> Jobs:
+        """Its jobs, newest first."""
+        return Jobs(self._fleet, host=self.name)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Its schedules, oldest first."""
+        return Schedules(self._fleet, host=self.name)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots that its jobs made, newest first."""
+        return Snapshots(self._fleet, host=self.name)
+
+    def backup(
+        self,
+        paths: Iterable[str] = (),
+        *,
+        source: SourceFields | UUID | str | None = None,
+        repository: RepositoryFields | UUID | str | None = None,
+        excludes: Iterable[str] = (),
+        tags: Iterable[str] = (),
+        one_file_system: bool = False,
+    ) -> Job:
+        """Back up either a source or paths, now. The repository may be left out if there is one.
+
+        Raises:
+            InvalidRequestError: it names both or neither, or there is no such thing.
+        """
+        return self.run(
+            JobKind.BACKUP,
+            repository=repository,
+            paths=_requests.list_texts("paths", paths),
+            source=_requests.find_key("source", source),
+            excludes=_requests.list_texts("excludes", excludes),
+            tags=_requests.list_texts("tags", tags),
+            one_file_system=one_file_system,
+        )
+
+    def run(
+        self,
+        kind: JobKind | str,
+        *,
+        repository: RepositoryFields | UUID | str | None = None,
+        **arguments: Any,
+    ) -> Job:
+        """Run a job of any kind here, now: `host.run("check", read_data_subset="1/7")`.
+
+        The repository may be left out if there is only one.
+
+        Raises:
+            InvalidRequestError: the kind or an argument is not acceptable.
+        """
+        request = _requests.build_job(
+            kind,
+            host=self.name,
+            repository=self._fleet.repositories.choose(repository),
+            arguments=arguments,
+        )
+        return self._fleet.jobs.create(request)
+
+    def update(self, *, name: str | None = None, labels: dict[str, str] | None = None) -> Host:
+        """Rename it, or replace its labels. What is left out stays."""
+        request = UpdateHost(
+            name=UNSET if name is None else name, labels=UNSET if labels is None else labels
+        )
+        self.data = self._fleet.client.update_host(self.id, request)
+        return self
+
+    def remove(self, *, force: bool = False) -> None:
+        """Remove it: its agent is told to stop. What it backed up stays where it is.
+
+        Its queued jobs are cancelled. Jobs that it has begun are in the way, unless `force` counts
+        them as lost: for a host that is gone for good.
+        """
+        self._fleet.client.remove_host(self.id, force=force)
+
+
+class Hosts(Keyed[Host]):
+    """The hosts by name: iterate, or `fleet.hosts["web-1"]`."""
+
+    def __init__(self, fleet: Fleet, **filters: Any) -> None:
+        self._fleet = fleet
+
+        def fetch(limit: int | None) -> Iterator[HostData]:
+            return fleet.client.list_hosts(**filters, limit=limit)
+
+        super().__init__(fetch, self.wrap, noun="hosts", filters=filters)
+
+    def wrap(self, data: HostData) -> Host:
+        """Make an object of what the API said of a host."""
+        return Host(self._fleet, data)
+
+    def list(
+        self,
+        *,
+        state: HostState | str | None = None,
+        labels: dict[str, str] | None = None,
+    ) -> Hosts:
+        """Narrow down to those in a state, or with all of these labels. Asks nothing yet."""
+        filters = {
+            "state": state or self._filters.get("state"),
+            "labels": {**self._filters.get("labels", {}), **(labels or {})},
+        }
+        return Hosts(self._fleet, **filters)
+
+    def get(self, name: UUID | str, /) -> Host:
+        """Get a host by its name or id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self.wrap(self._fleet.client.get_host(name))

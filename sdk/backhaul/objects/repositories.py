@@ -1,0 +1,142 @@
+# Written by tools/write_sync.py from backhaul/aio/repositories.py: change that.
+"""Repositories: where backups go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from backhaul import _requests
+from backhaul._fields import HostFields, RepositoryFields
+from backhaul.objects.collections import Keyed
+from backhaul.objects.jobs import Job, Jobs
+from backhaul.objects.snapshots import Snapshots
+from backhaul.wire.fleet import CreateRepository, UpdateRepository
+from backhaul.wire.fleet import Repository as RepositoryData
+from backhaul.wire.jobs import JobKind
+
+if TYPE_CHECKING:
+    from backhaul.charts import AnyChart
+    from backhaul.objects.fleet import Fleet
+
+
+class Repository(RepositoryFields):
+    """A restic repository, without its secrets."""
+
+    def __init__(self, fleet: Fleet, data: RepositoryData) -> None:
+        super().__init__(data)
+        self._fleet = fleet
+
+    def refresh(self) -> Repository:
+        """Ask the server how it stands now."""
+        self.data = self._fleet.client.get_repository(self.id)
+        return self
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs that used it, newest first."""
+        return Jobs(self._fleet, repository=self.name)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """What it was last seen to hold, newest first."""
+        return Snapshots(self._fleet, repository=self.name)
+
+    def run(self, kind: JobKind | str, *, host: HostFields | UUID | str, **arguments: Any) -> Job:
+        """Run a job of any kind on it, on a host: `repository.run("init", host="web-1")`.
+
+        Raises:
+            InvalidRequestError: the kind or an argument is not acceptable.
+        """
+        request = _requests.build_job(
+            kind,
+            host=_requests.require_key("host", host),
+            repository=self.name,
+            arguments=arguments,
+        )
+        return self._fleet.jobs.create(request)
+
+    def growth(self) -> AnyChart:
+        """Draw how it grew: the bytes that each day's backups added, and their sum.
+
+        Raises:
+            MissingPackageError: altair or pandas is not installed.
+        """
+        from backhaul import charts
+
+        jobs = self.jobs.list(kind=JobKind.BACKUP, state=charts.ENDED_WITH_SNAPSHOT)
+        return charts.growth([job.data for job in jobs.to_list()], name=self.name)
+
+    def update(self, **changes: Any) -> Repository:
+        """Change its record, by the names of its fields: name, location, password, environment.
+
+        Raises:
+            InvalidRequestError: a change is not acceptable.
+        """
+        request = _requests.convert(changes, UpdateRepository)
+        self.data = self._fleet.client.update_repository(self.id, request)
+        return self
+
+    def remove(self) -> None:
+        """Forget its record and its password. Its files are not touched."""
+        self._fleet.client.remove_repository(self.id)
+
+
+class Repositories(Keyed[Repository]):
+    """The repositories by name: iterate, or `fleet.repositories["nas"]`."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+        def fetch(limit: int | None) -> Iterator[RepositoryData]:
+            return fleet.client.list_repositories(limit=limit)
+
+        super().__init__(fetch, self.wrap, noun="repositories")
+
+    def wrap(self, data: RepositoryData) -> Repository:
+        """Make an object of what the API said of a repository."""
+        return Repository(self._fleet, data)
+
+    def get(self, name: UUID | str, /) -> Repository:
+        """Get a repository by its name or id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self.wrap(self._fleet.client.get_repository(name))
+
+    def create(
+        self,
+        name: str,
+        location: str,
+        *,
+        password: str,
+        environment: dict[str, str] | None = None,
+    ) -> Repository:
+        """Record a repository; an `init` job creates it at its location.
+
+        All values of `environment`, like AWS_ACCESS_KEY_ID, are kept as secrets.
+
+        Raises:
+            InvalidRequestError: something is not acceptable; each error names its field.
+        """
+        fields = {
+            "name": name,
+            "location": location,
+            "password": password,
+            "environment": environment or {},
+        }
+        request = _requests.convert(fields, CreateRepository)
+        return self.wrap(self._fleet.client.create_repository(request))
+
+    def choose(self, name: RepositoryFields | UUID | str | None) -> str:
+        """Give the name, or that of the only repository there is.
+
+        Raises:
+            InvalidRequestError: no name was given, and there is none, or there are several.
+        """
+        found = _requests.find_key("repository", name)
+        if found is not None:
+            return found
+        return _requests.choose_only([one.name for one in self.to_list(limit=10)])

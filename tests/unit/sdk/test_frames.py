@@ -1,0 +1,61 @@
+"""Tables of pandas: a proper type for each column, with rows and without."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+import pytest
+
+pandas = pytest.importorskip("pandas")
+
+from backhaul import frames  # noqa: E402
+from backhaul.errors import MissingPackageError  # noqa: E402
+from backhaul.wire.jobs import BackupResult, JobState  # noqa: E402
+from tests.unit.sdk.builders import NOW, build_host, build_job  # noqa: E402
+from tests.unit.sdk.test_html import THINGS  # noqa: E402
+
+
+@pytest.mark.parametrize("noun", frames.COLUMNS)
+def test_empty_table_has_the_columns_and_types_of_a_full_one(noun: str) -> None:
+    full, empty = frames.build(noun, [THINGS[noun]] * 3), frames.build(noun, [])
+
+    assert (len(full), len(empty)) == (3, 0)
+    assert list(full.dtypes.items()) == list(empty.dtypes.items())
+
+
+def test_every_collection_has_a_table() -> None:
+    assert set(frames.COLUMNS) == set(THINGS)
+
+
+def test_jobs_have_times_durations_and_whole_bytes() -> None:
+    done = build_job(
+        JobState.SUCCEEDED,
+        started_at=NOW,
+        finished_at=NOW + timedelta(seconds=90, milliseconds=500),
+        result=BackupResult(data_added=2**40, total_files_processed=7),
+    )
+
+    table = frames.build("jobs", [done, build_job()])
+
+    assert str(table["created_at"].dtype) == "datetime64[us, UTC]"
+    assert table["duration"][0] == pandas.Timedelta(seconds=90.5)
+    assert pandas.isna(table["duration"][1])
+    assert table["bytes_added"].tolist() == [2**40, pandas.NA]
+    assert str(table["bytes_added"].dtype) == "Int64"
+    assert table["state"].cat.categories.tolist() == [state.value for state in JobState]
+    assert table["state"].tolist() == ["succeeded", "queued"]
+
+
+def test_host_that_was_never_backed_up_has_no_time() -> None:
+    table = frames.build("hosts", [build_host()])
+
+    assert pandas.isna(table["last_backup_at"][0])
+    assert table["labels"][0] == {"env": "prod"}
+
+
+def test_without_pandas_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+
+    with pytest.raises(MissingPackageError, match=r"pip install 'backhaul\[notebook\]'"):
+        frames.build("jobs", [])
