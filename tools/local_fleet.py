@@ -36,8 +36,10 @@ class LocalFleet:
     api: Child
     agent: Child
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, host: str = HOST, repository: str = REPOSITORY) -> None:
         self.folder = folder
+        self.host_name = host
+        self.repository_name = repository
         self.logs = folder / "logs"
         self.logs.mkdir()
         self.state = folder / "agent"
@@ -73,7 +75,7 @@ class LocalFleet:
 
     def enrol_host(self) -> None:
         """Let this machine join."""
-        made = self.client.create_enrollment_token(CreateEnrollmentToken(host_name=HOST))
+        made = self.client.create_enrollment_token(CreateEnrollmentToken(host_name=self.host_name))
         self.secrets["enrollment token"] = made.token
         server = ("--server", self.client.url)
         self.run_cli("agent", "enroll", *server, "--state-dir", str(self.state), typed=made.token)
@@ -86,9 +88,11 @@ class LocalFleet:
         password = secrets.token_urlsafe(32)
         self.secrets["repository password"] = password
         self.client.create_repository(
-            CreateRepository(name=REPOSITORY, location=str(self.repository), password=password)
+            CreateRepository(
+                name=self.repository_name, location=str(self.repository), password=password
+            )
         )
-        return self.run_job(InitRequest(host=HOST, repository=REPOSITORY))
+        return self.run_job(InitRequest(host=self.host_name, repository=self.repository_name))
 
     def run_job(self, request: JobRequest) -> Job:
         """Run a job to its end, whatever that is."""

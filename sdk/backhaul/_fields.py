@@ -7,7 +7,7 @@ with the contract in `backhaul.wire`, which also says what each field means.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, NoReturn, Self, TypeVar, overload
+from typing import Any, Generic, Never, Self, TypeVar, overload
 from uuid import UUID
 
 from backhaul.wire import accounts, fleet, jobs, schedules, snapshots
@@ -45,7 +45,7 @@ class Field(Generic[T]):
         value: T = getattr(instance.data, self._name)
         return value
 
-    def __set__(self, instance: Record[Any], value: object) -> NoReturn:
+    def __set__(self, instance: Record[Any], value: Never) -> None:
         raise AttributeError(f"{self._name} is what the server says; change it with update(…)")
 
 

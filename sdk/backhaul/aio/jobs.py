@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,11 @@ class AsyncJob(JobFields):
 
     async def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
         """Give the last lines of its log as text."""
-        lines = self._fleet.client.get_job_log(self.id, tail=count)
-        return tuple([line.text async for line in lines])
+        # The oldest servers know no tail and give the whole log.
+        kept: deque[str] = deque(maxlen=count)
+        async for line in self._fleet.client.get_job_log(self.id, tail=count):
+            kept.append(line.text)
+        return tuple(kept)
 
 
 class AsyncJobs(AsyncKeyed[AsyncJob]):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,11 @@ class Job(JobFields):
 
     def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
         """Give the last lines of its log as text."""
-        lines = self._fleet.client.get_job_log(self.id, tail=count)
-        return tuple([line.text for line in lines])
+        # The oldest servers know no tail and give the whole log.
+        kept: deque[str] = deque(maxlen=count)
+        for line in self._fleet.client.get_job_log(self.id, tail=count):
+            kept.append(line.text)
+        return tuple(kept)
 
 
 class Jobs(Keyed[Job]):
