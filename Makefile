@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install fmt lint check bench-scheduler lock clean
+.PHONY: help demo test notebooks install fmt lint check bench-scheduler lock clean
 
 BIN := .venv/bin
 
@@ -15,6 +15,10 @@ demo: ## Enrol, back up and restore on this machine; KEEP=1 leaves it running
 test: ## Run all tests; ARGS="-k name" for some
 	@tools/setup.sh want restic curl
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+notebooks: ## Execute the notebooks; ARGS="01" for one, ARGS="--write" stores their pages
+	@tools/setup.sh need restic
+	@$(BIN)/python -m tools.notebooks $(ARGS)
 
 install: ## Make .venv, with the command .venv/bin/backhaul
 	@tools/setup.sh want restic curl

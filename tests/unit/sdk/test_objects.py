@@ -111,7 +111,7 @@ def test_object_has_the_fields_of_its_data_and_none_can_be_set() -> None:
     assert (host.name, host.labels) == ("web-1", {"env": "prod"})
     assert {"name", "backup", "schedules", "last_backup_at"} <= set(dir(host))
     with pytest.raises(AttributeError, match="update"):
-        host.name = "other"
+        host.name = "other"  # type: ignore[assignment]
     assert TOKEN not in repr(fleet) + repr(host) + repr(fleet.hosts)
 
 

@@ -99,5 +99,5 @@ def test_script_of_a_user_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_slips_of_a_user_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, _ = check(tmp_path, MISTAKES, monkeypatch)
 
-    for slip in ("nmae", "soruce", '"Never"', 'argument "since"'):
+    for slip in ("nmae", "soruce", '"Never"', 'Argument "since"'):
         assert slip in said, said
