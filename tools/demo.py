@@ -141,8 +141,8 @@ What to try next{"" if is_kept else ", after make demo KEEP=1, which leaves all 
                   {BACKHAUL} jobs list
                   {BACKHAUL} jobs run {HOST} backup --path /etc --wait
   Python          import backhaul
-                  with backhaul.connect() as client:
-                      print(list(client.list_snapshots(host="{HOST}")))
+                  with backhaul.connect() as fleet:
+                      print(list(fleet.hosts["{HOST}"].snapshots))
 """,
         markup=False,
     )

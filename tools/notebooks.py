@@ -85,7 +85,7 @@ def execute(path: Path, folder: Path) -> Any:
     Raises:
         CellExecutionError: a cell failed; the message shows it.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     with run_fleet(path.name[:2], folder) as environment:
         # A kernel inherits the environment of whoever starts it. The commands of this installation
         # come first, as they do for a user who has installed Backhaul.

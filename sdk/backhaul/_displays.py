@@ -61,7 +61,11 @@ class Display(_Described, Generic[T]):
 
 
 class AsyncKeyedDisplay(AsyncDisplay[T], Generic[T]):
-    """`in` cannot wait: see `exists`."""
+    """`in` and `for` cannot wait: see `exists` and `async for`."""
+
+    # Without these, Python would try [0], [1], [2] … for ever, and await none of them.
+    __contains__ = None
+    __iter__ = None
 
 
 class KeyedDisplay(Display[T], Generic[T]):

@@ -28,7 +28,7 @@ def _shown(notebook: Any) -> list[Any]:
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_notebook_is_stored_without_outputs_and_has_a_page(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
 
     assert _shown(notebook) == []
     page = (notebooks.PAGES / f"{path.stem}.md").read_text()

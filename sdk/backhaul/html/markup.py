@@ -89,11 +89,12 @@ _RULES = """
 border:1px solid var(--bh-line);border-radius:6px;padding:10px 14px;max-width:72rem;
 overflow-x:auto;display:inline-block;text-align:left}
 .backhaul .bh-title{font-size:15px;font-weight:600;margin:0 0 6px}
-.backhaul table{border-collapse:collapse;margin:0;border:0;color:inherit;background:none;
+.backhaul table{font:inherit;
+border-collapse:collapse;margin:0;border:0;color:inherit;background:none;
 font-variant-numeric:tabular-nums}
 .backhaul th,.backhaul td{text-align:left!important;padding:3px 14px 3px 0;border:0;
 vertical-align:top;background:none;color:inherit;white-space:pre-wrap;max-width:40ch;
-overflow-wrap:anywhere}
+overflow-wrap:break-word;font-size:13px}
 .backhaul thead th{border-bottom:1px solid var(--bh-line);font-weight:600;white-space:nowrap}
 .backhaul tbody tr{background:none!important}
 .backhaul tbody th{font-weight:500;white-space:nowrap}
@@ -101,6 +102,7 @@ overflow-wrap:anywhere}
 border-top:1px solid var(--bh-line)}
 .backhaul .bh-card td,.backhaul .bh-card th{border:0!important}
 .backhaul .bh-card th{color:var(--bh-mute);font-weight:400}
+.backhaul td>span[class],.backhaul time{white-space:nowrap}
 .backhaul .bh-note{color:var(--bh-mute);margin:6px 0 0}
 .backhaul .bh-bar{background:var(--bh-bar);border-radius:4px;height:10px;margin:6px 0;
 min-width:24rem;overflow:hidden}
