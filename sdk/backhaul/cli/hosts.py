@@ -20,27 +20,43 @@ from backhaul.cli.output import (
     print_removed,
 )
 from backhaul.cli.prompts import confirm_removal
-from backhaul.cli.values import change_labels
-from backhaul.wire.fleet import Host, UpdateHost
+from backhaul.cli.values import change_labels, parse_labels
+from backhaul.wire.fleet import Host, HostState, UpdateHost
 
 app = typer.Typer(help="The machines that agents run on.", rich_markup_mode=None)
 
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="Its name or id.")]
 
-SILENT_AFTER_S = 180
-"""An agent polls all the time, and the server notes it once a minute."""
+STATE_STYLES = {
+    HostState.ONLINE: "green",
+    HostState.OFFLINE: "red",
+    HostState.NEVER_SEEN: "yellow",
+}
 
 
 @app.command("list")
-def list_hosts(as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """List the hosts."""
+def list_hosts(
+    state: Annotated[
+        HostState | None, typer.Option(metavar="STATE", help=", ".join(HostState))
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only with this label. Repeatable: all must match."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the hosts: `backhaul hosts list --state offline --label env=prod`."""
+    labels = parse_labels(label or ())
     with open_client() as client:
-        hosts = list(client.list_hosts())
+        hosts = list(client.list_hosts(state=state, labels=labels))
     print_list(
         hosts,
         _build_columns(now()),
         key=lambda host: host.name,
-        empty="No hosts yet. `backhaul enrollment-tokens create` lets one join.",
+        empty="No such hosts."
+        if state or labels
+        else "No hosts yet. `backhaul enrollment-tokens create` lets one join.",
         as_json=as_json,
         quiet=quiet,
     )
@@ -112,11 +128,10 @@ def remove_host(
 def _build_columns(at: datetime) -> list[Column[Host]]:
     return [
         Column("NAME", lambda host: host.name, lambda _: "bold"),
-        Column(
-            "LAST SEEN",
-            lambda host: display.render_age(host.last_seen_at, at),
-            lambda host: "green" if _is_online(host, at) else "red",
-        ),
+        Column("STATE", _render_state, lambda host: STATE_STYLES[host.state]),
+        Column("LAST SEEN", lambda host: display.render_age(host.last_seen_at, at)),
+        Column("LAST BACKUP", lambda host: display.render_age(host.last_backup_at, at)),
+        Column("NEXT FIRE", lambda host: display.render_age(host.next_fire_at, at, absent="-")),
         Column("OS", lambda host: host.facts.os),
         Column("RESTIC", lambda host: host.facts.restic_version or "missing"),
         Column("AGENT", lambda host: host.facts.agent_version),
@@ -128,7 +143,10 @@ def _build_fields(host: Host, at: datetime) -> list[tuple[str, str]]:
     return [
         ("name", host.name),
         ("id", str(host.id)),
+        ("state", _render_state(host)),
         ("last seen", display.render_age(host.last_seen_at, at)),
+        ("last good backup", display.render_age(host.last_backup_at, at)),
+        ("next fire", display.render_age(host.next_fire_at, at, absent="nothing is scheduled")),
         ("enrolled", display.render_moment(host.enrolled_at)),
         ("labels", _render_labels(host)),
         ("hostname", host.facts.hostname),
@@ -154,9 +172,8 @@ def _render_versions(host: Host, at: datetime) -> str:
     return f"version {wanted}, but {applied or 'none'} is applied{ended if since else ''}"
 
 
-def _is_online(host: Host, at: datetime) -> bool:
-    seen_at = host.last_seen_at
-    return seen_at is not None and (at - seen_at).total_seconds() < SILENT_AFTER_S
+def _render_state(host: Host) -> str:
+    return host.state.replace("_", " ")
 
 
 def _render_labels(host: Host) -> str:

@@ -28,6 +28,7 @@ from backhaul.cli.output import (
     print_one,
     say,
 )
+from backhaul.cli.values import parse_since
 from backhaul.wire.jobs import Job, JobKind, JobState, NumberedLogLine
 
 app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
@@ -118,11 +119,20 @@ def list_jobs(
     state: Annotated[
         list[JobState] | None, typer.Option(metavar="STATE", help="Only in this state. Repeatable.")
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="7d|MOMENT", help="Only those made since then, or so long ago."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="1d|MOMENT", help="Only those made before that.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 30,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the jobs, newest first."""
+    """List the jobs, newest first: `backhaul jobs list --state failed --since 7d`."""
+    begin = parse_since(since, option="--since")
+    end = parse_since(until, option="--until")
     with open_client() as client:
         found = client.list_jobs(
             host=host,
@@ -130,6 +140,8 @@ def list_jobs(
             schedule=schedule,
             kind=kind,
             states=state or (),
+            since=begin,
+            until=end,
             limit=limit,
         )
         jobs = list(found)

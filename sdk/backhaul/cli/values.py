@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backhaul.cli.failures import BadInputError
@@ -41,6 +41,23 @@ def parse_moment(text: str, *, option: str) -> datetime:
     if moment.utcoffset() is None:
         raise BadInputError(f"{option}: {text!r} needs a time and an offset, like {example}.")
     return moment
+
+
+def parse_since(text: str | None, *, option: str) -> datetime | None:
+    """Parse how long ago, like `7d` or `12h`, or a moment of RFC 3339.
+
+    Raises:
+        BadInputError: it is neither; the message names the option.
+    """
+    if text is None:
+        return None
+    if _DURATION.fullmatch(text.strip()):
+        ago = timedelta(seconds=parse_duration(text, option=option))
+        try:
+            return datetime.now(UTC) - ago
+        except OverflowError as error:
+            raise BadInputError(f"{option}: {text!r} is before all time.") from error
+    return parse_moment(text, option=option)
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -525,6 +526,36 @@ def test_job_filters_reach_the_server(cli: Cli, server: respx.MockRouter) -> Non
     assert asked.get_list("state") == ["failed", "lost"]
     assert (asked["host"], asked["limit"]) == ("web-1", "5")
     assert asked["schedule"] == str(SCHEDULE_ID)
+
+
+def test_time_filters_of_jobs_are_moments(cli: Cli, server: respx.MockRouter) -> None:
+    route = server.get("/v1/jobs").mock(return_value=page())
+
+    cli("jobs", "list", "--since", "7d", "--until", "2026-11-23T12:00:00+01:00")
+
+    asked = route.calls[0].request.url.params
+    ago = datetime.now(UTC) - datetime.fromisoformat(asked["since"])
+    assert timedelta(days=7) <= ago < timedelta(days=7, minutes=1)
+    assert asked["until"] == "2026-11-23T12:00:00+01:00"
+
+
+@pytest.mark.parametrize("text", ["soon", "2026-11-23", "999999999d"])
+def test_bad_time_filter_is_refused_in_one_line(cli: Cli, text: str) -> None:
+    result = cli("jobs", "list", "--since", text)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: --since: ") or "--since: " in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_host_filters_reach_the_server(cli: Cli, server: respx.MockRouter) -> None:
+    route = server.get("/v1/hosts").mock(return_value=page())
+
+    said = cli("hosts", "list", "--state", "offline", "--label", "env=prod", "--label", "a=b")
+
+    asked = route.calls[0].request.url.params
+    assert (asked["state"], asked.get_list("label")) == ("offline", ["env=prod", "a=b"])
+    assert "No such hosts." in said.stdout + said.stderr
 
 
 def test_job_is_shown_with_what_it_was_asked(cli: Cli, server: respx.MockRouter) -> None:
