@@ -104,6 +104,8 @@ def execute(path: Path, folder: Path) -> Any:
             try:
                 return client.execute()
             finally:
+                if client.kc is not None:
+                    client.kc.stop_channels()
                 kernel.shutdown_kernel(now=True)
 
 
