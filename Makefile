@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks install fmt lint check bench-scheduler lock clean
+.PHONY: help demo test notebooks install fmt lint check bench-scheduler bench-sdk lock clean
 
 BIN := .venv/bin
 
@@ -39,6 +39,10 @@ check: lint test ## All of it, as .ci/run does
 bench-scheduler: ## Measure 1,000 schedules, and compare 100,000 previews
 	@tools/setup.sh
 	@$(BIN)/python -m bench.scheduler $(ARGS)
+
+bench-sdk: ## Measure 10,000 jobs as a table, and the memory for a million
+	@tools/setup.sh
+	@$(BIN)/python -m bench.sdk_listing $(ARGS)
 
 lock: ## Renew requirements/dev.lock
 	@tools/setup.sh
