@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from backhaul.errors import BackhaulError
 from backhaul.wire.jobs import TERMINAL_STATES, Job
 
 
@@ -19,6 +20,15 @@ def find_shell() -> Any | None:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell if shell is not None and getattr(shell, "kernel", None) is not None else None
+
+
+def show_error(error: BackhaulError) -> None:
+    """Show an error as a panel, in a notebook."""
+    if find_shell() is not None:
+        from backhaul.html import render_error
+
+        display = sys.modules["IPython.display"]
+        display.display(display.HTML(render_error(error)))
 
 
 class ShownJob:

@@ -36,6 +36,20 @@ class BackhaulError(Exception):
     may_retry: bool = False
     """Whether the same request can do better in a moment."""
 
+    _was_shown = False
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback: where the SDK's own lines stood is of no use.
+
+        In a notebook a panel comes before it; once, though IPython asks more often.
+        """
+        from backhaul._live import show_error
+
+        if not self._was_shown:
+            self._was_shown = True
+            show_error(self)
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigurationError(BackhaulError):
     """The URL, the token, the CA file or the configuration file is missing or wrong."""
