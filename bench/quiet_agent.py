@@ -38,6 +38,7 @@ from backhaul_agent.journal_file import open_journal_file
 from backhaul_agent.link import Link
 from backhaul_agent.policy import Policy
 from backhaul_agent.poll_loop import poll_forever
+from backhaul_agent.query_loop import QueryLoop
 from backhaul_agent.run import build_cron
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
@@ -150,6 +151,7 @@ class QuietAgent:
     async def running(self) -> AsyncIterator[None]:
         """Run all loops for the length of the block."""
         jobs, spool, clock = JobLoop(self._workshop), self._workshop.spool, self.clock
+        queries = QueryLoop(self._workshop, self._server)
         inbox = Inbox(
             introduction=Hello(boot_id=uuid4(), facts=_FACTS),
             journal=self._workshop.journal,
@@ -157,6 +159,7 @@ class QuietAgent:
             policy=self._workshop.policy,
             canceller=jobs,
             cron=self.cron,
+            answerer=queries,
             now=clock.now,
         )
         hold = Hold(DEFAULT_HOLD_S, now_s=clock.monotonic())
@@ -167,6 +170,7 @@ class QuietAgent:
                 poll_forever(self._server, inbox, hold, backoff=Backoff(), clock=clock),
                 jobs.run_until_stopped(),
                 self.cron.run_forever(),
+                queries.run_forever(),
             ]
             started = [tasks.create_task(loop) for loop in loops]
             yield

@@ -8,6 +8,7 @@ AgentError
   CredentialsError          the credentials of a command cannot be used
   ResticMissingError        there is no restic to run
   ResticStartError          there is one, and this command line cannot be run
+  QueryFailedError          a query of an operator has no answer
   LinkError                 what became of a request
     LinkLostError           no usable answer: try again
     SupersededError         another process has this host's identity
@@ -19,6 +20,8 @@ AgentError
 from __future__ import annotations
 
 from enum import StrEnum
+
+from backhaul.wire.commands import QueryFailure
 
 
 class AgentError(Exception):
@@ -51,6 +54,14 @@ class ResticMissingError(AgentError):
 
 class ResticStartError(AgentError):
     """The system would not start restic: a command line too long, no memory, no process left."""
+
+
+class QueryFailedError(AgentError):
+    """A query of an operator has no answer."""
+
+    def __init__(self, message: str, failure: QueryFailure) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class LinkError(AgentError):

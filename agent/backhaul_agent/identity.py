@@ -17,7 +17,7 @@ import nacl.signing
 
 from backhaul.wire.agents import PublicKey
 from backhaul.wire.base import Name
-from backhaul.wire.commands import CommandRun, Credentials
+from backhaul.wire.commands import CommandRun, Credentials, QueryRun
 from backhaul.wire.problems import removal_message
 from backhaul.wire.tokens import TokenKind, parse_token_kind
 from backhaul_agent.errors import CredentialsError, NotEnrolledError, StateFileError
@@ -47,8 +47,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """SHA-256 of the public key in hex, which the server shows too."""
         return fingerprint_of(nacl.public.PrivateKey(self.private_key))
 
-    def open_credentials(self, command: CommandRun) -> Credentials:
-        """Open a command's sealed box.
+    def open_credentials(self, command: CommandRun | QueryRun) -> Credentials:
+        """Open the sealed box of a command or a query.
 
         Raises:
             CredentialsError: it is missing, not for this host, or of another repository.

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from backhaul.wire.agents import DownEnvelope, Hello, PollRequest
-from backhaul.wire.commands import CommandCancel, CommandRun
+from backhaul.wire.commands import CommandCancel, CommandRun, QueryRun
 from backhaul.wire.jobs import Arguments
 from backhaul_agent.journal import Journal
 from backhaul_agent.logs import fields
@@ -33,6 +33,13 @@ class Canceller(Protocol):
         """Give False when that was asked before, or there is no such job."""
 
 
+class Answerer(Protocol):
+    """Answers what operators wait for."""
+
+    def take(self, query: QueryRun) -> bool:
+        """Give False when the query was taken before."""
+
+
 class Cron(Protocol):
     """Follows the set of schedules that was applied last."""
 
@@ -46,7 +53,7 @@ class Cron(Protocol):
 class Inbox:
     """Where the poll's answers go, and what its questions are made of."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (whom it hands on to)
         self,
         *,
         introduction: Hello,
@@ -55,6 +62,7 @@ class Inbox:
         policy: Policy,
         canceller: Canceller,
         cron: Cron,
+        answerer: Answerer,
         now: Callable[[], datetime],
     ) -> None:
         self._introduction = introduction
@@ -63,6 +71,7 @@ class Inbox:
         self._policy = policy
         self._canceller = canceller
         self._cron = cron
+        self._answerer = answerer
         self._now = now
         self._logged: set[str] = set()
 
@@ -104,6 +113,8 @@ class Inbox:
                 return self._take_command(envelope)
             case CommandCancel():
                 return self._canceller.cancel(envelope.job_id)
+            case QueryRun():
+                return self._answerer.take(envelope)
             case _:
                 tag = str(type(envelope).__struct_config__.tag)
                 return self._log_once("envelope.not_supported", tag)

@@ -73,6 +73,15 @@ class Policy:
             case _:
                 return None
 
+    def query_refusal(self) -> str | None:
+        """Say why nobody may look into snapshots through this host, or None when they may."""
+        settings = self._settings
+        is_allowed = settings.browse
+        if is_allowed is None:
+            # Whoever may not even list the snapshots is not shown the files in them.
+            is_allowed = JobKind.SNAPSHOTS in settings.kinds
+        return None if is_allowed else "the policy of this host does not allow to browse snapshots"
+
     def _backup_refusal(self, arguments: BackupArguments) -> str | None:
         if not arguments.paths:
             return "the job names no path to back up"

@@ -107,7 +107,7 @@ class ResticRunner:
         try:
             process = await ChildProcess.start(argv, self._environment, self._graces)
         except (OSError, ValueError) as error:
-            raise _explain(argv[0], error) from error
+            raise explain_start(argv[0], error) from error
         self._process = process
         try:
             await self._announce(process)
@@ -151,7 +151,9 @@ class ResticRunner:
         self._ending = asyncio.create_task(self._process.end())
 
 
-def _explain(restic: str, error: OSError | ValueError) -> ResticMissingError | ResticStartError:
+def explain_start(
+    restic: str, error: OSError | ValueError
+) -> ResticMissingError | ResticStartError:
     """Tell a restic that is not there from a command line that the system does not take."""
     if isinstance(error, ValueError):
         return ResticStartError(f"{restic} cannot be started: {error}")

@@ -29,6 +29,7 @@ from backhaul_agent.logs import fields
 from backhaul_agent.offline import OfflineRuns
 from backhaul_agent.policy import Policy
 from backhaul_agent.poll_loop import poll_forever
+from backhaul_agent.query_loop import QueryLoop
 from backhaul_agent.schedule_journal import ScheduleJournal
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
@@ -52,6 +53,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     hold: Hold
     jobs: JobLoop
     cron: CronLoop
+    queries: QueryLoop
     clock: Clock
 
 
@@ -154,6 +156,7 @@ def build_cron(workshop: Workshop, file: JournalFile) -> CronLoop:
 
 def _build_parts(workshop: Workshop, cron: CronLoop, link: Link, facts: HostFacts) -> Parts:
     jobs = JobLoop(workshop)
+    queries = QueryLoop(workshop, link)
     inbox = Inbox(
         introduction=Hello(boot_id=uuid4(), facts=facts),
         journal=workshop.journal,
@@ -161,6 +164,7 @@ def _build_parts(workshop: Workshop, cron: CronLoop, link: Link, facts: HostFact
         policy=workshop.policy,
         canceller=jobs,
         cron=cron,
+        answerer=queries,
         now=workshop.clock.now,
     )
     hold = Hold(workshop.settings.poll_hold, now_s=workshop.clock.monotonic())
@@ -171,6 +175,7 @@ def _build_parts(workshop: Workshop, cron: CronLoop, link: Link, facts: HostFact
         hold=hold,
         jobs=jobs,
         cron=cron,
+        queries=queries,
         clock=workshop.clock,
     )
 
@@ -189,13 +194,15 @@ async def _run_loops(parts: Parts) -> None:
         )
         working = tasks.create_task(parts.jobs.run_until_stopped())
         firing = tasks.create_task(parts.cron.run_forever())
+        answering = tasks.create_task(parts.queries.run_forever())
         await stop.asked.wait()
 
         # 1. Nothing new: what would fire from now on is missed, and caught up at the next start.
         #    The held poll is dropped, and what the server would have said in its answer is said
-        #    again.
+        #    again. Whoever waits for the answer to a query is told that it did not come.
         firing.cancel()
         polling.cancel()
+        answering.cancel()
         # 2. No further job; the one that runs is ended with SIGINT, and reports that.
         parts.jobs.stop_accepting()
         had_job = parts.jobs.abort_job()

@@ -40,6 +40,9 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     kinds: tuple[JobKind, ...] = tuple(JobKind)
     backup_paths: tuple[AbsolutePath, ...] = ("/",)
     restore_paths: tuple[AbsolutePath, ...] = ("/",)
+    browse: bool | None = None
+    """Whether operators may list and search the files of snapshots through this host; without it,
+    they may where `kinds` has `snapshots`."""
     environment: tuple[str, ...] = ()
     """Further variables that a repository may set for restic; see `restic.environment`."""
 

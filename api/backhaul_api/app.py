@@ -24,6 +24,7 @@ from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.routes import routers as agent_routers
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.problems import EXCEPTION_HANDLERS
+from backhaul_api.queries.routes import router as queries_router
 from backhaul_api.repositories.routes import router as repositories_router
 from backhaul_api.schedules.routes import routers as schedule_routers
 from backhaul_api.services import Services
@@ -65,6 +66,7 @@ def create_app(services: Services) -> Litestar:
             *schedule_routers,
             jobs_router,
             snapshots_router,
+            queries_router,
             audit_router,
             *agent_routers,
             docs_router,

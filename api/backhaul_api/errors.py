@@ -16,6 +16,10 @@ DomainError
   RateLimitedError        too many ask for what is costly; later
   UnknownEnvelopeError    an envelope of a type that is not taken here
   UnsupportedProtocolError
+  HostSilentError         a host does not answer
+  HostRefusedError        a host's own policy says no
+  MissingThereError       a host looked, and it is not there
+  HostFailedError         a host could not find the answer
   NotReadyError           this instance should not be sent requests now
 """
 
@@ -187,6 +191,33 @@ class RateLimitedError(DomainError):
     status = 429
     title = "Rate limited"
     retry_after_s = 5
+
+
+class HostSilentError(DomainError):
+    type = ProblemType.HOST_SILENT
+    status = 504
+    title = "Host silent"
+    # An agent that is away comes back by itself, and not within the seconds in which programs
+    # repeat a request.
+    retry_after_s = 60
+
+
+class HostRefusedError(DomainError):
+    type = ProblemType.HOST_REFUSED
+    status = 409
+    title = "Host refused"
+
+
+class MissingThereError(DomainError):
+    type = ProblemType.NOT_FOUND
+    status = 404
+    title = "Not found"
+
+
+class HostFailedError(DomainError):
+    type = ProblemType.HOST_FAILED
+    status = 409
+    title = "Host failed"
 
 
 class NotReadyError(DomainError):

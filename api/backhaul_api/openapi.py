@@ -125,6 +125,12 @@ _ERRORS: dict[int, tuple[str, ProblemType, str, str]] = {
         "Internal error",
         "The server failed. Its log has the reason under this request's id.",
     ),
+    504: (
+        "HostSilent",
+        ProblemType.HOST_SILENT,
+        "Host silent",
+        "Host 'web-1' was last seen at 2026-11-23 18:00 UTC. Is its agent running?",
+    ),
     503: ("NotReady", ProblemType.NOT_READY, "Not ready", "This instance is about to stop."),
 }
 
@@ -335,13 +341,18 @@ def _error_statuses(path: str, method: str, handler: HTTPRouteHandler, body: Any
         statuses.add(409)
     if _takes_if_match(handler):
         statuses.add(412)
-    if handler.opt.get("is_rate_limited"):
-        statuses.add(429)
+    statuses |= {
+        status for name, codes in _BY_OPT.items() if handler.opt.get(name) for status in codes
+    }
     if handler.opt.get("speaks_protocol"):
         statuses.add(426)
     if handler.opt.get("authenticates") == "agent":
         statuses.add(410)
     return statuses
+
+
+# What handlers say of themselves, and what they can answer with for that.
+_BY_OPT = {"asks_host": (409, 504), "is_rate_limited": (429,)}
 
 
 def _takes_if_match(handler: HTTPRouteHandler) -> bool:
@@ -359,7 +370,7 @@ def _build_error(status: int) -> dict[str, Any]:
         instance="01932f5e7c00700080000000000000ff",
         errors=errors,
     )
-    headers = [REQUEST_ID_HEADER, *(["Retry-After"] if status in {429, 503} else [])]
+    headers = [REQUEST_ID_HEADER, *(["Retry-After"] if status in {429, 503, 504} else [])]
     return {
         "description": title,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},

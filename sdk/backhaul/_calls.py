@@ -43,12 +43,15 @@ from backhaul.wire.fleet import (
 from backhaul.wire.jobs import Job, JobKind, JobLogPage, JobRequest, JobState
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
-from backhaul.wire.snapshots import Snapshot
+from backhaul.wire.snapshots import FileList, Snapshot
 
 T = TypeVar("T")
 
 PAGE_LIMIT = 500
 """Items per request when a whole list is read; the server allows 1000."""
+
+LOOK_HOLD_S = 25.0
+"""For a host that looks into a snapshot, as long as the server allows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,6 +294,33 @@ def list_snapshots(
     return _list("/v1/snapshots", Page[Snapshot], limit, filters)
 
 
+def list_snapshot_files(
+    repository: UUID | str,
+    snapshot: str,
+    path: str = "/",
+    *,
+    recursive: bool = False,
+    host: UUID | str | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Call[FileList]:
+    asked = [("path", path), ("recursive", "true" if recursive else None)]
+    return _look(repository, snapshot, "files", [*asked, *_page_of(host, limit, cursor)])
+
+
+def find_snapshot_files(
+    repository: UUID | str,
+    snapshot: str,
+    pattern: str,
+    *,
+    host: UUID | str | None = None,
+    limit: int | None = None,
+    cursor: str | None = None,
+) -> Call[FileList]:
+    asked = [("pattern", pattern)]
+    return _look(repository, snapshot, "find", [*asked, *_page_of(host, limit, cursor)])
+
+
 def list_audit_entries(*, limit: int | None = None) -> Call[Page[AuditEntry]]:
     return _list("/v1/audit", Page[AuditEntry], limit)
 
@@ -304,6 +334,26 @@ def _list(
     page_limit = PAGE_LIMIT if limit is None else max(1, min(limit, PAGE_LIMIT))
     query = _query([*filters, ("limit", page_limit)])
     return Call(method="GET", path=path, reply=reply, query=query)
+
+
+def _look(
+    repository: UUID | str, snapshot: str, what: str, asked: Iterable[tuple[str, object]]
+) -> Call[FileList]:
+    """Build a call that a host answers: it is held until the host has looked."""
+    place = f"{_segment('repository', repository)}/snapshots/{_segment('snapshot', snapshot)}"
+    return Call(
+        method="GET",
+        path=f"/v1/repositories/{place}/{what}",
+        reply=FileList,
+        query=_query([*asked, ("wait", _seconds(LOOK_HOLD_S))]),
+        held_s=LOOK_HOLD_S,
+    )
+
+
+def _page_of(
+    host: UUID | str | None, limit: int | None, cursor: str | None
+) -> list[tuple[str, object]]:
+    return [("host", host), ("limit", limit), ("cursor", cursor)]
 
 
 def _delete(path: str) -> Call[None]:

@@ -44,7 +44,7 @@ from backhaul.wire.fleet import (
 from backhaul.wire.jobs import Job, JobKind, JobRequest, JobState, NumberedLogLine
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
-from backhaul.wire.snapshots import Snapshot
+from backhaul.wire.snapshots import FileList, Snapshot
 
 T = TypeVar("T")
 
@@ -392,6 +392,57 @@ class AsyncClient:
         """List the snapshots, newest first, page by page as it is iterated; at most `limit`."""
         call = _calls.list_snapshots(repository=repository, host=host, limit=limit)
         return self._iterate(call, limit)
+
+    async def list_snapshot_files(
+        self,
+        repository: UUID | str,
+        snapshot: str,
+        path: str = "/",
+        *,
+        recursive: bool = False,
+        host: UUID | str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> FileList:
+        """List a folder of a snapshot: one page, of at most 1000 entries.
+
+        `host` looks into the repository for it; by default, the one that made the snapshot.
+        `snapshot` may be the first digits of an id. With `next_cursor` as `cursor`, the next page.
+
+        Raises:
+            NotFoundError: there is no such snapshot, or path in it.
+            ConflictError: the host's policy forbids it, or restic failed there.
+            ServerFailedError: the host is away, or did not answer in time.
+        """
+        call = _calls.list_snapshot_files(
+            repository,
+            snapshot,
+            path,
+            recursive=recursive,
+            host=host,
+            limit=limit,
+            cursor=cursor,
+        )
+        return await self._send(call)
+
+    async def find_snapshot_files(
+        self,
+        repository: UUID | str,
+        snapshot: str,
+        pattern: str,
+        *,
+        host: UUID | str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> FileList:
+        """Search a snapshot for a pattern of `restic find`: one page, as `list_snapshot_files`.
+
+        Raises as `list_snapshot_files` does.
+        """
+        call = _calls.find_snapshot_files(
+            repository, snapshot, pattern, host=host, limit=limit, cursor=cursor
+        )
+        return await self._send(call)
 
     def list_audit_entries(self, *, limit: int | None = None) -> AsyncIterator[AuditEntry]:
         """List the audit log, newest first, page by page as it is iterated; at most `limit`."""

@@ -32,7 +32,14 @@ from backhaul.wire.agents import (
     UpEnvelope,
 )
 from backhaul.wire.base import PROTOCOL_HEADER, SPOKEN_PROTOCOLS
-from backhaul.wire.commands import CommandAck, CommandCancel, CommandRun, Credentials
+from backhaul.wire.commands import (
+    CommandAck,
+    CommandCancel,
+    CommandRun,
+    Credentials,
+    QueryAnswer,
+    QueryRun,
+)
 from backhaul.wire.jobs import Arguments
 from backhaul.wire.problems import Problem, ProblemType, removal_message
 from backhaul.wire.reports import JobFinished, JobLog
@@ -42,6 +49,7 @@ from backhaul.wire.schedules import (
     ScheduleSet,
     build_scheduled_job_id,
 )
+from backhaul.wire.snapshots import QueryArguments
 from backhaul.wire.tokens import TokenKind, build_token
 
 OK = Receipt(status=ReceiptStatus.OK)
@@ -64,7 +72,7 @@ class FakeApi:
         self.agent_token = build_token(TokenKind.AGENT)
         self.host_id = uuid4()
         self.public_key = b""
-        self.commands: list[CommandRun | CommandCancel] = []
+        self.commands: list[CommandRun | CommandCancel | QueryRun] = []
         """Delivered with every poll until the agent says that it has them."""
         self.received: list[Any] = []
         """Every envelope that was not refused, in order."""
@@ -123,7 +131,23 @@ class FakeApi:
         self.tell(command)
         return command
 
-    def tell(self, command: CommandRun | CommandCancel) -> None:
+    def ask(
+        self, arguments: QueryArguments, credentials: Credentials, *, ttl: float = 10.0
+    ) -> QueryRun:
+        """Ask the host something, with the repository's credentials sealed."""
+        box = nacl.public.SealedBox(nacl.public.PublicKey(self.public_key))
+        query = QueryRun(
+            query_id=uuid4(),
+            kind=str(arguments.__struct_config__.tag),
+            arguments=msgspec.Raw(msgspec.json.encode(arguments)),
+            ttl=ttl,
+            repository_id=credentials.repository_id,
+            credentials=box.encrypt(msgspec.json.encode(credentials)),
+        )
+        self.tell(query)
+        return query
+
+    def tell(self, command: CommandRun | CommandCancel | QueryRun) -> None:
         self.commands.append(command)
         self._wake.set()
 
@@ -239,15 +263,17 @@ class FakeApi:
 
     def _due(
         self, held: set[UUID], version: int
-    ) -> Sequence[ScheduleSet | CommandRun | CommandCancel]:
+    ) -> Sequence[ScheduleSet | CommandRun | CommandCancel | QueryRun]:
         acked = {ack.job_id for ack in self.of(CommandAck)}
         acked |= self.refused_claims | self.ran_offline
         sets = [self.schedules] if version != self.schedules.schedule_version else []
         ended = {end.job_id for end in self.of(JobFinished)}
+        answered = {answer.query_id for answer in self.of(QueryAnswer)}
         return sets + [
             one
             for one in self.commands
             if (isinstance(one, CommandRun) and one.job_id not in held | acked)
+            or (isinstance(one, QueryRun) and one.query_id not in answered)
             or (isinstance(one, CommandCancel) and one.job_id in held and one.job_id not in ended)
         ]
 

@@ -23,7 +23,7 @@ from backhaul.wire.agents import (
     Receipt,
 )
 from backhaul.wire.base import PROTOCOL_HEADER, SPOKEN_PROTOCOLS
-from backhaul.wire.commands import CommandAck, CommandCancel, CommandRun, Credentials
+from backhaul.wire.commands import CommandAck, CommandCancel, CommandRun, Credentials, QueryRun
 from backhaul.wire.schedules import RunTemplate, ScheduleSet
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.hosts import store as hosts
@@ -94,7 +94,7 @@ class FakeAgent:
     async def accept(self, job_id: UUID) -> Receipt:
         return (await self.send(CommandAck(job_id=job_id, is_accepted=True)))[0]
 
-    def unseal(self, sealed: CommandRun | RunTemplate) -> Credentials:
+    def unseal(self, sealed: CommandRun | QueryRun | RunTemplate) -> Credentials:
         assert sealed.credentials is not None
         opened = nacl.public.SealedBox(self.key).decrypt(sealed.credentials)
         return msgspec.json.decode(opened, type=Credentials)

@@ -48,6 +48,7 @@ from backhaul_agent.journal_file import JournalFile, open_journal_file
 from backhaul_agent.link import Link, build_client
 from backhaul_agent.policy import Policy
 from backhaul_agent.poll_loop import poll_forever
+from backhaul_agent.query_loop import QueryLoop
 from backhaul_agent.run import build_cron
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
@@ -118,6 +119,7 @@ def start_loops(
     jobs = JobLoop(workshop)
     cron = build_cron(workshop, file)
     cron.load()
+    queries = QueryLoop(workshop, link)
     inbox = Inbox(
         introduction=Hello(boot_id=identity.host_id, facts=FACTS),
         journal=journal,
@@ -125,6 +127,7 @@ def start_loops(
         policy=workshop.policy,
         canceller=jobs,
         cron=cron,
+        answerer=queries,
         now=clock.now,
     )
     inbox.say_hello()
@@ -133,6 +136,7 @@ def start_loops(
         asyncio.create_task(poll_forever(link, inbox, hold, backoff=Backoff(), clock=clock)),
         asyncio.create_task(send_forever(link, spool, backoff=Backoff(), clock=clock)),
         asyncio.create_task(jobs.run_until_stopped()),
+        asyncio.create_task(queries.run_forever()),
     ]
 
 

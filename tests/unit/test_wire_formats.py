@@ -86,6 +86,32 @@ SNAPSHOT_JSON = {
     "original": HEX,
     "program_version": "restic 0.18.0",
 }
+FILE_ENTRY = snapshots.FileEntry(
+    path="/etc/hosts",
+    name="hosts",
+    type="file",
+    size=120,
+    mode=0o644,
+    mtime=AT,
+    uid=0,
+    gid=0,
+    user="root",
+    group="root",
+    link_target=None,
+)
+FILE_ENTRY_JSON = {
+    "path": "/etc/hosts",
+    "name": "hosts",
+    "type": "file",
+    "size": 120,
+    "mode": 420,
+    "mtime": AT_JSON,
+    "uid": 0,
+    "gid": 0,
+    "user": "root",
+    "group": "root",
+    "link_target": None,
+}
 PROBLEM = problems.Problem(
     type=problems.ProblemType.LOG_GAP,
     title="Log gap",
@@ -288,7 +314,11 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     ),
     (
         commands.QueryAnswer(
-            query_id=ONE, answer=msgspec.Raw(b"[1]"), error="half of it", is_cut=True
+            query_id=ONE,
+            answer=msgspec.Raw(b"[1]"),
+            error="half of it",
+            is_cut=True,
+            failure=commands.QueryFailure.FAILED,
         ),
         {
             "type": "query.answer",
@@ -296,6 +326,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "answer": [1],
             "error": "half of it",
             "is_cut": True,
+            "failure": "failed",
         },
     ),
     (
@@ -522,6 +553,38 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "job_id": str(TWO),
             "snapshots": [SNAPSHOT_JSON],
             "is_complete": True,
+        },
+    ),
+    (FILE_ENTRY, FILE_ENTRY_JSON),
+    (
+        snapshots.FileList(snapshot_id=HEX, host="web1", entries=(FILE_ENTRY,), next_cursor="x"),
+        {
+            "snapshot_id": HEX,
+            "host": "web1",
+            "entries": [FILE_ENTRY_JSON],
+            "next_cursor": "x",
+        },
+    ),
+    (snapshots.FoundFiles(entries=(FILE_ENTRY,)), {"entries": [FILE_ENTRY_JSON]}),
+    (
+        snapshots.ListFiles(snapshot=HEX, path="/etc", is_recursive=True, skip=5, limit=10),
+        {
+            "kind": "snapshot.ls",
+            "snapshot": HEX,
+            "path": "/etc",
+            "is_recursive": True,
+            "skip": 5,
+            "limit": 10,
+        },
+    ),
+    (
+        snapshots.FindFiles(snapshot=HEX, pattern="*.conf", skip=5, limit=10),
+        {
+            "kind": "snapshot.find",
+            "snapshot": HEX,
+            "pattern": "*.conf",
+            "skip": 5,
+            "limit": 10,
         },
     ),
     (

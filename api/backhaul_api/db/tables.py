@@ -293,6 +293,24 @@ snapshots = Table(
 )
 Index("ix_snapshots_time", snapshots.c.time)
 
+# What operators ask of hosts and wait for. A row lives for seconds: until its answer is handed out,
+# or the wait is over.
+queries = Table(
+    "queries",
+    metadata,
+    _id(),
+    Column("host_id", ForeignKey("hosts.id"), nullable=False, index=True),
+    Column("repository_id", ForeignKey("repositories.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("arguments", json_column_type(), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False, index=True),
+    Column("taken_at", Moment),
+    Column("answered_at", Moment),
+    # The envelope `query.answer`, as JSON; nobody searches in it.
+    Column("answer", Text),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,

@@ -35,6 +35,8 @@ class Due:
     """Jobs that have to expire, because this look came too late for them."""
     unsendable: dict[UUID, str] = field(default_factory=dict)
     """Jobs that have to fail, because their repository is gone; and why."""
+    queries: list[UUID] = field(default_factory=list)
+    """Whose envelopes are among them."""
     is_old_news: bool = False
     """All of it stays due until the agent has done something that may take it a while."""
 

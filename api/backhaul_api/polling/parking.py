@@ -7,6 +7,7 @@ watcher asks it for as long as the request is parked.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ class Wait:
     """The request's own, after its body was read."""
     is_alone: bool = False
     """A newer wait on the topic ends this one."""
+    recheck_s: float = math.inf
+    """Look again after so many seconds of silence: what another instance changed rings no bell
+    here."""
 
 
 async def look_until(
@@ -44,16 +48,18 @@ async def look_until(
     found = await look()
     if is_enough(found) or wait.seconds <= 0:
         return found
-    deadline = asyncio.get_running_loop().time() + wait.seconds
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait.seconds
     async with _parked(wait) as bell:
         # Again, now that the bell is there: what changed since the first look did not ring it.
         found = await look()
         while not is_enough(found) and not bell.has_ended():
-            has_rung = await bell.wait_until(deadline)
+            next_look = min(deadline, loop.time() + wait.recheck_s)
+            has_rung = await bell.wait_until(next_look)
             if bell.has_ended():
                 break
             found = await look()
-            if not has_rung:
+            if not has_rung and next_look >= deadline:
                 break
     return found
 

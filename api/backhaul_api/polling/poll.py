@@ -21,14 +21,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.agents import PollReply, PollRequest
 from backhaul.wire.jobs import FailureClass, JobEvent, JobState
 from backhaul.wire.problems import removal_message
-from backhaul_api.db.tables import hosts
+from backhaul_api.db.tables import hosts, queries
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.jobs import store as jobs
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode, fetch_due
 from backhaul_api.polling.parking import Wait, look_until
+from backhaul_api.polling.query_runs import fetch_waiting
 from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
+from backhaul_api.queries.store import mark_taken
 from backhaul_api.services import Services
 
 LAST_SEEN_EVERY = timedelta(minutes=1)
@@ -98,6 +100,9 @@ class Poll:
             await self._save_visit(now)
         if due.overdue or due.unsendable:
             await self._close_jobs(due, now)
+        if due.queries:
+            async with services.database.writing() as connection:
+                await mark_taken(connection, due.queries, now=now)
         return due
 
     async def _find_due(self, connection: AsyncConnection, host: Any, now: datetime) -> Due:
@@ -105,6 +110,8 @@ class Poll:
         due = await fetch_due(sealer, self.host_id, self.body.jobs, now=now)
         if host.schedule_version != self.body.schedule_version:
             due = await self._add_set(due, sealer, host, now)
+        if host.has_queries:
+            due = await self._add_queries(due, sealer, now)
         return due
 
     def _is_behind(self, host: Any) -> bool:
@@ -131,6 +138,18 @@ class Poll:
             due,
             envelopes=[encode(set_), *due.envelopes],
             is_old_news=not is_news and (due.is_old_news or not due.envelopes),
+        )
+
+    async def _add_queries(self, due: Due, sealer: Sealer, now: datetime) -> Due:
+        """Put first what somebody waits for."""
+        waiting = await fetch_waiting(sealer, self.host_id, now=now)
+        if not waiting:
+            return due
+        return dataclasses.replace(
+            due,
+            envelopes=[*waiting.values(), *due.envelopes],
+            queries=list(waiting),
+            is_old_news=False,
         )
 
     def _check_host(self, host: Any) -> None:
@@ -211,4 +230,6 @@ _HOST = sa.select(
     hosts.c.removed_at,
     hosts.c.schedule_version,
     hosts.c.schedule_changed_at,
+    # Asked along with the rest: a look that finds nothing costs no further round trip.
+    sa.exists().where(queries.c.host_id == hosts.c.id).label("has_queries"),
 ).where(hosts.c.id == sa.bindparam("host_id"))

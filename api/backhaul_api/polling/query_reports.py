@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from backhaul.wire.agents import Receipt
 from backhaul.wire.commands import QueryAnswer
-from backhaul_api.errors import NotFoundError
-from backhaul_api.polling.arrival import Arrival, reject
+from backhaul.wire.snapshots import FoundFiles
+from backhaul_api.bodies import explain
+from backhaul_api.errors import InvalidError
+from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
+from backhaul_api.queries import store
 
 
-async def apply_answer(_: Arrival, answer: QueryAnswer) -> Receipt:
-    """Refuse it: a query lives only as long as somebody waits, and nobody does."""
-    return reject(NotFoundError("query", answer.query_id))
+async def apply_answer(arrival: Arrival, answer: QueryAnswer) -> Receipt:
+    """Keep it for whoever waits; the first answer counts.
+
+    Raises:
+        NotFoundError: nobody waits any more, or nobody asked this host.
+        InvalidError: it is not what was asked for.
+    """
+    if await store.is_answered(arrival.connection, answer.query_id, arrival.host_id):
+        return DUPLICATE
+    if answer.error is None:
+        try:
+            msgspec.json.decode(answer.answer, type=FoundFiles)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidError(explain(str(error), prefix="answer")) from error
+    await store.save_answer(arrival.connection, answer, now=arrival.now)
+    arrival.topics.add(answer.query_id)
+    return OK

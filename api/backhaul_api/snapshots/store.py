@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,9 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.jobs import Job, JobKind
 from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
 from backhaul_api.db.tables import jobs, repositories, snapshots
+from backhaul_api.errors import InvalidError, NotFoundError
 
 SHORT_ID_LENGTH = 8
 """How much of an id restic shows, and restic 0.14 tells after a backup."""
+
+_ID_OR_BEGIN = re.compile(r"[0-9a-f]{4,64}")
 
 _IDS_AT_ONCE = 1000  # SQLite allows 32766 parameters in a statement; each id makes two
 
@@ -58,6 +62,26 @@ async def fetch_page(
         last = [sa.literal(value, column.type) for value, column in zip(before, key, strict=True)]
         query = query.where(sa.tuple_(*key) < sa.tuple_(*last))
     return [_build(row) for row in await connection.execute(query)]
+
+
+async def find(connection: AsyncConnection, repository_id: UUID, reference: str) -> Snapshot:
+    """Find a snapshot of a repository by its id, or by the first digits of it.
+
+    Raises:
+        NotFoundError: there is none.
+        InvalidError: it stands for several, or is no id at all.
+    """
+    if _ID_OR_BEGIN.fullmatch(reference) is None:
+        raise InvalidError.of("snapshot", "is not the id of a snapshot: 4 to 64 hex digits")
+    query = _SELECT.where(
+        snapshots.c.repository_id == repository_id, snapshots.c.id.startswith(reference)
+    ).limit(2)
+    found = [_build(row) for row in await connection.execute(query)]
+    if not found:
+        raise NotFoundError("snapshot", reference)
+    if len(found) > 1:
+        raise InvalidError.of("snapshot", "stands for several snapshots; write more of its digits")
+    return found[0]
 
 
 async def save(

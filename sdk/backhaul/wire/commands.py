@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from uuid import UUID
 
 import msgspec
@@ -66,12 +67,25 @@ class CommandCancel(Wire, frozen=True, kw_only=True, tag_field="type", tag="comm
     job_id: UUID
 
 
+class QueryFailure(StrEnum):
+    """Why a query has no answer."""
+
+    REFUSED = "refused"
+    """The host's own policy does not allow it, or the agent does not know the kind."""
+    MISSING = "missing"
+    """There is no such snapshot, or no such path in it."""
+    FAILED = "failed"
+    """restic, or the agent, failed at it."""
+
+
 class QueryRun(Wire, frozen=True, kw_only=True, tag_field="type", tag="query.run"):
-    """An operator waits for a quick answer; not a job, not stored."""
+    """An operator waits for a quick answer; not a job, kept only as long as somebody waits."""
 
     query_id: UUID
     kind: str
     arguments: msgspec.Raw
+    """One of `backhaul.wire.snapshots.QueryArguments`; raw, so that an agent can refuse a kind that
+    it does not know."""
     ttl: Seconds
     """After this nobody waits any more."""
     repository_id: UUID | None = None
@@ -89,6 +103,8 @@ class QueryAnswer(Wire, frozen=True, kw_only=True, tag_field="type", tag="query.
     error: str | None = None
     is_cut: bool = False
     """There was more than fits."""
+    failure: str | None = None
+    """With an error: a `QueryFailure`, or one that is newer than the reader."""
 
 
 class AgentSettings(Wire, frozen=True, kw_only=True):

@@ -37,6 +37,9 @@ class ProblemType(StrEnum):
     LOG_GAP = "urn:backhaul:problem:log-gap"
     ILLEGAL_MOVE = "urn:backhaul:problem:illegal-move"
     UNKNOWN_ENVELOPE = "urn:backhaul:problem:unknown-envelope"
+    HOST_SILENT = "urn:backhaul:problem:host-silent"
+    HOST_REFUSED = "urn:backhaul:problem:host-refused"
+    HOST_FAILED = "urn:backhaul:problem:host-failed"
     NOT_READY = "urn:backhaul:problem:not-ready"
     INTERNAL = "urn:backhaul:problem:internal"
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from uuid import UUID
+
+import msgspec
 
 from backhaul.wire.base import Instant, Wire
 
@@ -46,6 +49,80 @@ class Snapshot(Wire, frozen=True, kw_only=True):
     """The host whose job made it; None for a snapshot that Backhaul did not make."""
     job_id: UUID | None
     reported_at: Instant
+
+
+class FileEntry(Wire, frozen=True, kw_only=True):
+    """A file, a folder or something else in a snapshot, as it was when the snapshot was made."""
+
+    path: str
+    """Absolute. What is not UTF-8 in it comes as U+FFFD, and names nothing then."""
+    name: str
+    type: str
+    """`file`, `dir`, `symlink`, or what else restic calls it (`fifo`, `socket`, `dev`, …)."""
+    size: int | None = None
+    """In bytes; only files have one."""
+    mode: int | None = None
+    """Permission bits with setuid, setgid and sticky, as chmod takes them: 0o755 is 493."""
+    mtime: Instant | None = None
+    uid: int | None = None
+    gid: int | None = None
+    user: str = ""
+    """As the host called the owner; restic tells it when searching, not when listing."""
+    group: str = ""
+    link_target: str | None = None
+    """Where a symbolic link leads; told as `user` is."""
+
+
+class FileList(Wire, frozen=True, kw_only=True):
+    """What a snapshot holds, as far as it fits into one answer, in restic's own order."""
+
+    snapshot_id: str
+    host: str
+    """The name of the host that looked."""
+    entries: tuple[FileEntry, ...]
+    next_cursor: str | None = None
+    """Ask for what follows with this; None at the end."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there is more than these entries."""
+        return self.next_cursor is not None
+
+
+Skip = Annotated[int, msgspec.Meta(ge=0)]
+EntryLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class ListFiles(Wire, frozen=True, kw_only=True, tag_field="kind", tag="snapshot.ls"):
+    """List a folder of a snapshot. Answered with `FoundFiles`."""
+
+    snapshot: str
+    """A whole id."""
+    path: str
+    """Absolute. What is no folder is listed itself."""
+    is_recursive: bool = False
+    skip: Skip = 0
+    """So many entries were given before: a snapshot never changes, nor restic's order."""
+    limit: EntryLimit = 1000
+
+
+class FindFiles(Wire, frozen=True, kw_only=True, tag_field="kind", tag="snapshot.find"):
+    """Search a snapshot. Answered with `FoundFiles`."""
+
+    snapshot: str
+    pattern: str
+    """As `restic find` takes it: for names, or with a `/` in it, for paths."""
+    skip: Skip = 0
+    limit: EntryLimit = 1000
+
+
+QueryArguments = ListFiles | FindFiles
+
+
+class FoundFiles(Wire, frozen=True, kw_only=True):
+    """The answer of an agent that looked into a snapshot. Whether there is more stands beside."""
+
+    entries: tuple[FileEntry, ...]
 
 
 class SnapshotsReport(Wire, frozen=True, kw_only=True, tag_field="type", tag="snapshots.report"):

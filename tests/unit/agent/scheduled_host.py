@@ -23,12 +23,13 @@ from backhaul_agent.job_loop import JobLoop
 from backhaul_agent.journal import Journal
 from backhaul_agent.journal_file import open_journal_file
 from backhaul_agent.policy import Policy
+from backhaul_agent.query_loop import QueryLoop
 from backhaul_agent.run import build_cron
 from backhaul_agent.schedule_entries import ReceivedSet
 from backhaul_agent.settings import PolicySettings, Settings
 from backhaul_agent.spool import OutgoingBatch, Spool
 from tests.fakes.fake_api import FakeApi
-from tests.unit.agent.hosts import FACTS, ManualClock, build_identity
+from tests.unit.agent.hosts import FACTS, ManualClock, ScriptedLink, build_identity
 
 Weather = Literal["up", "down", "mute"]
 """Mute: what is sent arrives, and the answer gets lost."""
@@ -85,6 +86,7 @@ class ScheduledHost:
             policy=workshop.policy,
             canceller=JobLoop(workshop),
             cron=self.cron,
+            answerer=QueryLoop(workshop, ScriptedLink()),
             now=self.clock.now,
         )
 

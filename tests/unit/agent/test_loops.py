@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from backhaul.wire.agents import Hello, UpEnvelope
-from backhaul.wire.commands import CommandAck, CommandCancel
+from backhaul.wire.commands import CommandAck, CommandCancel, QueryRun
 from backhaul.wire.jobs import Progress, RestoreArguments
 from backhaul.wire.reports import JobProgress
 from backhaul_agent.backoff import Backoff
@@ -68,6 +68,17 @@ class NotedSets:
         return is_new
 
 
+class NotedQueries:
+    """Stands in for the query loop."""
+
+    def __init__(self) -> None:
+        self.taken: list[QueryRun] = []
+
+    def take(self, query: QueryRun) -> bool:
+        self.taken.append(query)
+        return True
+
+
 @pytest.fixture
 def cancels() -> NotedCancels:
     return NotedCancels()
@@ -82,6 +93,7 @@ def inbox(journal: Journal, spool: Spool, clock: ManualClock, cancels: NotedCanc
         policy=Policy(PolicySettings()),
         canceller=cancels,
         cron=NotedSets(),
+        answerer=NotedQueries(),
         now=clock.now,
     )
 

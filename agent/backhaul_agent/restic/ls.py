@@ -1,0 +1,50 @@
+"""`restic ls`: a folder of a snapshot. One JSON object on each line: the snapshot, then its nodes.
+
+restic 0.14 exits with 0 when there is no such snapshot, and every version does when there is no
+such path: only what is printed tells.
+"""
+
+from __future__ import annotations
+
+from backhaul.wire.snapshots import ListFiles
+from backhaul_agent.restic.files import EntryPage, read_entry
+from backhaul_agent.restic.output import parse_object, read_text
+
+
+def build_arguments(arguments: ListFiles) -> list[str]:
+    # Without a lock: looking must neither wait for a prune nor leave anything behind.
+    line = ["ls", "--json", "--no-lock"]
+    if arguments.is_recursive:
+        line.append("--recursive")
+    return [*line, "--", arguments.snapshot, arguments.path]
+
+
+class LsReader:
+    """Reads the lines, as they come, onto a page."""
+
+    def __init__(self, path: str, page: EntryPage) -> None:
+        self._path = path
+        self._page = page
+        self.has_snapshot = False
+        self.has_path = path == "/"
+        """The path was seen; an empty root shows nothing."""
+
+    def read(self, line: str) -> None:
+        node = parse_object(line)
+        if node is None:
+            return
+        # struct_type up to 0.16, message_type beside it since 0.17.
+        kind = read_text(node, "message_type") or read_text(node, "struct_type")
+        if kind == "snapshot":
+            self.has_snapshot = True
+            return
+        entry = read_entry(node) if kind == "node" else None
+        if entry is None:
+            return
+        is_folder_itself = entry.path == self._path and entry.type == "dir"
+        self.has_path = self.has_path or entry.path == self._path or self._is_below(entry.path)
+        if not is_folder_itself:
+            self._page.take(entry)
+
+    def _is_below(self, path: str) -> bool:
+        return path.startswith(f"{self._path}/")
