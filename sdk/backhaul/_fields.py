@@ -203,6 +203,26 @@ class SnapshotFields(Record[snapshots.Snapshot]):
     reported_at = Field[datetime]()
 
 
+class FileEntry(Record[snapshots.FileEntry]):
+    """A file, folder or link in a snapshot."""
+
+    path = Field[str]()
+    name = Field[str]()
+    type = Field[str]()
+    size = Field[int | None]()
+    mode = Field[int | None]()
+    mtime = Field[datetime | None]()
+    uid = Field[int | None]()
+    gid = Field[int | None]()
+    user = Field[str]()
+    group = Field[str]()
+    link_target = Field[str | None]()
+
+    @property
+    def _key(self) -> object:
+        return self.data
+
+
 class ApiTokenFields(Record[accounts.ApiToken]):
     id = Field[UUID]()
     name = Field[str]()

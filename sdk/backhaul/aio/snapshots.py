@@ -7,14 +7,71 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backhaul import _requests
-from backhaul._fields import HostFields, RepositoryFields, SnapshotFields
+from backhaul._fields import FileEntry, HostFields, RepositoryFields, SnapshotFields
 from backhaul.aio.collections import AsyncCollection
 from backhaul.aio.jobs import AsyncJob
 from backhaul.wire.jobs import RestoreRequest
+from backhaul.wire.snapshots import FileEntry as FileEntryData
+from backhaul.wire.snapshots import FileList
 from backhaul.wire.snapshots import Snapshot as SnapshotData
 
 if TYPE_CHECKING:
     from backhaul.aio.fleet import AsyncFleet
+
+MAX_FILES = 1000
+"""In one look of a host."""
+
+
+class AsyncFiles(AsyncCollection[FileEntry]):
+    """Files of a snapshot, in restic's own order. Each page is a look of a host into it."""
+
+    def __init__(
+        self,
+        fleet: AsyncFleet,
+        snapshot: SnapshotFields,
+        *,
+        host: str | None,
+        pattern: str | None = None,
+        path: str = "/",
+        recursive: bool = False,
+    ) -> None:
+        self._client = fleet.client
+        self._snapshot = snapshot
+        self._host = host
+        self._pattern = pattern
+        self._path = path
+        self._recursive = recursive
+        filters = {"snapshot": snapshot.short_id, "pattern": pattern, "path": path}
+        if pattern is not None:
+            del filters["path"]
+        super().__init__(self._read, FileEntry, noun="files", filters=filters)
+
+    async def _read(self, limit: int | None) -> AsyncIterator[FileEntryData]:
+        left, cursor = limit, None
+        while left is None or left > 0:
+            page = await self._ask(MAX_FILES if left is None else min(left, MAX_FILES), cursor)
+            for entry in page.entries:
+                yield entry
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+            left = None if left is None else left - len(page.entries)
+
+    async def _ask(self, limit: int, cursor: str | None) -> FileList:
+        repository, snapshot = self._snapshot.repository_id, self._snapshot.id
+        if self._pattern is not None:
+            return await self._client.find_snapshot_files(
+                repository, snapshot, self._pattern, host=self._host, limit=limit, cursor=cursor
+            )
+        return await self._client.list_snapshot_files(
+            repository,
+            snapshot,
+            self._path,
+            recursive=self._recursive,
+            host=self._host,
+            limit=limit,
+            cursor=cursor,
+        )
 
 
 class AsyncSnapshot(SnapshotFields):
@@ -23,6 +80,30 @@ class AsyncSnapshot(SnapshotFields):
     def __init__(self, fleet: AsyncFleet, data: SnapshotData) -> None:
         super().__init__(data)
         self._fleet = fleet
+
+    def ls(
+        self,
+        path: str = "/",
+        *,
+        recursive: bool = False,
+        host: HostFields | UUID | str | None = None,
+    ) -> AsyncFiles:
+        """List a folder of it, by asking a host: the one that made it, unless another is named.
+
+        Asks nothing yet. Iterating raises NotFoundError when there is no such path in it,
+        ConflictError when the host's policy forbids it, and ServerFailedError when the host is
+        away.
+        """
+        key = _requests.find_key("host", host)
+        return AsyncFiles(self._fleet, self, host=key, path=path, recursive=recursive)
+
+    def find(self, pattern: str, *, host: HostFields | UUID | str | None = None) -> AsyncFiles:
+        """Search it as `restic find` does: for names like `*.conf`, or for paths with a `/`.
+
+        Asks nothing yet, and raises as `ls` does.
+        """
+        key = _requests.find_key("host", host)
+        return AsyncFiles(self._fleet, self, host=key, pattern=pattern)
 
     async def restore(
         self,

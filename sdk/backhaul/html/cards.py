@@ -13,7 +13,7 @@ from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken
 from backhaul.wire.fleet import Host, Repository, Source
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Retention
 from backhaul.wire.schedules import Schedule
-from backhaul.wire.snapshots import Snapshot
+from backhaul.wire.snapshots import FileEntry, Snapshot
 
 MAX_PATHS = 12
 
@@ -53,6 +53,8 @@ def _lay_out(data: Any, now: datetime) -> tuple[str, list[str]]:
             return f"repository {data.name}", [_card(_repository_rows(data, now))]
         case Snapshot():
             return f"snapshot {data.short_id}", [_card(_snapshot_rows(data, now))]
+        case FileEntry():
+            return f"{data.type} {data.path}", [_card(_file_rows(data, now))]
         case ApiToken():
             ends = age(data.expires_at, now, absent="when it is revoked")
             used = age(data.last_used_at, now)
@@ -87,6 +89,17 @@ def _host_rows(host: Host, now: datetime) -> list[tuple[str, str]]:
         ("system", f"{host.facts.os}, {host.facts.architecture}"),
         ("versions", f"agent {host.facts.agent_version}, restic {restic}"),
     ]
+
+
+def _file_rows(entry: FileEntry, now: datetime) -> list[tuple[str, str]]:
+    owner, group = entry.user or str(entry.uid), entry.group or str(entry.gid)
+    rows: list[tuple[str, str]] = [
+        ("size", "-" if entry.size is None else render_bytes(entry.size)),
+        ("changed", age(entry.mtime, now, absent="-")),
+        ("owner", f"{owner}:{group}"),
+        ("mode", "-" if entry.mode is None else f"{entry.mode:04o}"),
+    ]
+    return [*rows, ("leads to", entry.link_target)] if entry.link_target else rows
 
 
 def _schedule_rows(one: Schedule, now: datetime) -> list[tuple[str, str]]:

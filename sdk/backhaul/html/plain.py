@@ -20,7 +20,7 @@ from backhaul.wire.jobs import (
     SnapshotsResult,
 )
 from backhaul.wire.schedules import Schedule
-from backhaul.wire.snapshots import Snapshot
+from backhaul.wire.snapshots import FileEntry, Snapshot
 
 
 def render_line(data: Any) -> str:
@@ -70,7 +70,7 @@ def render_result(job: Job) -> str:
             return ""
 
 
-def _describe(data: Any) -> str:
+def _describe(data: Any) -> str:  # noqa: C901 (a line for each kind of thing)
     now = find_now()
     match data:
         case Host():
@@ -87,6 +87,9 @@ def _describe(data: Any) -> str:
             return f"{data.name}: {data.location}"
         case Snapshot():
             return f"{data.short_id} of {data.hostname}, {render_age(data.time, now)}"
+        case FileEntry():
+            size = "" if data.size is None else f", {render_bytes(data.size)}"
+            return f"{data.path}: {data.type}{size}, changed {render_age(data.mtime, now)}"
         case ApiToken():
             return f"{data.name}, used {render_age(data.last_used_at, now)}"
         case EnrollmentToken():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from backhaul.display import render_duration
+from backhaul.display import render_bytes, render_duration
 from backhaul.html.markup import Markup, age, page, tag
 from backhaul.html.plain import render_result
 from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
@@ -98,6 +98,13 @@ COLUMNS: dict[str, list[Column]] = {
         ("repository", lambda one, _: one.repository),
         ("paths", lambda one, _: ", ".join(one.paths)),
         ("tags", lambda one, _: ", ".join(one.tags)),
+    ],
+    "files": [
+        ("path", lambda one, _: one.path),
+        ("type", lambda one, _: one.type),
+        ("size", lambda one, _: "-" if one.size is None else render_bytes(one.size)),
+        ("changed", lambda one, now: age(one.mtime, now, absent="-")),
+        ("owner", lambda one, _: one.user or str(one.uid if one.uid is not None else "-")),
     ],
     "api_tokens": [
         ("token", lambda one, _: one.name),

@@ -8,11 +8,22 @@ import httpx
 import pytest
 import respx
 
+from backhaul._fields import FileEntry as Entry
 from backhaul.errors import InvalidRequestError, ServerFailedError
+from backhaul.objects.fleet import Fleet
+from backhaul.objects.snapshots import Snapshot
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.snapshots import FileEntry, FileList
-from tests.unit.sdk.builders import NOW, Script, build_repository, page, refuse, reply
+from tests.unit.sdk.builders import (
+    NOW,
+    Script,
+    build_repository,
+    page,
+    refuse,
+    reply,
+)
 from tests.unit.sdk.command_line import Cli, assert_one_line
+from tests.unit.sdk.test_html import SNAPSHOT
 
 ID = "d9c8cbca" * 8
 HOSTS = FileEntry(path="/etc/hosts", name="hosts", type="file", size=2048, mode=0o644, mtime=NOW)
@@ -140,3 +151,44 @@ def test_refusal_is_one_line(
     result = cli("snapshots", "ls", "d9c8", "--repository", "nas")
 
     assert "web-1 is away" in assert_one_line(result, exit_code=exit_code)
+
+
+def browse(*answers: httpx.Response) -> tuple[Snapshot, Script]:
+    """Give a snapshot of a fleet whose server answers with these."""
+    script = Script(*answers)
+    return Fleet(script.build_client()).snapshots.wrap(SNAPSHOT), script
+
+
+def test_folder_of_a_snapshot_is_read_page_by_page() -> None:
+    snapshot, script = browse(files(HOSTS, next_cursor="x"), files(NGINX))
+
+    found = list(snapshot.ls("/etc"))
+
+    assert [entry.path for entry in found] == ["/etc/hosts", "/etc/nginx"]
+    first, second = script.requests
+    assert (first.url.params["path"], first.url.params["limit"]) == ("/etc", "1000")
+    assert second.url.params["cursor"] == "x"
+
+
+def test_only_as_many_files_as_wanted_are_asked_for() -> None:
+    snapshot, script = browse(files(HOSTS, next_cursor="x"), files(NGINX, next_cursor="y"))
+
+    found = snapshot.find("*", host="web-2").to_list(limit=2)
+
+    assert found[0].size == 2048
+    assert [request.url.params["limit"] for request in script.requests] == ["2", "1"]
+    assert script.requests[0].url.params["host"] == "web-2"
+
+
+def test_files_show_themselves_and_become_a_table() -> None:
+    snapshot, _ = browse(files(HOSTS, NGINX), files(HOSTS, NGINX))
+
+    listing = snapshot.ls("/etc")
+
+    assert "/etc/nginx" in listing._repr_html_()
+    assert list(listing.to_pandas()["size"].fillna(-1)) == [2048, -1]
+    assert repr(listing) == f"<Files files(snapshot={SNAPSHOT.short_id}, path=/etc)>"
+
+
+def test_two_files_are_equal_when_all_of_them_is() -> None:
+    assert Entry(HOSTS) == Entry(HOSTS) != Entry(NGINX)

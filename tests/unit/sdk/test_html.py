@@ -21,7 +21,7 @@ from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken
 from backhaul.wire.fleet import HostState, ScheduleDrift, Source
 from backhaul.wire.jobs import BackupResult, JobState, Progress, Retention
 from backhaul.wire.problems import Problem, ProblemType
-from backhaul.wire.snapshots import Snapshot
+from backhaul.wire.snapshots import FileEntry, Snapshot
 from tests.unit.sdk.builders import (
     HOST_ID,
     JOB_ID,
@@ -70,6 +70,9 @@ THINGS: dict[str, Any] = {
     "sources": SOURCE,
     "repositories": build_repository(),
     "snapshots": SNAPSHOT,
+    "files": FileEntry(
+        path="/etc/hosts", name="hosts", type="file", size=220, mode=0o644, mtime=NOW, uid=0, gid=0
+    ),
     "api_tokens": ApiToken(id=JOB_ID, name="ci", created_at=NOW, expires_at=None, last_used_at=NOW),
     "enrollment_tokens": EnrollmentToken(
         id=JOB_ID, created_at=NOW, expires_at=NOW, uses_left=1, host_name=None, labels={}
