@@ -31,6 +31,7 @@ from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from backhaul_api.snapshots.routes import router as snapshots_router
 from backhaul_api.sources.routes import router as sources_router
+from backhaul_api.users.operators import router as operators_router
 from backhaul_api.users.routes import routers as user_routers
 
 
@@ -60,6 +61,7 @@ def create_app(services: Services) -> Litestar:
         route_handlers=[
             health_router,
             *user_routers,
+            operators_router,
             *host_routers,
             repositories_router,
             sources_router,

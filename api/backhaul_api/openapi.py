@@ -40,6 +40,7 @@ To begin: `POST /v1/bootstrap` with the setup token that `backhaul serve` printe
 TAGS = {
     "account": "The first operator, signing in and out.",
     "api-tokens": "Tokens for scripts. They are shown once and stored as a hash.",
+    "users": "Operators, all equal. The last one who can sign in stays.",
     "hosts": "The machines that agents run on.",
     "enrollment-tokens": "Tokens with which hosts join.",
     "repositories": "restic repositories, and the secrets that open them.",

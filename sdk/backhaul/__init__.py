@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backhaul.aio.schedules import AsyncSchedule
     from backhaul.aio.snapshots import AsyncSnapshot
     from backhaul.aio.sources import AsyncSource
+    from backhaul.aio.users import AsyncUser
     from backhaul.async_client import AsyncClient
     from backhaul.client import Client
     from backhaul.errors import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from backhaul.objects.schedules import Schedule
     from backhaul.objects.snapshots import Snapshot
     from backhaul.objects.sources import Source
+    from backhaul.objects.users import User
     from backhaul.settings import aconnect, connect
     from backhaul.wire.accounts import CreateApiToken, CreateEnrollmentToken
     from backhaul.wire.fleet import (
@@ -93,6 +95,7 @@ __all__ = [
     "AsyncSchedule",
     "AsyncSnapshot",
     "AsyncSource",
+    "AsyncUser",
     "BackhaulError",
     "BackupRequest",
     "CheckRequest",
@@ -140,6 +143,7 @@ __all__ = [
     "UpdateRepository",
     "UpdateSchedule",
     "UpdateSource",
+    "User",
     "aconnect",
     "connect",
 ]
@@ -153,6 +157,7 @@ _MODULES = {
     "AsyncSchedule": "backhaul.aio.schedules",
     "AsyncSnapshot": "backhaul.aio.snapshots",
     "AsyncSource": "backhaul.aio.sources",
+    "AsyncUser": "backhaul.aio.users",
     "AsyncClient": "backhaul.async_client",
     "Client": "backhaul.client",
     "Fleet": "backhaul.objects.fleet",
@@ -162,6 +167,7 @@ _MODULES = {
     "Schedule": "backhaul.objects.schedules",
     "Snapshot": "backhaul.objects.snapshots",
     "Source": "backhaul.objects.sources",
+    "User": "backhaul.objects.users",
     "aconnect": "backhaul.settings",
     "connect": "backhaul.settings",
     "CreateApiToken": "backhaul.wire.accounts",

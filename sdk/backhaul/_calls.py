@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Generic, TypeVar
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -21,12 +21,15 @@ from backhaul.wire.accounts import (
     BootstrapRequest,
     CreateApiToken,
     CreateEnrollmentToken,
+    CreateUser,
     EnrollmentToken,
     LoginRequest,
     Me,
     NewApiToken,
     NewEnrollmentToken,
     NewSession,
+    UpdateUser,
+    User,
 )
 from backhaul.wire.fleet import (
     CreateRepository,
@@ -64,6 +67,8 @@ class Call(Generic[T]):
     query: tuple[tuple[str, str], ...] = ()
     body: msgspec.Struct | None = dataclasses.field(default=None, repr=False)
     needs_token: bool = True
+    idempotency_key: str | None = None
+    """Sent along with what creates: the server creates it once, however often it comes."""
     if_revision: int | None = None
     """The server refuses when the thing is no longer at this revision."""
     held_s: float = 0.0
@@ -71,8 +76,8 @@ class Call(Generic[T]):
 
     @property
     def is_idempotent(self) -> bool:
-        """Whether a repetition, after an answer that was lost, changes nothing."""
-        return self.method == "GET"
+        """Whether a repetition, after an answer that was lost, changes nothing more."""
+        return self.method == "GET" or self.idempotency_key is not None
 
     def at(self, cursor: str) -> Call[T]:
         """Build the same call for the page at a cursor."""
@@ -102,12 +107,33 @@ def get_me() -> Call[Me]:
     return Call(method="GET", path="/v1/me", reply=Me)
 
 
+def list_users(*, limit: int | None = None) -> Call[Page[User]]:
+    return _list("/v1/users", Page[User], limit)
+
+
+def create_user(request: CreateUser) -> Call[User]:
+    return _create("/v1/users", User, request)
+
+
+def get_user(user: UUID | str) -> Call[User]:
+    return Call(method="GET", path=f"/v1/users/{_segment('user', user)}", reply=User)
+
+
+def update_user(user: UUID | str, request: UpdateUser) -> Call[User]:
+    path = f"/v1/users/{_segment('user', user)}"
+    return Call(method="PATCH", path=path, reply=User, body=request)
+
+
+def remove_user(user: UUID | str) -> Call[None]:
+    return _delete(f"/v1/users/{_segment('user', user)}")
+
+
 def list_api_tokens(*, limit: int | None = None) -> Call[Page[ApiToken]]:
     return _list("/v1/api-tokens", Page[ApiToken], limit)
 
 
 def create_api_token(request: CreateApiToken) -> Call[NewApiToken]:
-    return Call(method="POST", path="/v1/api-tokens", reply=NewApiToken, body=request)
+    return _create("/v1/api-tokens", NewApiToken, request)
 
 
 def revoke_api_token(token_id: UUID | str) -> Call[None]:
@@ -119,7 +145,7 @@ def list_enrollment_tokens(*, limit: int | None = None) -> Call[Page[EnrollmentT
 
 
 def create_enrollment_token(request: CreateEnrollmentToken) -> Call[NewEnrollmentToken]:
-    return Call(method="POST", path="/v1/enrollment-tokens", reply=NewEnrollmentToken, body=request)
+    return _create("/v1/enrollment-tokens", NewEnrollmentToken, request)
 
 
 def revoke_enrollment_token(token_id: UUID | str) -> Call[None]:
@@ -156,7 +182,7 @@ def list_repositories(*, limit: int | None = None) -> Call[Page[Repository]]:
 
 
 def create_repository(request: CreateRepository) -> Call[Repository]:
-    return Call(method="POST", path="/v1/repositories", reply=Repository, body=request)
+    return _create("/v1/repositories", Repository, request)
 
 
 def get_repository(repository: UUID | str) -> Call[Repository]:
@@ -178,7 +204,7 @@ def list_sources(*, limit: int | None = None) -> Call[Page[Source]]:
 
 
 def create_source(request: CreateSource) -> Call[Source]:
-    return Call(method="POST", path="/v1/sources", reply=Source, body=request)
+    return _create("/v1/sources", Source, request)
 
 
 def get_source(source: UUID | str) -> Call[Source]:
@@ -202,7 +228,7 @@ def list_schedules(
 
 def create_schedule(host: UUID | str, request: CreateSchedule) -> Call[Schedule]:
     path = f"/v1/hosts/{_segment('host', host)}/schedules"
-    return Call(method="POST", path=path, reply=Schedule, body=request)
+    return _create(path, Schedule, request)
 
 
 def get_schedule(schedule_id: UUID | str) -> Call[Schedule]:
@@ -260,7 +286,7 @@ def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
 
 
 def create_job(request: JobRequest) -> Call[Job]:
-    return Call(method="POST", path="/v1/jobs", reply=Job, body=request)
+    return _create("/v1/jobs", Job, request)
 
 
 def get_job(
@@ -354,6 +380,11 @@ def _page_of(
     host: UUID | str | None, limit: int | None, cursor: str | None
 ) -> list[tuple[str, object]]:
     return [("host", host), ("limit", limit), ("cursor", cursor)]
+
+
+def _create(path: str, reply: type[T], body: msgspec.Struct) -> Call[T]:
+    key = str(uuid4())
+    return Call(method="POST", path=path, reply=reply, body=body, idempotency_key=key)
 
 
 def _delete(path: str) -> Call[None]:

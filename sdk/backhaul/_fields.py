@@ -231,6 +231,14 @@ class ApiTokenFields(Record[accounts.ApiToken]):
     last_used_at = Field[datetime | None]()
 
 
+class UserFields(Record[accounts.User]):
+    id = Field[UUID]()
+    username = Field[str]()
+    created_at = Field[datetime]()
+    last_login_at = Field[datetime | None]()
+    disabled_at = Field[datetime | None]()
+
+
 class EnrollmentTokenFields(Record[accounts.EnrollmentToken]):
     id = Field[UUID]()
     created_at = Field[datetime]()

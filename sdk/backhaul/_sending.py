@@ -151,6 +151,8 @@ def build_headers(call: Call[T], token: str | None) -> dict[str, str]:
     headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
     if call.body is not None:
         headers["Content-Type"] = "application/json"
+    if call.idempotency_key is not None:
+        headers["Idempotency-Key"] = call.idempotency_key
     if call.if_revision is not None:
         headers["If-Match"] = f'"{call.if_revision}"'
     if call.needs_token:

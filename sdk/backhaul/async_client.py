@@ -22,12 +22,15 @@ from backhaul.wire.accounts import (
     BootstrapRequest,
     CreateApiToken,
     CreateEnrollmentToken,
+    CreateUser,
     EnrollmentToken,
     LoginRequest,
     Me,
     NewApiToken,
     NewEnrollmentToken,
     NewSession,
+    UpdateUser,
+    User,
 )
 from backhaul.wire.fleet import (
     CreateRepository,
@@ -53,8 +56,9 @@ class AsyncClient:
     """A connection to a Backhaul API for one event loop.
 
     Proxies and CA files of the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE) are honoured.
-    Requests that change nothing are repeated a few times when no answer comes or the server asks
-    to come back later; the others never are. `timeout` is in seconds.
+    What reads or creates is repeated a few times when no answer comes or the server asks to come
+    back later: what creates carries an Idempotency-Key, and creates once. The rest is sent once.
+    `timeout` is in seconds.
     """
 
     def __init__(
@@ -126,6 +130,40 @@ class AsyncClient:
     async def get_me(self) -> Me:
         """Tell who the token belongs to."""
         return await self._send(_calls.get_me())
+
+    def list_users(self, *, limit: int | None = None) -> AsyncIterator[User]:
+        """List the operators, oldest first, page by page as it is iterated; at most `limit`."""
+        return self._iterate(_calls.list_users(limit=limit), limit)
+
+    async def create_user(self, request: CreateUser) -> User:
+        """Create an operator.
+
+        Raises:
+            ConflictError: the username is taken.
+        """
+        return await self._send(_calls.create_user(request))
+
+    async def get_user(self, user: UUID | str) -> User:
+        """Get an operator by username or id."""
+        return await self._send(_calls.get_user(user))
+
+    async def update_user(self, user: UUID | str, request: UpdateUser) -> User:
+        """Give an operator a new password, or shut one out.
+
+        A new password ends the sessions of the operator, but for the one that asks.
+
+        Raises:
+            ConflictError: it is the last operator who can sign in.
+        """
+        return await self._send(_calls.update_user(user, request))
+
+    async def remove_user(self, user: UUID | str) -> None:
+        """Remove an operator, with the tokens. Hosts that joined with one of them stay.
+
+        Raises:
+            ConflictError: it is the last operator who can sign in.
+        """
+        await self._send(_calls.remove_user(user))
 
     def list_api_tokens(self, *, limit: int | None = None) -> AsyncIterator[ApiToken]:
         """List the tokens for scripts, page by page as it is iterated; at most `limit` of them."""
@@ -232,10 +270,7 @@ class AsyncClient:
         return self._iterate(_calls.list_schedules(host=host, limit=limit), limit)
 
     async def create_schedule(self, host: UUID | str, request: CreateSchedule) -> Schedule:
-        """Put a schedule on a host. An agent that is there follows it at once.
-
-        Not repeated when no answer comes: look at `list_schedules` before asking again.
-        """
+        """Put a schedule on a host. An agent that is there follows it at once."""
         return await self._send(_calls.create_schedule(host, request))
 
     async def get_schedule(self, schedule_id: UUID | str) -> Schedule:
@@ -321,10 +356,7 @@ class AsyncClient:
         return self._iterate(call, limit)
 
     async def create_job(self, request: JobRequest) -> Job:
-        """Queue a job; the host's agent takes it up at once, or when it is back.
-
-        Not repeated when no answer comes: look at `list_jobs` before asking again.
-        """
+        """Queue a job; the host's agent takes it up at once, or when it is back."""
         return await self._send(_calls.create_job(request))
 
     async def get_job(self, job_id: UUID | str) -> Job:

@@ -194,6 +194,13 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("expires_at", TIME, _get("expires_at")),
         ("id", TEXT, _text("id")),
     ],
+    "users": [
+        ("username", TEXT, _get("username")),
+        ("created_at", TIME, _get("created_at")),
+        ("last_login_at", TIME, _get("last_login_at")),
+        ("disabled_at", TIME, _get("disabled_at")),
+        ("id", TEXT, _text("id")),
+    ],
     "enrollment_tokens": [
         ("host_name", TEXT, _get("host_name")),
         ("uses_left", COUNT, _get("uses_left")),

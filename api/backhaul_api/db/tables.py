@@ -311,6 +311,42 @@ queries = Table(
     Column("answer", Text),
 )
 
+# What happened, for whoever follows it; kept for a month.
+events = Table(
+    "events",
+    metadata,
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    # Of PostgreSQL's transaction; 0 on SQLite, which has one writer. See `events.store`.
+    Column("transaction_id", BigInteger, nullable=False, server_default="0"),
+    Column("at", Moment, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("actor", Text),
+    # No foreign keys: what happened stays when what it happened to is gone.
+    Column("host_id", sa.Uuid()),
+    Column("host", Text),
+    Column("job_id", sa.Uuid()),
+    Column("job_kind", Text),
+    Column("target_id", sa.Uuid()),
+    Column("target", Text),
+    Column("message", Text),
+    sqlite_autoincrement=True,
+)
+Index("ix_events_order", events.c.transaction_id, events.c.id)
+
+# Creating requests that came through within the last day. The id is made of the operator and the
+# key.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    _id(),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created_at", Moment, nullable=False, index=True),
+    # What was asked, as a hash, and the answer: both encrypted.
+    Column("answer", sa.LargeBinary),
+)
+
 audit_log = Table(
     "audit_log",
     metadata,

@@ -17,6 +17,7 @@ from backhaul_api.audit.store import record
 from backhaul_api.auth import ENROLLING, OperatorRequest
 from backhaul_api.errors import InvalidError, NotAuthenticatedError
 from backhaul_api.hosts import enrolment, presence, store
+from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -163,7 +164,10 @@ async def list_enrollment_tokens(
     ),
 )
 async def create_enrollment_token(
-    request: OperatorRequest, services: Needs, data: JSONBody[CreateEnrollmentToken]
+    request: OperatorRequest,
+    services: Needs,
+    data: JSONBody[CreateEnrollmentToken],
+    idempotency_key: IdempotencyKey = None,
 ) -> NewEnrollmentToken:
     check_name(data.host_name, field="host_name")
     if data.host_name is not None and data.uses != 1:
@@ -175,6 +179,9 @@ async def create_enrollment_token(
     now = services.clock.now()
     secret = build_token(TokenKind.ENROLLMENT)
     async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, NewEnrollmentToken)) is not None:
+            return made
         token = await enrolment.insert_token(
             connection,
             data,
@@ -191,7 +198,9 @@ async def create_enrollment_token(
             target_id=token.id,
             target=token.host_name,
         )
-    return NewEnrollmentToken(token=secret, enrollment_token=token)
+        answer = NewEnrollmentToken(token=secret, enrollment_token=token)
+        await once.keep(connection, answer)
+    return answer
 
 
 @delete(

@@ -26,6 +26,7 @@ from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.hosts import store as hosts
+from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.jobs import log, rules, store, targets
 from backhaul_api.moments import parse_moment
 from backhaul_api.names import named_in
@@ -114,9 +115,17 @@ async def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
 
 
 @post("/", operation_id="create_job", summary="Run a job")
-async def create_job(request: OperatorRequest, services: Needs, data: JSONBody[JobRequest]) -> Job:
+async def create_job(
+    request: OperatorRequest,
+    services: Needs,
+    data: JSONBody[JobRequest],
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
     now = services.clock.now()
     async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, Job)) is not None:
+            return made
         # Locked, so that the host is not removed while it gets the job.
         with named_in("host"):
             host = await hosts.fetch(connection, data.host, for_update=True)
@@ -143,6 +152,7 @@ async def create_job(request: OperatorRequest, services: Needs, data: JSONBody[J
             target_id=job.id,
             target=f"{job.kind} on {job.host}",
         )
+        await once.keep(connection, job)
     services.wakeups.wake(host.id)
     return job
 

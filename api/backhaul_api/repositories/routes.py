@@ -10,6 +10,7 @@ from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -46,13 +47,19 @@ async def list_repositories(
     ),
 )
 async def create_repository(
-    request: OperatorRequest, services: Needs, data: JSONBody[CreateRepository]
+    request: OperatorRequest,
+    services: Needs,
+    data: JSONBody[CreateRepository],
+    idempotency_key: IdempotencyKey = None,
 ) -> Repository:
     check_name(data.name)
     rules.check_location(data.location)
     rules.check_environment(data.environment)
     now = services.clock.now()
     async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, Repository)) is not None:
+            return made
         repository = await store.insert(connection, services.keys, data, now=now)
         await record(
             connection,
@@ -63,6 +70,7 @@ async def create_repository(
             target_id=repository.id,
             target=repository.name,
         )
+        await once.keep(connection, repository)
     return repository
 
 

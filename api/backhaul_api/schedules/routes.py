@@ -18,6 +18,7 @@ from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.errors import PreconditionFailedError
 from backhaul_api.hosts import store as hosts
+from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
 from backhaul_api.names import named_in
@@ -59,9 +60,13 @@ async def create_schedule(
     services: Needs,
     host: FromPath[str],
     data: JSONBody[CreateSchedule],
+    idempotency_key: IdempotencyKey = None,
 ) -> Response[Schedule]:
     now = services.clock.now()
     async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, Schedule)) is not None:
+            return _respond(made, status_code=201)
         await store.take_turn(connection)
         owner = await hosts.fetch(connection, host, for_update=True)
         with named_in("repository"):
@@ -74,6 +79,7 @@ async def create_schedule(
         await store.insert(connection, schedule)
         await _record(connection, request.user, "schedule.create", schedule, at=now)
         created = await store.fetch(connection, schedule.id, now=now)
+        await once.keep(connection, created)
     services.wakeups.wake(owner.id)
     return _respond(created, status_code=201)
 

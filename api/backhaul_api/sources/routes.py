@@ -9,6 +9,7 @@ from backhaul.wire.fleet import CreateSource, Source, UpdateSource
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -36,12 +37,18 @@ async def list_sources(
 
 @post("/", operation_id="create_source", summary="Create a source")
 async def create_source(
-    request: OperatorRequest, services: Needs, data: JSONBody[CreateSource]
+    request: OperatorRequest,
+    services: Needs,
+    data: JSONBody[CreateSource],
+    idempotency_key: IdempotencyKey = None,
 ) -> Source:
     check_name(data.name)
     rules.check_paths(data.paths)
     now = services.clock.now()
     async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, Source)) is not None:
+            return made
         source = await store.insert(connection, data, now=now)
         await record(
             connection,
@@ -52,6 +59,7 @@ async def create_source(
             target_id=source.id,
             target=source.name,
         )
+        await once.keep(connection, source)
     return source
 
 

@@ -26,6 +26,7 @@ from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.audit.store import record
 from backhaul_api.auth import NOBODY, RATE_LIMITED, OperatorRequest
 from backhaul_api.errors import ConflictError, NotAuthenticatedError
+from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.identity import SYSTEM, Actor
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -167,12 +168,18 @@ async def list_api_tokens(
     description="The answer is the only place that ever shows the token.",
 )
 async def create_api_token(
-    request: OperatorRequest, services: Needs, data: JSONBody[CreateApiToken]
+    request: OperatorRequest,
+    services: Needs,
+    data: JSONBody[CreateApiToken],
+    idempotency_key: IdempotencyKey = None,
 ) -> NewApiToken:
     now = services.clock.now()
     secret = build_token(TokenKind.API)
     token = tokens.build(data.name, now=now, expires_in=data.expires_in)
     async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, NewApiToken)) is not None:
+            return made
         await tokens.insert(
             connection, _user_id(request.user), token, token_hash=hash_token(secret)
         )
@@ -185,7 +192,9 @@ async def create_api_token(
             target_id=token.id,
             target=token.name,
         )
-    return NewApiToken(token=secret, api_token=token)
+        answer = NewApiToken(token=secret, api_token=token)
+        await once.keep(connection, answer)
+    return answer
 
 
 @delete("/{token_id:uuid}", operation_id="delete_api_token", summary="Revoke an API token")

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import User
 from backhaul.wire.jobs import ActorKind
+from backhaul_api.db.references import parse_id
 from backhaul_api.db.tables import sessions, setup_tokens, users
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import Actor
@@ -45,7 +46,8 @@ async def insert(
         ConflictError: the username is taken.
     """
     username = username.lower()
-    if await fetch_account(connection, username) is not None:
+    taken = sa.select(users.c.id).where(users.c.username == username)
+    if await connection.scalar(taken) is not None:
         raise ConflictError(f"There is an operator {username!r} already. Choose another name.")
     user = User(id=new_id(), username=username, created_at=now)
     await connection.execute(
@@ -75,6 +77,54 @@ async def fetch(connection: AsyncConnection, user_id: UUID) -> User:
     if row is None:
         raise NotFoundError("operator", user_id)
     return _build_user(row)
+
+
+async def find(connection: AsyncConnection, reference: str) -> User:
+    """Find an operator by username, in any case of letters, or by id; also one who is disabled.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    id_ = parse_id(reference)
+    matches = users.c.username == reference.lower() if id_ is None else users.c.id == id_
+    row = (await connection.execute(sa.select(users).where(matches))).one_or_none()
+    if row is None:
+        raise NotFoundError("operator", reference)
+    return _build_user(row)
+
+
+async def fetch_page(connection: AsyncConnection, *, limit: int, after: UUID | None) -> list[User]:
+    """Fetch operators, oldest first."""
+    query = sa.select(users).order_by(users.c.id).limit(limit)
+    if after is not None:
+        query = query.where(users.c.id > after)
+    return [_build_user(row) for row in (await connection.execute(query)).all()]
+
+
+async def refuse_last(connection: AsyncConnection, user: User) -> None:
+    """Refuse to shut out the last operator who can sign in, also when two try at the same time.
+
+    Raises:
+        ConflictError: it is the last one.
+    """
+    # Every row is locked in one order, so of two who shut each other out, the second sees the
+    # first. SQLite has one writer and ignores the lock.
+    can_sign_in = sa.select(users.c.id).where(users.c.disabled_at.is_(None)).order_by(users.c.id)
+    found = (await connection.scalars(can_sign_in.with_for_update())).all()
+    if list(found) == [user.id]:
+        raise ConflictError(
+            f"{user.username!r} is the last operator who can sign in. Create another one first."
+        )
+
+
+async def set_disabled(connection: AsyncConnection, user_id: UUID, *, at: datetime | None) -> None:
+    """Shut an operator out, or (with None) let one in again."""
+    await connection.execute(sa.update(users).where(users.c.id == user_id).values(disabled_at=at))
+
+
+async def delete(connection: AsyncConnection, user_id: UUID) -> None:
+    """Delete an operator, with the sessions and the tokens."""
+    await connection.execute(sa.delete(users).where(users.c.id == user_id))
 
 
 async def note_login(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
@@ -155,9 +205,12 @@ async def delete_session(connection: AsyncConnection, session_id: UUID) -> None:
     await connection.execute(sa.delete(sessions).where(sessions.c.id == session_id))
 
 
-async def delete_sessions_of(connection: AsyncConnection, user_id: UUID) -> None:
-    """End every session of an operator."""
-    await connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
+async def delete_sessions_of(
+    connection: AsyncConnection, user_id: UUID, *, but: UUID | None = None
+) -> None:
+    """End every session of an operator, but perhaps one."""
+    query = sa.delete(sessions).where(sessions.c.user_id == user_id)
+    await connection.execute(query if but is None else query.where(sessions.c.id != but))
 
 
 async def find_session(
@@ -194,4 +247,5 @@ def _build_user(row: sa.Row[tuple[object, ...]]) -> User:
         username=row.username,
         created_at=row.created_at,
         last_login_at=row.last_login_at,
+        disabled_at=row.disabled_at,
     )

@@ -25,6 +25,7 @@ from backhaul.aio.schedules import AsyncSchedules
 from backhaul.aio.snapshots import AsyncSnapshots
 from backhaul.aio.sources import AsyncSources
 from backhaul.aio.tokens import AsyncApiTokens, AsyncEnrollmentTokens
+from backhaul.aio.users import AsyncUsers
 from backhaul.async_client import AsyncClient
 from backhaul.wire.accounts import Me
 from backhaul.wire.fleet import Health
@@ -100,6 +101,11 @@ class AsyncFleet:
     def api_tokens(self) -> AsyncApiTokens:
         """Your tokens for scripts."""
         return AsyncApiTokens(self)
+
+    @property
+    def users(self) -> AsyncUsers:
+        """The operators, by username."""
+        return AsyncUsers(self)
 
     @property
     def audit(self) -> AsyncCollection[AuditEntry]:

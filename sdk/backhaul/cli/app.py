@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "jobs": ("backhaul.cli.jobs:app", "Back up, restore, and look at what ran."),
     "snapshots": ("backhaul.cli.snapshots:app", "What the repositories hold."),
     "tokens": ("backhaul.cli.tokens:api_app", "API tokens, for scripts."),
+    "users": ("backhaul.cli.users:app", "The operators: who may sign in."),
     "audit": ("backhaul.cli.audit:app", "Who changed what."),
     "version": ("backhaul.cli.version:version", "Show the version."),
 }

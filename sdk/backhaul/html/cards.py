@@ -9,7 +9,7 @@ from backhaul.display import render_bytes, render_duration
 from backhaul.html.markup import Markup, age, join, mark, page, tag
 from backhaul.html.plain import render_result
 from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
-from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken
+from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.fleet import Host, Repository, Source
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Retention
 from backhaul.wire.schedules import Schedule
@@ -41,7 +41,9 @@ def render_job(job: Job, now: datetime) -> str:
     return page(_title(title), _show_progress(job), _card(rows), label=title)
 
 
-def _lay_out(data: Any, now: datetime) -> tuple[str, list[str]]:
+def _lay_out(  # noqa: C901 (a case for each kind of thing)
+    data: Any, now: datetime
+) -> tuple[str, list[str]]:
     match data:
         case Host():
             return f"host {data.name}", [_card(_host_rows(data, now))]
@@ -59,6 +61,10 @@ def _lay_out(data: Any, now: datetime) -> tuple[str, list[str]]:
             ends = age(data.expires_at, now, absent="when it is revoked")
             used = age(data.last_used_at, now)
             return f"API token {data.name}", [_card([("used", used), ("ends", ends)])]
+        case User():
+            state = show_enabled(is_enabled=data.disabled_at is None, error=None)
+            seen = age(data.last_login_at, now)
+            return f"operator {data.username}", [_card([("state", state), ("signed in", seen)])]
         case EnrollmentToken():
             rows = [
                 ("for", data.host_name or "any host"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from backhaul._moments import find_now
 from backhaul.display import render_age, render_bytes, render_duration
-from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken
+from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.fleet import Host, Repository, Source
 from backhaul.wire.jobs import (
     BackupResult,
@@ -92,6 +92,9 @@ def _describe(data: Any) -> str:  # noqa: C901 (a line for each kind of thing)
             return f"{data.path}: {data.type}{size}, changed {render_age(data.mtime, now)}"
         case ApiToken():
             return f"{data.name}, used {render_age(data.last_used_at, now)}"
+        case User():
+            state = "" if data.disabled_at is None else "disabled, "
+            return f"{data.username}: {state}signed in {render_age(data.last_login_at, now)}"
         case EnrollmentToken():
             return (
                 f"{data.id}, {data.uses_left} use(s) left, ends {render_age(data.expires_at, now)}"

@@ -112,6 +112,12 @@ COLUMNS: dict[str, list[Column]] = {
         ("used", lambda one, now: age(one.last_used_at, now)),
         ("ends", lambda one, now: age(one.expires_at, now, absent="when it is revoked")),
     ],
+    "users": [
+        ("operator", lambda one, _: one.username),
+        ("state", lambda one, _: show_enabled(is_enabled=one.disabled_at is None, error=None)),
+        ("made", lambda one, now: age(one.created_at, now)),
+        ("signed in", lambda one, now: age(one.last_login_at, now)),
+    ],
     "enrollment_tokens": [
         ("token", lambda one, _: str(one.id)),
         ("for", lambda one, _: one.host_name or "any host"),

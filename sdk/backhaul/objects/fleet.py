@@ -27,6 +27,7 @@ from backhaul.objects.schedules import Schedules
 from backhaul.objects.snapshots import Snapshots
 from backhaul.objects.sources import Sources
 from backhaul.objects.tokens import ApiTokens, EnrollmentTokens
+from backhaul.objects.users import Users
 from backhaul.wire.accounts import Me
 from backhaul.wire.fleet import Health
 from backhaul.wire.jobs import JobKind, JobState
@@ -101,6 +102,11 @@ class Fleet:
     def api_tokens(self) -> ApiTokens:
         """Your tokens for scripts."""
         return ApiTokens(self)
+
+    @property
+    def users(self) -> Users:
+        """The operators, by username."""
+        return Users(self)
 
     @property
     def audit(self) -> Collection[AuditEntry]:

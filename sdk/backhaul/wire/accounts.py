@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from backhaul.wire.base import Instant, Labels, Name, Request, Wire
 
@@ -43,6 +44,30 @@ class User(Wire, frozen=True, kw_only=True):
     username: str
     created_at: Instant
     last_login_at: Instant | None = None
+    disabled_at: Instant | None = None
+    """Since when the operator is shut out."""
+
+
+class CreateUser(Request, frozen=True, kw_only=True):
+    """Create an operator."""
+
+    username: Username
+    password: NewPassword
+
+    def __repr__(self) -> str:
+        return f"CreateUser(username={self.username!r}, …)"
+
+
+class UpdateUser(Request, frozen=True, kw_only=True):
+    """Give an operator a new password, or shut one out. What is left out stays."""
+
+    password: NewPassword | UnsetType = UNSET
+    keep_tokens: bool = False
+    """With a new password: the operator's API tokens go on to serve."""
+    disabled: bool | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return f"UpdateUser(disabled={self.disabled}, …)"
 
 
 class NewSession(Wire, frozen=True, kw_only=True):

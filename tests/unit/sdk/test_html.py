@@ -17,7 +17,7 @@ from backhaul.html import render, render_error, render_note, render_table
 from backhaul.html.markup import DARK, LIGHT, TEXT_COLOURS
 from backhaul.html.plain import render_line
 from backhaul.html.tables import COLUMNS
-from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken
+from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.fleet import HostState, ScheduleDrift, Source
 from backhaul.wire.jobs import BackupResult, JobState, Progress, Retention
 from backhaul.wire.problems import Problem, ProblemType
@@ -74,6 +74,7 @@ THINGS: dict[str, Any] = {
         path="/etc/hosts", name="hosts", type="file", size=220, mode=0o644, mtime=NOW, uid=0, gid=0
     ),
     "api_tokens": ApiToken(id=JOB_ID, name="ci", created_at=NOW, expires_at=None, last_used_at=NOW),
+    "users": User(id=JOB_ID, username="ada", created_at=NOW, disabled_at=NOW),
     "enrollment_tokens": EnrollmentToken(
         id=JOB_ID, created_at=NOW, expires_at=NOW, uses_left=1, host_name=None, labels={}
     ),

@@ -13,7 +13,7 @@ import pytest
 
 from backhaul import _fields
 from backhaul.aio import fleet as aio_fleet
-from backhaul.aio import hosts, jobs, repositories, schedules, snapshots, sources, tokens
+from backhaul.aio import hosts, jobs, repositories, schedules, snapshots, sources, tokens, users
 from backhaul.client import Client
 from backhaul.errors import InvalidRequestError, JobFailedError, NotFoundError
 from backhaul.objects.fleet import Fleet
@@ -37,7 +37,7 @@ FIELDS = [
     for _, kind in inspect.getmembers(_fields, inspect.isclass)
     if issubclass(kind, _fields.Record) and kind is not _fields.Record
 ]
-MODULES = [aio_fleet, hosts, jobs, repositories, schedules, snapshots, sources, tokens]
+MODULES = [aio_fleet, hosts, jobs, repositories, schedules, snapshots, sources, tokens, users]
 
 
 def test_objects_that_wait_are_as_written_from_those_of_asyncio() -> None:

@@ -1,0 +1,105 @@
+"""Idempotency-Key: a creating request that is sent again creates once, and is answered alike.
+
+Whoever loses an answer on its way cannot know whether the request came through. With a key, it may
+ask again: what was asked and answered is kept for 24 hours, written in the transaction that
+creates, so there is never one without the other. The answer can hold a new token and is encrypted;
+with it, so that nobody can guess at a password in it, the hash of what was asked. A request that
+was refused leaves nothing, and may be mended under the same key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from litestar.params import HeaderParameter
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.tables import idempotency_keys
+from backhaul_api.errors import ConflictError, InvalidError
+from backhaul_api.keys import SecretDoesNotOpenError
+from backhaul_api.services import Services
+
+T = TypeVar("T")
+
+HEADER = "Idempotency-Key"
+
+KEPT_FOR = timedelta(hours=24)
+
+IdempotencyKey = Annotated[
+    str | None,
+    HeaderParameter(
+        name=HEADER,
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description=(
+            "Any text that is new for each thing to create, like a UUID. Sent again within 24 "
+            "hours, nothing more is created and the answer is the same."
+        ),
+    ),
+]
+
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_PLACE = {"table": "idempotency_keys", "column": "answer"}
+
+
+class Once:
+    """One creating request of an operator. Without a key, it remembers nothing."""
+
+    def __init__(
+        self, request: OperatorRequest, services: Services, key: str | None, data: msgspec.Struct
+    ) -> None:
+        self._services = services
+        self._user_id = request.user.id
+        # Keys of two operators have nothing to do with each other.
+        self._id = None if key is None or self._user_id is None else uuid.uuid5(self._user_id, key)
+        asked = request.url.path.encode() + b"\n" + msgspec.json.encode(data)
+        self._asked = hashlib.sha256(asked).digest()
+
+    async def recall(self, connection: AsyncConnection, type_: type[T]) -> T | None:
+        """Give what was answered before; None when this is the first time. Of several who ask at
+        the same time, the others wait here for the first one's transaction.
+
+        Raises:
+            InvalidError: the key was used for something else.
+            ConflictError: what was answered cannot be read any more.
+        """
+        if self._id is None:
+            return None
+        table, now = idempotency_keys, self._services.clock.now()
+        await connection.execute(sa.delete(table).where(table.c.created_at <= now - KEPT_FOR))
+        claim = _INSERT[connection.dialect.name](table).values(
+            id=self._id, user_id=self._user_id, created_at=now
+        )
+        claimed = await connection.execute(claim.on_conflict_do_nothing())
+        if claimed.rowcount == 1:
+            return None
+        sealed = await connection.scalar(sa.select(table.c.answer).where(table.c.id == self._id))
+        try:
+            kept = self._services.keys.decrypt(sealed or b"", row_id=self._id, **_PLACE)
+        except SecretDoesNotOpenError as error:
+            raise ConflictError(
+                "A request with this Idempotency-Key came through before, and its answer cannot be "
+                "read any more. Look what it has created; for something new, use a new key."
+            ) from error
+        if kept[:32] != self._asked:
+            raise InvalidError.of(HEADER, "was used for another request; use a new one for each")
+        return msgspec.json.decode(kept[32:], type=type_)
+
+    async def keep(self, connection: AsyncConnection, answer: object) -> None:
+        """Keep the answer, in the transaction that created what it tells of."""
+        if self._id is not None:
+            plain = self._asked + msgspec.json.encode(answer)
+            sealed = self._services.keys.encrypt(plain, row_id=self._id, **_PLACE)
+            await connection.execute(
+                sa.update(idempotency_keys)
+                .where(idempotency_keys.c.id == self._id)
+                .values(answer=sealed)
+            )
