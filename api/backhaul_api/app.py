@@ -16,6 +16,7 @@ from backhaul_api.bodies import MAX_BODY_BYTES, ApiRequest
 from backhaul_api.clock import Clock, SystemClock
 from backhaul_api.db.engine import Database
 from backhaul_api.docs import router as docs_router
+from backhaul_api.events.routes import router as events_router
 from backhaul_api.health import router as health_router
 from backhaul_api.hosts.routes import routers as host_routers
 from backhaul_api.jobs.routes import router as jobs_router
@@ -70,6 +71,7 @@ def create_app(services: Services) -> Litestar:
             snapshots_router,
             queries_router,
             audit_router,
+            events_router,
             *agent_routers,
             docs_router,
         ],

@@ -49,6 +49,7 @@ TAGS = {
     "jobs": "Runs of restic on a host, their states, and their logs.",
     "snapshots": "What restic said is in the repositories.",
     "audit": "Who changed what, and when.",
+    "events": "What happens, as a feed that can be followed; kept for 30 days.",
     "agent protocol": "What agents ask: enrolment, the poll, and the batch.",
     "health": "Whether an instance lives, and whether it should be sent requests.",
 }

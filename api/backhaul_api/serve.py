@@ -26,6 +26,7 @@ import uvicorn
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.app import build_services, create_app
 from backhaul_api.db.engine import Database
+from backhaul_api.events import store as events
 from backhaul_api.http_protocol import BoundedHttpProtocol, choose_connection_limit
 from backhaul_api.keys import KeyFileError
 from backhaul_api.logs import facts, set_up_logging
@@ -114,6 +115,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         raise StartError(str(error)) from error
     services = build_services(settings, database=database, keys=keys)
     await follow_keys(database, keys, now=services.clock.now())
+    async with database.writing() as connection:
+        await events.settle(connection)
     await _offer_setup_token(services)
     log_surroundings(settings, database)
     config = uvicorn.Config(

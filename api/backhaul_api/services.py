@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
@@ -14,6 +15,9 @@ from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.settings import Settings
 from backhaul_api.users.failed_logins import FailedLogins
+
+EVENTS = UUID(int=1)
+"""The topic of whoever follows events: no host, no job and no query has this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,13 @@ class Services:
     passwords: PasswordHasher
     wakeups: Wakeups
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
+
+    def __post_init__(self) -> None:
+        # In one place, so that no route can forget those who follow.
+        self.database.on_events = self._wake_followers
+
+    def _wake_followers(self) -> None:
+        self.wakeups.wake(EVENTS)
 
 
 Needs = NamedDependency[SkipValidation[Services]]

@@ -31,6 +31,7 @@ from backhaul.wire.accounts import (
     UpdateUser,
     User,
 )
+from backhaul.wire.events import EventPage
 from backhaul.wire.fleet import (
     CreateRepository,
     CreateSource,
@@ -345,6 +346,22 @@ def find_snapshot_files(
 ) -> Call[FileList]:
     asked = [("pattern", pattern)]
     return _look(repository, snapshot, "find", [*asked, *_page_of(host, limit, cursor)])
+
+
+def get_event_page(
+    *,
+    kinds: Iterable[str] = (),
+    host: UUID | str | None = None,
+    cursor: str | None = None,
+    tail: int | None = None,
+    limit: int | None = None,
+    wait_s: float = 0.0,
+) -> Call[EventPage]:
+    pairs: list[tuple[str, object]] = [("kind", kind) for kind in kinds]
+    pairs += [("host", host), ("cursor", cursor), ("tail", tail if cursor is None else None)]
+    pairs += [("limit", PAGE_LIMIT if limit is None else max(1, min(limit, PAGE_LIMIT)))]
+    query = _query([*pairs, ("wait", _seconds(wait_s))])
+    return Call(method="GET", path="/v1/events", reply=EventPage, query=query, held_s=wait_s)
 
 
 def list_audit_entries(*, limit: int | None = None) -> Call[Page[AuditEntry]]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Generic, Never, Self, TypeVar, overload
 from uuid import UUID
 
-from backhaul.wire import accounts, fleet, jobs, schedules, snapshots
+from backhaul.wire import accounts, events, fleet, jobs, schedules, snapshots
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.jobs import (
     ActorKind,
@@ -246,6 +246,22 @@ class EnrollmentTokenFields(Record[accounts.EnrollmentToken]):
     uses_left = Field[int]()
     host_name = Field[str | None]()
     labels = Field[dict[str, str]]()
+
+
+class Event(Record[events.Event]):
+    """Something that happened: a job changed its state, or somebody changed something."""
+
+    id = Field[int]()
+    at = Field[datetime]()
+    kind = Field[str]()
+    actor = Field[str | None]()
+    host_id = Field[UUID | None]()
+    host = Field[str | None]()
+    job_id = Field[UUID | None]()
+    job_kind = Field[JobKind | None]()
+    target_id = Field[UUID | None]()
+    target = Field[str | None]()
+    message = Field[str | None]()
 
 
 class AuditEntry(Record[accounts.AuditEntry]):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from backhaul import _calls
 from backhaul._calls import Call
 from backhaul.errors import JobFailedError, JobNotFinishedError
+from backhaul.wire.events import EventPage
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobLogPage, JobState
 
 HOLD_S = 20.0
@@ -93,6 +94,55 @@ class JobWatch:
         if raise_on_failure and self.job.state is not JobState.SUCCEEDED:
             raise JobFailedError(self.job)
         return self.job
+
+
+class EventWatch:
+    """Follows the events: for ever, or (without `is_followed`) to the newest there is.
+
+    `hold_s` may be changed between two calls.
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: Iterable[str] = (),
+        host: UUID | str | None = None,
+        tail: int | None = None,
+        is_followed: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kinds = tuple(kinds)
+        self._host = host
+        self._tail = tail
+        self._is_followed = is_followed
+        self.hold_s = HOLD_S
+        self._monotonic = monotonic
+        self._asked_at = monotonic()
+        self._cursor: str | None = None
+        self._is_over = False
+        self._pace = Pace()
+
+    @property
+    def pause_s(self) -> float:
+        return self._pace.pause_s
+
+    def next_call(self) -> Call[EventPage] | None:
+        """Build the next call; None at the end of what is there."""
+        self._asked_at = self._monotonic()
+        if self._is_over:
+            return None
+        # The first answer comes at once: from its cursor on, nothing is missed.
+        wait_s = self.hold_s if self._is_followed and self._cursor is not None else 0.0
+        return _calls.get_event_page(
+            kinds=self._kinds, host=self._host, cursor=self._cursor, tail=self._tail, wait_s=wait_s
+        )
+
+    def accept(self, page: EventPage) -> None:
+        """Take in an answer."""
+        is_first, self._cursor = self._cursor is None, page.next_cursor
+        self._is_over = not (page.has_more or self._is_followed)
+        took_s = self._monotonic() - self._asked_at
+        self._pace.note(is_news=is_first or bool(page.items), took_s=took_s)
 
 
 class LogWatch:

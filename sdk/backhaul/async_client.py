@@ -14,7 +14,8 @@ import httpx
 
 from backhaul import _calls, _sending
 from backhaul._calls import Call
-from backhaul._watching import JobWatch, LogWatch
+from backhaul._watching import EventWatch, JobWatch, LogWatch
+from backhaul.client import Client
 from backhaul.errors import BackhaulError
 from backhaul.wire.accounts import (
     ApiToken,
@@ -32,6 +33,7 @@ from backhaul.wire.accounts import (
     UpdateUser,
     User,
 )
+from backhaul.wire.events import Event
 from backhaul.wire.fleet import (
     CreateRepository,
     CreateSource,
@@ -74,6 +76,7 @@ class AsyncClient:
         self.url = _sending.check_url(url)
         self._token = None if token is None else _sending.check_token(token)
         self._timeout_s = timeout
+        self._ca_file = ca_file
         self._sleep = sleep
         self._http = httpx.AsyncClient(
             verify=_sending.build_tls_context(ca_file), limits=_sending.LIMITS, transport=transport
@@ -476,9 +479,46 @@ class AsyncClient:
         )
         return await self._send(call)
 
+    def list_events(
+        self,
+        *,
+        kinds: Iterable[str] = (),
+        host: UUID | str | None = None,
+        tail: int | None = None,
+    ) -> AsyncIterator[Event]:
+        """List the events of the last 30 days, oldest first, page by page as it is iterated.
+
+        `tail` begins so many before the newest. A kind is like `job.failed`, or `job` for all of
+        jobs.
+        """
+        return self._iterate_events(
+            EventWatch(kinds=kinds, host=host, tail=tail, is_followed=False)
+        )
+
+    def follow_events(
+        self,
+        *,
+        kinds: Iterable[str] = (),
+        host: UUID | str | None = None,
+        tail: int = 0,
+    ) -> AsyncIterator[Event]:
+        """Give events as they happen, each within a second, after the last `tail` that are there.
+
+        It never ends. One request is open at a time, for 20 seconds.
+        """
+        return self._iterate_events(EventWatch(kinds=kinds, host=host, tail=tail, is_followed=True))
+
     def list_audit_entries(self, *, limit: int | None = None) -> AsyncIterator[AuditEntry]:
         """List the audit log, newest first, page by page as it is iterated; at most `limit`."""
         return self._iterate(_calls.list_audit_entries(limit=limit), limit)
+
+    def copy_to_wait(self) -> Client:
+        """Make a client of the same server and token that waits, for a thread of its own."""
+        return Client(self.url, token=self._token, timeout=self._timeout_s, ca_file=self._ca_file)
+
+    async def send(self, call: Call[T]) -> T:
+        """Send one request of `backhaul._calls`, and repeat it as all are."""
+        return await self._send(call)
 
     async def _send(self, call: Call[T]) -> T:
         retries = _sending.choose_retries(call)
@@ -524,6 +564,14 @@ class AsyncClient:
             watch.accept(page)
             for line in page.lines:
                 yield line
+            await self._pause(watch.pause_s)
+
+    async def _iterate_events(self, watch: EventWatch) -> AsyncIterator[Event]:
+        while (call := watch.next_call()) is not None:
+            page = await self._send(call)
+            watch.accept(page)
+            for event in page.items:
+                yield event
             await self._pause(watch.pause_s)
 
     async def _pause(self, seconds: float) -> None:

@@ -208,6 +208,17 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("expires_at", TIME, _get("expires_at")),
         ("id", TEXT, _text("id")),
     ],
+    "events": [
+        ("at", TIME, _get("at")),
+        ("kind", TEXT, _get("kind")),
+        ("host", TEXT, _get("host")),
+        ("job_kind", _KINDS, _text("job_kind")),
+        ("job", TEXT, _text("job_id")),
+        ("target", TEXT, _get("target")),
+        ("actor", TEXT, _get("actor")),
+        ("message", TEXT, _get("message")),
+        ("id", COUNT, _get("id")),
+    ],
     "audit": [
         ("at", TIME, _get("at")),
         ("actor", TEXT, lambda row: row.actor or row.actor_kind),

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import AuditEntry
 from backhaul_api.db.tables import audit_log
+from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
 
@@ -24,7 +25,10 @@ async def record(
     target_id: UUID | None = None,
     target: str | None = None,
 ) -> None:
-    """Write an entry. `action` is like `repository.create`; `target` is the target's name."""
+    """Write an entry, and the event that tells of it to those who follow.
+
+    `action` is like `repository.create`; `target` is the target's name.
+    """
     await connection.execute(
         sa.insert(audit_log).values(
             id=new_id(),
@@ -38,6 +42,16 @@ async def record(
             target=target,
         )
     )
+    if target_kind != "job":  # jobs tell of themselves
+        await events.append_change(
+            connection,
+            actor,
+            action,
+            at=at,
+            target_kind=target_kind,
+            target_id=target_id,
+            target=target,
+        )
 
 
 async def fetch_page(

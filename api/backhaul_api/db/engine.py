@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -31,6 +31,8 @@ POOL_PATIENCE_S = 10.0
 # too many connections, a server that starts or stops.
 _PASSING_STATES = ("08", "40001", "40P01", "53", "57P")
 
+_HAS_EVENTS = "backhaul.has_events"
+
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +41,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
+        self.on_events: Callable[[], None] = lambda: None
+        """Called after each commit that wrote events."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._reader = _build_sqlite_engine(url, begin="BEGIN", pool_size=SQLITE_READERS)
@@ -73,12 +77,23 @@ class Database:
             NotReadyError: the database does not answer now, or gave way to another transaction.
         """
         with _explaining():
-            async with self._writer.begin() as connection:
-                yield connection
+            async with self._writer.connect() as connection:
+                # The connection comes from a pool, and may be the one of a block that was undone.
+                connection.info.pop(_HAS_EVENTS, None)
+                async with connection.begin():
+                    yield connection
+                has_events = connection.info.pop(_HAS_EVENTS, False)
+        if has_events:
+            self.on_events()
 
     async def close(self) -> None:
         await self._reader.dispose()
         await self._writer.dispose()
+
+
+def note_events(connection: AsyncConnection) -> None:
+    """Note that this transaction tells followers something, if it commits."""
+    connection.info[_HAS_EVENTS] = True
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from backhaul.wire.jobs import (
 from backhaul.wire.jobs import move as find_move
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
+from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
 
@@ -86,7 +87,9 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
             max_duration=new.max_duration,
         )
     )
-    return await fetch(connection, id_)
+    job = await fetch(connection, id_)
+    await events.append_job(connection, job, job.state, at=now, message=None)
+    return job
 
 
 async def fetch(connection: AsyncConnection, job_id: UUID) -> Job:
@@ -211,6 +214,7 @@ async def move(
             to_state=state,
         )
     )
+    await events.append_job(connection, job, state, at=at, message=changes.get("message"))
     return msgspec.structs.replace(job, **changes, state=state, revision=job.revision + 1)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from backhaul import _moments
 from backhaul._fields import AuditEntry
 from backhaul.aio.collections import AsyncCollection
+from backhaul.aio.events import AsyncEvents
 from backhaul.aio.hosts import AsyncHosts
 from backhaul.aio.jobs import AsyncJobs
 from backhaul.aio.repositories import AsyncRepositories
@@ -32,6 +33,7 @@ from backhaul.wire.fleet import Health
 from backhaul.wire.jobs import JobKind, JobState
 
 if TYPE_CHECKING:
+    from backhaul._view import View
     from backhaul.charts import AnyChart
 
 
@@ -115,6 +117,23 @@ class AsyncFleet:
             return self.client.list_audit_entries(limit=limit)
 
         return AsyncCollection(fetch, AuditEntry, noun="audit")
+
+    @property
+    def events(self) -> AsyncEvents:
+        """What happened, oldest first; `fleet.events(follow=True)` gives what happens."""
+        return AsyncEvents(self)
+
+    def watch(self) -> View:
+        """Show the fleet as it lives, in the cell of a notebook: the jobs that run, the hosts that
+        are away, what happened last. It follows by itself while other cells run, until
+        `.stop()`, or until it is watched again.
+
+        Raises:
+            ConfigurationError: this is no notebook; iterate over `events(follow=True)` instead.
+        """
+        from backhaul._view import show_view
+
+        return show_view(self.client)
 
     async def me(self) -> Me:
         """Tell who the token belongs to."""

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "snapshots": ("backhaul.cli.snapshots:app", "What the repositories hold."),
     "tokens": ("backhaul.cli.tokens:api_app", "API tokens, for scripts."),
     "users": ("backhaul.cli.users:app", "The operators: who may sign in."),
+    "events": ("backhaul.cli.events:events", "What happened, and what happens."),
     "audit": ("backhaul.cli.audit:app", "Who changed what."),
     "version": ("backhaul.cli.version:version", "Show the version."),
 }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backhaul._moments import find_now
 from backhaul.errors import BackhaulError, JobFailedError
 from backhaul.html.cards import render_card, render_job
 from backhaul.html.markup import Markup, mark, page, tag
-from backhaul.html.tables import render_rows
+from backhaul.html.tables import build_rows, render_rows
 from backhaul.wire.jobs import Job
+
+if TYPE_CHECKING:
+    from backhaul._view import Scene
 
 
 def render(data: Any, *, now: datetime | None = None) -> str:
@@ -25,6 +28,28 @@ def render_table(
 ) -> str:
     """Render things of one kind as a table."""
     return render_rows(noun, rows, now or find_now(), has_more=has_more)
+
+
+def render_scene(scene: Scene, *, now: datetime | None = None) -> str:
+    """Render what a live view shows."""
+    moment = now or find_now()
+    parts = [
+        tag("div", title, class_="bh-title") + build_rows(noun, rows, moment)
+        for title, noun, rows in (
+            ("Jobs", "jobs", scene.jobs),
+            ("Hosts that are away", "hosts", scene.away),
+            ("What happened last", "events", list(reversed(scene.events))),
+        )
+        if rows or noun == "jobs"
+    ]
+    notes = []
+    if scene.has_more:
+        notes.append("There are more. ")
+    if scene.trouble is not None:
+        notes.append(f"The server cannot be asked now: {scene.trouble} ")
+    state = "Stopped" if scene.is_over else "Live"
+    notes.append(f"{state}; as of {moment:%H:%M:%S} UTC.")
+    return page(*map(Markup, parts), tag("div", *notes, class_="bh-note"), label="the fleet")
 
 
 def render_note(text: str) -> str:

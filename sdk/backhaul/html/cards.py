@@ -10,6 +10,7 @@ from backhaul.html.markup import Markup, age, join, mark, page, tag
 from backhaul.html.plain import render_result
 from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
+from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, Source
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Retention
 from backhaul.wire.schedules import Schedule
@@ -73,6 +74,14 @@ def _lay_out(  # noqa: C901 (a case for each kind of thing)
                 ("labels", _labels(data.labels)),
             ]
             return f"enrollment token {data.id}", [_card(rows)]
+        case Event():
+            rows = [
+                ("when", age(data.at, now)),
+                ("host", data.host or "-"),
+                ("on", data.target or data.job_kind or "-"),
+                ("who", data.actor or "-"),
+            ]
+            return data.kind, [_card([*rows, ("why", data.message)] if data.message else rows)]
         case AuditEntry():
             rows = [
                 ("who", data.actor or data.actor_kind),

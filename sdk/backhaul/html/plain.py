@@ -7,6 +7,7 @@ from typing import Any
 from backhaul._moments import find_now
 from backhaul.display import render_age, render_bytes, render_duration
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
+from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, Source
 from backhaul.wire.jobs import (
     BackupResult,
@@ -70,7 +71,7 @@ def render_result(job: Job) -> str:
             return ""
 
 
-def _describe(data: Any) -> str:  # noqa: C901 (a line for each kind of thing)
+def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of thing)
     now = find_now()
     match data:
         case Host():
@@ -99,6 +100,9 @@ def _describe(data: Any) -> str:  # noqa: C901 (a line for each kind of thing)
             return (
                 f"{data.id}, {data.uses_left} use(s) left, ends {render_age(data.expires_at, now)}"
             )
+        case Event():
+            where = data.target or " on ".join(filter(None, (data.job_kind, data.host)))
+            return f"{data.kind} {where}, {render_age(data.at, now)}"
         case AuditEntry():
             age = render_age(data.at, now)
             return f"{data.action} {data.target or ''} by {data.actor or data.actor_kind}, {age}"

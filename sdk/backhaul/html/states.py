@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backhaul.html.markup import Markup, join, mark
+from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, HostState
 from backhaul.wire.jobs import Job, JobState
 
@@ -31,6 +32,15 @@ def show_job_state(job: Job) -> Markup:
     if job.cancel_requested_at is not None and job.finished_at is None:
         return join(shown, ", ", mark("warn", "⊘", "cancel requested"))
     return shown
+
+
+def show_event(event: Event) -> Markup:
+    """The kind of an event; a job's with the mark of its state."""
+    what, _, state = event.kind.partition(".")
+    if what == "job" and state in set(JobState):
+        kind, glyph = _JOBS[JobState(state)]
+        return mark(kind, glyph, event.kind)
+    return mark("mute", "•", event.kind)
 
 
 def show_host_state(host: Host) -> Markup:

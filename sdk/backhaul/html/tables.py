@@ -9,7 +9,13 @@ from typing import Any
 from backhaul.display import render_bytes, render_duration
 from backhaul.html.markup import Markup, age, page, tag
 from backhaul.html.plain import render_result
-from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
+from backhaul.html.states import (
+    show_drift,
+    show_enabled,
+    show_event,
+    show_host_state,
+    show_job_state,
+)
 from backhaul.wire.jobs import Job
 
 Column = tuple[str, Callable[[Any, datetime], str]]
@@ -27,6 +33,14 @@ def render_rows(noun: str, rows: Sequence[Any], now: datetime, *, has_more: bool
         tag("div", note, class_="bh-note") if note else Markup(""),
         label=title,
     )
+
+
+def build_rows(noun: str, rows: Sequence[Any], now: datetime) -> Markup:
+    """Build the table of such rows as a part of something larger."""
+    title = noun.replace("_", " ")
+    if not rows:
+        return tag("div", f"No {title}.", class_="bh-mute")
+    return _table(title, COLUMNS[noun], rows, now)
 
 
 def _table(title: str, columns: Sequence[Column], rows: Sequence[Any], now: datetime) -> Markup:
@@ -123,6 +137,14 @@ COLUMNS: dict[str, list[Column]] = {
         ("for", lambda one, _: one.host_name or "any host"),
         ("uses left", lambda one, _: str(one.uses_left)),
         ("ends", lambda one, now: age(one.expires_at, now)),
+    ],
+    "events": [
+        ("when", lambda one, now: age(one.at, now)),
+        ("what", lambda one, _: show_event(one)),
+        ("host", lambda one, _: one.host or "-"),
+        ("on", lambda one, _: one.target or one.job_kind or "-"),
+        ("who", lambda one, _: one.actor or "-"),
+        ("why", lambda one, _: one.message or ""),
     ],
     "audit": [
         ("when", lambda one, now: age(one.at, now)),

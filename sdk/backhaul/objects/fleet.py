@@ -20,6 +20,7 @@ from backhaul import _moments
 from backhaul._fields import AuditEntry
 from backhaul.client import Client
 from backhaul.objects.collections import Collection
+from backhaul.objects.events import Events
 from backhaul.objects.hosts import Hosts
 from backhaul.objects.jobs import Jobs
 from backhaul.objects.repositories import Repositories
@@ -33,6 +34,7 @@ from backhaul.wire.fleet import Health
 from backhaul.wire.jobs import JobKind, JobState
 
 if TYPE_CHECKING:
+    from backhaul._view import View
     from backhaul.charts import AnyChart
 
 
@@ -116,6 +118,23 @@ class Fleet:
             return self.client.list_audit_entries(limit=limit)
 
         return Collection(fetch, AuditEntry, noun="audit")
+
+    @property
+    def events(self) -> Events:
+        """What happened, oldest first; `fleet.events(follow=True)` gives what happens."""
+        return Events(self)
+
+    def watch(self) -> View:
+        """Show the fleet as it lives, in the cell of a notebook: the jobs that run, the hosts that
+        are away, what happened last. It follows by itself while other cells run, until
+        `.stop()`, or until it is watched again.
+
+        Raises:
+            ConfigurationError: this is no notebook; iterate over `events(follow=True)` instead.
+        """
+        from backhaul._view import show_view
+
+        return show_view(self.client)
 
     def me(self) -> Me:
         """Tell who the token belongs to."""

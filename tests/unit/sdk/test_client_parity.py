@@ -51,5 +51,5 @@ def test_every_call_has_its_method() -> None:
         and not name.startswith("_")
     }
 
-    # A page of a log is what the two methods that give its lines are made of.
-    assert calls - {"get_job_log_page"} <= set(_list_methods(Client))
+    # Of such pages the methods that give their lines and events are made.
+    assert calls - {"get_job_log_page", "get_event_page"} <= set(_list_methods(Client))

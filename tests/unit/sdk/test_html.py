@@ -18,8 +18,9 @@ from backhaul.html.markup import DARK, LIGHT, TEXT_COLOURS
 from backhaul.html.plain import render_line
 from backhaul.html.tables import COLUMNS
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
+from backhaul.wire.events import Event
 from backhaul.wire.fleet import HostState, ScheduleDrift, Source
-from backhaul.wire.jobs import BackupResult, JobState, Progress, Retention
+from backhaul.wire.jobs import BackupResult, JobKind, JobState, Progress, Retention
 from backhaul.wire.problems import Problem, ProblemType
 from backhaul.wire.snapshots import FileEntry, Snapshot
 from tests.unit.sdk.builders import (
@@ -77,6 +78,16 @@ THINGS: dict[str, Any] = {
     "users": User(id=JOB_ID, username="ada", created_at=NOW, disabled_at=NOW),
     "enrollment_tokens": EnrollmentToken(
         id=JOB_ID, created_at=NOW, expires_at=NOW, uses_left=1, host_name=None, labels={}
+    ),
+    "events": Event(
+        id=1,
+        at=NOW,
+        kind="job.failed",
+        host_id=HOST_ID,
+        host="web-1",
+        job_id=JOB_ID,
+        job_kind=JobKind.BACKUP,
+        message="restic exited with 1",
     ),
     "audit": AuditEntry(
         id=JOB_ID,

@@ -12,8 +12,18 @@ import msgspec
 import pytest
 
 from backhaul import _fields
+from backhaul.aio import (
+    events,
+    hosts,
+    jobs,
+    repositories,
+    schedules,
+    snapshots,
+    sources,
+    tokens,
+    users,
+)
 from backhaul.aio import fleet as aio_fleet
-from backhaul.aio import hosts, jobs, repositories, schedules, snapshots, sources, tokens, users
 from backhaul.client import Client
 from backhaul.errors import InvalidRequestError, JobFailedError, NotFoundError
 from backhaul.objects.fleet import Fleet
@@ -37,7 +47,18 @@ FIELDS = [
     for _, kind in inspect.getmembers(_fields, inspect.isclass)
     if issubclass(kind, _fields.Record) and kind is not _fields.Record
 ]
-MODULES = [aio_fleet, hosts, jobs, repositories, schedules, snapshots, sources, tokens, users]
+MODULES = [
+    aio_fleet,
+    events,
+    hosts,
+    jobs,
+    repositories,
+    schedules,
+    snapshots,
+    sources,
+    tokens,
+    users,
+]
 
 
 def test_objects_that_wait_are_as_written_from_those_of_asyncio() -> None:

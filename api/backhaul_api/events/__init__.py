@@ -1,0 +1,1 @@
+"""Events: a feed of what happens, for whoever follows it."""

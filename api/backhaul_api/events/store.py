@@ -1,0 +1,190 @@
+"""The rows of events, written in the transaction of the change that they tell of.
+
+The order is (transaction, id). On PostgreSQL, ids are given before transactions commit, so a reader
+who only remembered the greatest id would miss what an earlier transaction commits later. A row is
+shown once every transaction up to its own is over: `transaction_id < pg_snapshot_xmin(…)`. What
+commits from then on comes after it. SQLite has one writer, and its rows all have transaction 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.events import Event
+from backhaul.wire.jobs import Job, JobState
+from backhaul_api.db.engine import note_events
+from backhaul_api.db.tables import events
+from backhaul_api.identity import Actor
+
+KEPT_FOR = timedelta(days=30)
+
+SWEEP_EVERY = 1000
+"""Events between two deletions of old ones; done by whoever writes, so it needs no timer."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Between two events: after the one that this names."""
+
+    transaction_id: int
+    id: int
+
+
+BEGINNING = Position(-1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filters:
+    """Which events a reader wants. Empty means all."""
+
+    kinds: tuple[str, ...] = ()
+    host_id: UUID | None = None
+
+
+async def append_change(
+    connection: AsyncConnection,
+    actor: Actor,
+    action: str,
+    *,
+    at: datetime,
+    target_kind: str | None,
+    target_id: UUID | None,
+    target: str | None,
+) -> None:
+    """Write that somebody changed something."""
+    host = {"host_id": target_id, "host": target} if target_kind == "host" else {}
+    values = {"actor": actor.name, "target_id": target_id, "target": target, **host}
+    await _append(connection, action, at, values)
+
+
+async def append_job(
+    connection: AsyncConnection, job: Job, state: JobState, *, at: datetime, message: str | None
+) -> None:
+    """Write that a job came to a state."""
+    values = {
+        "host_id": job.host_id,
+        "host": job.host,
+        "job_id": job.id,
+        "job_kind": job.kind,
+        "message": message,
+    }
+    await _append(connection, f"job.{state}", at, values)
+
+
+async def _append(
+    connection: AsyncConnection, kind: str, at: datetime, values: dict[str, Any]
+) -> None:
+    if connection.dialect.name == "postgresql":
+        values = {**values, "transaction_id": _CURRENT_TRANSACTION}
+    added = await connection.execute(sa.insert(events).values(kind=kind, at=at, **values))
+    note_events(connection)
+    (number,) = added.inserted_primary_key or (0,)
+    if number % SWEEP_EVERY == 0:
+        await connection.execute(sa.delete(events).where(events.c.at < at - KEPT_FOR))
+
+
+async def fetch_end(connection: AsyncConnection) -> Position:
+    """Fetch the position after the newest event that is to be shown now."""
+    query = _only_settled(
+        connection, sa.select(events.c.transaction_id, events.c.id).order_by(*_NEWEST_FIRST)
+    )
+    row = (await connection.execute(query.limit(1))).one_or_none()
+    return BEGINNING if row is None else Position(row.transaction_id, row.id)
+
+
+async def find_tail(
+    connection: AsyncConnection, filters: Filters, *, end: Position, count: int
+) -> Position:
+    """Find the position before the last so many events."""
+    if count == 0:
+        return end
+    query = _filtered(
+        sa.select(events.c.transaction_id, events.c.id).where(_as_row(end) >= _ORDER), filters
+    )
+    rows = await connection.execute(query.order_by(*_NEWEST_FIRST).offset(count).limit(1))
+    row = rows.one_or_none()
+    return BEGINNING if row is None else Position(row.transaction_id, row.id)
+
+
+async def fetch_between(
+    connection: AsyncConnection, filters: Filters, *, after: Position, end: Position, limit: int
+) -> list[tuple[Position, Event]]:
+    """Fetch events after one position up to another, oldest first."""
+    query = _filtered(
+        sa.select(events).where(_as_row(after) < _ORDER, _as_row(end) >= _ORDER), filters
+    ).order_by(events.c.transaction_id, events.c.id)
+    rows = await connection.execute(query.limit(limit))
+    return [
+        (Position(row.transaction_id, row.id), msgspec.convert(row, Event, from_attributes=True))
+        for row in rows
+    ]
+
+
+async def settle(connection: AsyncConnection) -> None:
+    """Make what a database brought along from another PostgreSQL server older than all that is yet
+    to come: transactions count anew there."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(
+            sa.update(events)
+            .where(events.c.transaction_id > _CURRENT_TRANSACTION)
+            .values(transaction_id=0)
+        )
+
+
+async def find_start(connection: AsyncConnection, after: Position) -> Position:
+    """Give where to go on after a position that may be of a database before `settle`."""
+    if connection.dialect.name == "postgresql":
+        newest = await connection.scalar(sa.select(_NEXT_TRANSACTION))
+        if after.transaction_id >= (newest or 0):
+            return Position(0, after.id)
+    return after
+
+
+def _filtered(query: sa.Select[Any], filters: Filters) -> sa.Select[Any]:
+    if filters.kinds:
+        query = query.where(sa.or_(*_match_kinds(filters.kinds)))
+    if filters.host_id is not None:
+        query = query.where(events.c.host_id == filters.host_id)
+    return query
+
+
+def _match_kinds(kinds: Iterable[str]) -> Iterable[sa.ColumnElement[bool]]:
+    for kind in kinds:
+        # `job` stands for all of them.
+        is_whole = "." in kind
+        yield (
+            events.c.kind == kind
+            if is_whole
+            else events.c.kind.startswith(f"{kind}.", autoescape=True)
+        )
+
+
+def _only_settled(connection: AsyncConnection, query: sa.Select[Any]) -> sa.Select[Any]:
+    if connection.dialect.name != "postgresql":
+        return query
+    return query.where(events.c.transaction_id < _OLDEST_RUNNING)
+
+
+def _as_row(position: Position) -> sa.Tuple:
+    return sa.tuple_(sa.literal(position.transaction_id), sa.literal(position.id))
+
+
+_ORDER = sa.tuple_(events.c.transaction_id, events.c.id)
+_NEWEST_FIRST = (events.c.transaction_id.desc(), events.c.id.desc())
+
+# xid8 has no casts to numbers but by way of text.
+_CURRENT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column("pg_current_xact_id()::text::bigint")
+_OLDEST_RUNNING: sa.ColumnClause[int] = sa.literal_column(
+    "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+)
+_NEXT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column(
+    "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+)
