@@ -34,6 +34,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_idempotency_keys")),
     )
+    op.create_index(op.f("ix_audit_log_at"), "audit_log", ["at"])
     op.create_index(op.f("ix_idempotency_keys_user_id"), "idempotency_keys", ["user_id"])
     op.create_index(op.f("ix_idempotency_keys_created_at"), "idempotency_keys", ["created_at"])
 
@@ -89,6 +90,7 @@ def _create_queries() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_audit_log_at", "audit_log")
     op.drop_table("idempotency_keys")
     op.drop_table("events")
     op.drop_table("queries")

@@ -364,8 +364,14 @@ def get_event_page(
     return Call(method="GET", path="/v1/events", reply=EventPage, query=query, held_s=wait_s)
 
 
-def list_audit_entries(*, limit: int | None = None) -> Call[Page[AuditEntry]]:
-    return _list("/v1/audit", Page[AuditEntry], limit)
+def list_audit_entries(
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = None,
+) -> Call[Page[AuditEntry]]:
+    filters = [("since", _moment("since", since)), ("until", _moment("until", until))]
+    return _list("/v1/audit", Page[AuditEntry], limit, filters)
 
 
 def _list(

@@ -501,9 +501,19 @@ class Client:
         """
         return self._iterate_events(EventWatch(kinds=kinds, host=host, tail=tail, is_followed=True))
 
-    def list_audit_entries(self, *, limit: int | None = None) -> Iterator[AuditEntry]:
-        """List the audit log, newest first, page by page as it is iterated; at most `limit`."""
-        return self._iterate(_calls.list_audit_entries(limit=limit), limit)
+    def list_audit_entries(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AuditEntry]:
+        """List the audit log, newest first, page by page as it is iterated; at most `limit`.
+
+        `since` is included, `until` is not.
+        """
+        call = _calls.list_audit_entries(since=since, until=until, limit=limit)
+        return self._iterate(call, limit)
 
     def copy_to_wait(self) -> Client:
         """Make a client of the same server and token that waits, for a thread of its own."""

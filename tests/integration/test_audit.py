@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 
 import httpx
 
 from backhaul.wire.base import PROTOCOL_HEADER
+from tests.fakes.clock import FakeClock
 
 FACTS = {
     "hostname": "web-1",
@@ -97,3 +99,21 @@ async def test_log_is_paged_newest_first(operator: httpx.AsyncClient) -> None:
     assert [entry["target"] for entry in first["items"]] == ["c", "b"]
     assert [entry["target"] for entry in rest["items"]] == ["a", "ada"]
     assert rest["next_cursor"] is None
+
+
+async def test_entries_are_found_by_when_they_were_made(
+    operator: httpx.AsyncClient, clock: FakeClock
+) -> None:
+    for name in ("one", "two", "three"):
+        clock.advance(60)
+        await operator.post("/v1/sources", json={"name": name, "paths": ["/etc"]})
+    begin = clock.now() - timedelta(seconds=60)
+
+    async def targets(**query: str) -> list[str]:
+        items = (await operator.get("/v1/audit", params=query)).json()["items"]
+        return [one["target"] for one in items]
+
+    assert await targets(since=begin.isoformat()) == ["three", "two"]
+    assert await targets(since=begin.isoformat(), until=clock.now().isoformat()) == ["two"]
+    refused = await operator.get("/v1/audit", params={"since": "yesterday"})
+    assert refused.json()["errors"][0]["field"] == "since"

@@ -55,11 +55,20 @@ async def record(
 
 
 async def fetch_page(
-    connection: AsyncConnection, *, limit: int, before: UUID | None
+    connection: AsyncConnection,
+    *,
+    limit: int,
+    before: UUID | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> list[AuditEntry]:
     """Fetch entries, newest first."""
     query = sa.select(audit_log).order_by(audit_log.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(audit_log.c.id < before)
+    if since is not None:
+        query = query.where(audit_log.c.at >= since)
+    if until is not None:
+        query = query.where(audit_log.c.at < until)
     rows = (await connection.execute(query)).mappings()
     return [AuditEntry(**row) for row in rows]

@@ -351,7 +351,7 @@ audit_log = Table(
     "audit_log",
     metadata,
     _id(),
-    Column("at", Moment, nullable=False),
+    Column("at", Moment, nullable=False, index=True),
     Column("actor_kind", Text, nullable=False),
     Column("actor_id", sa.Uuid()),
     Column("actor", Text),

@@ -10,14 +10,12 @@ async with backhaul.aconnect() as fleet:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backhaul import _moments
-from backhaul._fields import AuditEntry
-from backhaul.aio.collections import AsyncCollection
+from backhaul.aio.audit import AsyncAudit
 from backhaul.aio.events import AsyncEvents
 from backhaul.aio.hosts import AsyncHosts
 from backhaul.aio.jobs import AsyncJobs
@@ -110,13 +108,9 @@ class AsyncFleet:
         return AsyncUsers(self)
 
     @property
-    def audit(self) -> AsyncCollection[AuditEntry]:
+    def audit(self) -> AsyncAudit:
         """Who changed what, newest first."""
-
-        def fetch(limit: int | None) -> AsyncIterator[Any]:
-            return self.client.list_audit_entries(limit=limit)
-
-        return AsyncCollection(fetch, AuditEntry, noun="audit")
+        return AsyncAudit(self)
 
     @property
     def events(self) -> AsyncEvents:

@@ -10,7 +10,7 @@ import typer
 from backhaul import display
 from backhaul.cli.connection import open_client
 from backhaul.cli.failures import INTERRUPTED
-from backhaul.cli.output import AsJson, Column, Quiet, print_json, print_list, say
+from backhaul.cli.output import AsJson, Column, Form, Output, Quiet, print_json, print_list, say
 from backhaul.wire.events import Event
 
 
@@ -27,6 +27,7 @@ def events(
         typer.Option(help="Like job.failed, or job for all of jobs. Repeatable."),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Only of this host, by name or id.")] = None,
+    output: Output = Form.TABLE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,6 +46,7 @@ def events(
                 _COLUMNS,
                 key=lambda event: event.kind,
                 empty="Nothing happened yet.",
+                output=output,
                 as_json=as_json,
                 quiet=quiet,
             )
@@ -83,4 +85,6 @@ _COLUMNS: list[Column[Event]] = [
     Column("ON", _render_what),
     Column("WHO", lambda event: event.actor or ""),
     Column("WHY", lambda event: event.message or ""),
+    Column("JOB", lambda event: str(event.job_id or ""), is_whole=True, is_wide=True),
+    Column("TARGET ID", lambda event: str(event.target_id or ""), is_whole=True, is_wide=True),
 ]

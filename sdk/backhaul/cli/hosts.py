@@ -12,6 +12,8 @@ from backhaul.cli.connection import open_client
 from backhaul.cli.output import (
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     now,
     print_changed,
@@ -43,6 +45,7 @@ def list_hosts(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only with this label. Repeatable: all must match."),
     ] = None,
+    output: Output = Form.TABLE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,6 +60,7 @@ def list_hosts(
         empty="No such hosts."
         if state or labels
         else "No hosts yet. `backhaul enrollment-tokens create` lets one join.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -125,6 +129,11 @@ def remove_host(
     print_removed(f"Host {host} is removed.", as_json=as_json, quiet=quiet)
 
 
+def _render_followed(host: Host) -> str:
+    applied, desired = host.applied_schedule_version, host.schedule_version
+    return f"{applied}" if applied == desired else f"{applied} of {desired}"
+
+
 def _build_columns(at: datetime) -> list[Column[Host]]:
     return [
         Column("NAME", lambda host: host.name, lambda _: "bold"),
@@ -136,6 +145,11 @@ def _build_columns(at: datetime) -> list[Column[Host]]:
         Column("RESTIC", lambda host: host.facts.restic_version or "missing"),
         Column("AGENT", lambda host: host.facts.agent_version),
         Column("LABELS", _render_labels),
+        Column("ID", lambda host: str(host.id), is_whole=True, is_wide=True),
+        Column("KEY", lambda host: host.public_key_fingerprint[:16], is_wide=True),
+        Column("ARCHITECTURE", lambda host: host.facts.architecture, is_wide=True),
+        Column("SCHEDULES", _render_followed, is_wide=True),
+        Column("ENROLLED", lambda host: display.render_moment(host.enrolled_at), is_wide=True),
     ]
 
 

@@ -19,6 +19,8 @@ from backhaul.cli.output import (
     STATE_STYLES,
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     is_terminal,
     note,
@@ -127,6 +129,7 @@ def list_jobs(
         str | None, typer.Option(metavar="1d|MOMENT", help="Only those made before that.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 30,
+    output: Output = Form.TABLE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -150,6 +153,7 @@ def list_jobs(
         _build_columns(now()),
         key=lambda job: job.id,
         empty="No such jobs.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -222,6 +226,11 @@ def _build_columns(at: datetime) -> list[Column[Job]]:
         Column("STATE", _render_state, lambda job: STATE_STYLES[job.state]),
         Column("CREATED", lambda job: display.render_age(job.created_at, at)),
         Column("TOOK", lambda job: _render_duration(job, at), is_right=True),
+        Column("SCHEDULED FOR", lambda job: display.render_moment(job.scheduled_at), is_wide=True),
+        Column("FINISHED", lambda job: display.render_moment(job.finished_at), is_wide=True),
+        Column("ATTEMPT", lambda job: str(job.attempt), is_right=True, is_wide=True),
+        Column("EXIT", lambda job: _render_argument(job.exit_code), is_right=True, is_wide=True),
+        Column("WHY", lambda job: job.message or "", is_wide=True),
     ]
 
 

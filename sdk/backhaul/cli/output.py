@@ -10,6 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -26,6 +27,20 @@ T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only what the next command needs, if anything.")
+]
+
+
+class Form(StrEnum):
+    """How a list is printed."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+
+
+Output = Annotated[
+    Form,
+    typer.Option("--output", "-o", help="`wide` has every column; `json` is the same as --json."),
 ]
 
 STATE_STYLES = {
@@ -52,6 +67,8 @@ class Column(Generic[T]):
     is_right: bool = False
     is_whole: bool = False
     """Never broken over lines on a terminal, for what people copy."""
+    is_wide: bool = False
+    """Only in a wide table."""
 
 
 def is_terminal() -> bool:
@@ -93,18 +110,20 @@ def print_list(
     *,
     key: Callable[[T], object],
     empty: str,
+    output: Form = Form.TABLE,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Print a list: as a JSON array, as keys, or as a table."""
     found = list(items)
-    if as_json:
+    if as_json or output is Form.JSON:
         print_json(found)
     elif quiet:
         for item in found:
             say(str(key(item)))
     elif found:
-        _print_table(found, columns)
+        shown = [column for column in columns if output is Form.WIDE or not column.is_wide]
+        _print_table(found, shown)
     else:
         note(empty)
 

@@ -16,6 +16,8 @@ from backhaul.cli.failures import BadInputError
 from backhaul.cli.output import (
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     now,
     print_changed,
@@ -90,7 +92,9 @@ def create_repository(
 
 
 @app.command("list")
-def list_repositories(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def list_repositories(
+    output: Output = Form.TABLE, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """List the repositories, without their secrets."""
     with open_client() as client:
         repositories = list(client.list_repositories())
@@ -99,6 +103,7 @@ def list_repositories(as_json: AsJson = False, quiet: Quiet = False) -> None:
         _build_columns(now()),
         key=lambda repository: repository.name,
         empty="No repositories yet. `backhaul repositories create` records one.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -200,6 +205,13 @@ def _build_columns(at: datetime) -> list[Column[Repository]]:
             lambda repository: display.render_age(repository.initialized_at, at, absent="not yet"),
             lambda repository: "" if repository.initialized_at else "yellow",
         ),
+        Column("RESTIC ID", lambda repository: (repository.restic_id or "")[:10], is_wide=True),
+        Column(
+            "CREATED",
+            lambda repository: display.render_age(repository.created_at, at),
+            is_wide=True,
+        ),
+        Column("ID", lambda repository: str(repository.id), is_whole=True, is_wide=True),
     ]
 
 

@@ -17,6 +17,8 @@ from backhaul.cli.job_requests import choose_repository
 from backhaul.cli.output import (
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     now,
     print_changed,
@@ -124,6 +126,7 @@ def list_schedules(
     host: Annotated[
         str | None, typer.Argument(metavar="HOST", help="Only of this host: its name or id.")
     ] = None,
+    output: Output = Form.TABLE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -135,6 +138,7 @@ def list_schedules(
         _build_columns(now()),
         key=lambda schedule: schedule.id,
         empty="No schedules yet. `backhaul schedules create` makes one.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -264,6 +268,14 @@ def _build_columns(at: datetime) -> list[Column[Schedule]]:
         Column("REPOSITORY", lambda schedule: schedule.repository),
         Column("SOURCE", lambda schedule: schedule.source or ""),
         Column("NEXT", lambda schedule: _render_next(schedule, at), _choose_style),
+        Column(
+            "JITTER",
+            lambda schedule: display.render_duration(schedule.jitter or None),
+            is_wide=True,
+        ),
+        Column("CATCH UP", lambda schedule: schedule.catch_up, is_wide=True),
+        Column("UNREACHABLE", lambda schedule: schedule.when_unreachable, is_wide=True),
+        Column("REVISION", lambda schedule: str(schedule.revision), is_right=True, is_wide=True),
     ]
 
 

@@ -12,7 +12,7 @@ import typer
 from backhaul import display
 from backhaul.cli.connection import open_client
 from backhaul.cli.job_requests import choose_repository
-from backhaul.cli.output import AsJson, Column, Quiet, note, now, print_list, say
+from backhaul.cli.output import AsJson, Column, Form, Output, Quiet, note, now, print_list, say
 from backhaul.wire.snapshots import FileEntry, FileList, Snapshot
 
 _Snapshot = Annotated[str, typer.Argument(help="Its id, or enough of the first digits.")]
@@ -40,6 +40,7 @@ def list_snapshots(
     repository: Annotated[str | None, typer.Option(help="Only of this repository.")] = None,
     host: Annotated[str | None, typer.Option(help="Only those that this host made.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many.")] = None,
+    output: Output = Form.TABLE,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,6 +52,7 @@ def list_snapshots(
         _build_columns(now()),
         key=lambda snapshot: snapshot.id,
         empty="No snapshots yet.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -183,4 +185,7 @@ def _build_columns(at: datetime) -> list[Column[Snapshot]]:
         Column("HOST", lambda snapshot: snapshot.hostname),
         Column("TAGS", lambda snapshot: ", ".join(snapshot.tags)),
         Column("PATHS", lambda snapshot: ", ".join(snapshot.paths)),
+        Column("USER", lambda snapshot: snapshot.username, is_wide=True),
+        Column("JOB", lambda snapshot: str(snapshot.job_id or ""), is_whole=True, is_wide=True),
+        Column("WHOLE ID", lambda snapshot: snapshot.id, is_whole=True, is_wide=True),
     ]

@@ -15,6 +15,8 @@ from backhaul.cli.failures import BadInputError
 from backhaul.cli.output import (
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     now,
     print_changed,
@@ -89,7 +91,9 @@ def create_source(
 
 
 @app.command("list")
-def list_sources(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def list_sources(
+    output: Output = Form.TABLE, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """List the sources."""
     with open_client() as client:
         sources = list(client.list_sources())
@@ -98,6 +102,7 @@ def list_sources(as_json: AsJson = False, quiet: Quiet = False) -> None:
         _build_columns(now()),
         key=lambda source: source.name,
         empty="No sources yet. `backhaul sources create` makes one.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -193,6 +198,8 @@ def _build_columns(at: datetime) -> list[Column[Source]]:
         Column("PATHS", lambda source: ", ".join(source.paths)),
         Column("EXCLUDES", lambda source: ", ".join(source.excludes)),
         Column("CHANGED", lambda source: display.render_age(source.updated_at, at)),
+        Column("TAGS", lambda source: ", ".join(source.tags), is_wide=True),
+        Column("ID", lambda source: str(source.id), is_whole=True, is_wide=True),
     ]
 
 

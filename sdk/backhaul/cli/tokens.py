@@ -12,6 +12,8 @@ from backhaul.cli.connection import open_client
 from backhaul.cli.output import (
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     is_terminal,
     note,
@@ -57,7 +59,9 @@ def create_api_token(
 
 
 @api_app.command("list")
-def list_api_tokens(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def list_api_tokens(
+    output: Output = Form.TABLE, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """List the tokens for scripts, without their secrets."""
     with open_client() as client:
         tokens = list(client.list_api_tokens())
@@ -66,6 +70,7 @@ def list_api_tokens(as_json: AsJson = False, quiet: Quiet = False) -> None:
         _build_api_columns(now()),
         key=lambda token: token.id,
         empty="No API tokens.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -113,7 +118,9 @@ def create_enrollment_token(
 
 
 @enrollment_app.command("list")
-def list_enrollment_tokens(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def list_enrollment_tokens(
+    output: Output = Form.TABLE, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
     """List the enrollment tokens, without their secrets."""
     with open_client() as client:
         tokens = list(client.list_enrollment_tokens())
@@ -122,6 +129,7 @@ def list_enrollment_tokens(as_json: AsJson = False, quiet: Quiet = False) -> Non
         _build_enrollment_columns(now()),
         key=lambda token: token.id,
         empty="No enrollment tokens.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -144,6 +152,7 @@ def _build_api_columns(at: datetime) -> list[Column[ApiToken]]:
         Column("CREATED", lambda token: display.render_age(token.created_at, at)),
         Column("LAST USED", lambda token: display.render_age(token.last_used_at, at)),
         Column("ENDS", lambda token: display.render_age(token.expires_at, at)),
+        Column("UNTIL", lambda token: display.render_moment(token.expires_at), is_wide=True),
     ]
 
 
@@ -154,4 +163,6 @@ def _build_enrollment_columns(at: datetime) -> list[Column[EnrollmentToken]]:
         Column("ENDS", lambda token: display.render_age(token.expires_at, at)),
         Column("HOST NAME", lambda token: token.host_name or ""),
         Column("LABELS", lambda token: ", ".join(f"{k}={v}" for k, v in token.labels.items())),
+        Column("CREATED", lambda token: display.render_age(token.created_at, at), is_wide=True),
+        Column("UNTIL", lambda token: display.render_moment(token.expires_at), is_wide=True),
     ]

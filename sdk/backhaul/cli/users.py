@@ -12,6 +12,8 @@ from backhaul.cli.connection import open_client
 from backhaul.cli.output import (
     AsJson,
     Column,
+    Form,
+    Output,
     Quiet,
     now,
     print_changed,
@@ -32,7 +34,7 @@ PasswordFile = Annotated[
 
 
 @app.command("list")
-def list_users(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def list_users(output: Output = Form.TABLE, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the operators."""
     with open_client() as client:
         users = list(client.list_users())
@@ -41,6 +43,7 @@ def list_users(as_json: AsJson = False, quiet: Quiet = False) -> None:
         _build_columns(now()),
         key=lambda user: user.username,
         empty="No operators.",
+        output=output,
         as_json=as_json,
         quiet=quiet,
     )
@@ -51,8 +54,7 @@ def show_user(user: Username, as_json: AsJson = False, quiet: Quiet = False) -> 
     """Show an operator."""
     with open_client() as client:
         found = client.get_user(user)
-    fields = [(column.title.capitalize(), column.render(found)) for column in _build_columns(now())]
-    fields.append(("Id", str(found.id)))
+    fields = [(column.title.lower(), column.render(found)) for column in _build_columns(now())]
     print_one(found, fields, key=found.username, as_json=as_json, quiet=quiet)
 
 
@@ -131,4 +133,5 @@ def _build_columns(at: datetime) -> list[Column[User]]:
         Column("STATE", lambda user: "enabled" if user.disabled_at is None else "disabled"),
         Column("CREATED", lambda user: display.render_age(user.created_at, at)),
         Column("SIGNED IN", lambda user: display.render_age(user.last_login_at, at)),
+        Column("ID", lambda user: str(user.id), is_whole=True, is_wide=True),
     ]

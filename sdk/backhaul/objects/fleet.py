@@ -11,15 +11,13 @@ with backhaul.connect() as fleet:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backhaul import _moments
-from backhaul._fields import AuditEntry
 from backhaul.client import Client
-from backhaul.objects.collections import Collection
+from backhaul.objects.audit import Audit
 from backhaul.objects.events import Events
 from backhaul.objects.hosts import Hosts
 from backhaul.objects.jobs import Jobs
@@ -111,13 +109,9 @@ class Fleet:
         return Users(self)
 
     @property
-    def audit(self) -> Collection[AuditEntry]:
+    def audit(self) -> Audit:
         """Who changed what, newest first."""
-
-        def fetch(limit: int | None) -> Iterator[Any]:
-            return self.client.list_audit_entries(limit=limit)
-
-        return Collection(fetch, AuditEntry, noun="audit")
+        return Audit(self)
 
     @property
     def events(self) -> Events:

@@ -1,0 +1,91 @@
+"""Lists as tables, as wide tables, as JSON; and what a shell is told to complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import respx
+from typer.testing import CliRunner
+
+from backhaul.cli.app import app
+from tests.unit.sdk.builders import (
+    HOST_ID,
+    JOB_ID,
+    URL,
+    build_host,
+    build_job,
+    build_repository,
+    build_schedule,
+    page,
+)
+from tests.unit.sdk.command_line import Cli
+from tests.unit.sdk.test_html import SNAPSHOT, SOURCE, THINGS
+
+LISTS = {
+    "hosts": build_host(),
+    "jobs": build_job(message="it ended so"),
+    "schedules": build_schedule(),
+    "sources": SOURCE,
+    "repositories": build_repository(),
+    "snapshots": SNAPSHOT,
+    "users": THINGS["users"],
+    "tokens": THINGS["api_tokens"],
+    "enrollment-tokens": THINGS["enrollment_tokens"],
+    "audit": THINGS["audit"],
+}
+PATHS = {"tokens": "api-tokens"}
+
+
+@pytest.fixture
+def server() -> Iterator[respx.MockRouter]:
+    with respx.mock(base_url=URL) as router:
+        yield router
+
+
+@pytest.mark.parametrize("noun", LISTS)
+def test_wide_list_has_more_columns_and_json_is_json(
+    cli: Cli, server: respx.MockRouter, noun: str
+) -> None:
+    server.get(f"/v1/{PATHS.get(noun, noun)}").mock(return_value=page(LISTS[noun]))
+
+    narrow, wide = cli(noun, "list"), cli(noun, "list", "-o", "wide")
+    as_json = cli(noun, "list", "--output", "json")
+
+    heading, more = narrow.stdout.splitlines()[0], wide.stdout.splitlines()[0]
+    assert len(more.split()) > len(heading.split())
+    assert as_json.stdout == cli(noun, "list", "--json").stdout
+    assert len(json.loads(as_json.stdout)) == 1
+
+
+def test_wide_list_of_hosts_has_their_ids(cli: Cli, server: respx.MockRouter) -> None:
+    server.get("/v1/hosts").mock(return_value=page(build_host()))
+    server.get("/v1/jobs").mock(return_value=page(build_job(message="it ended so")))
+
+    assert str(HOST_ID) in cli("hosts", "list", "-o", "wide").stdout
+    assert "it ended so" in cli("jobs", "list", "-o", "wide").stdout
+    assert str(JOB_ID) in cli("jobs", "list").stdout
+
+
+def test_form_that_is_none_is_refused(cli: Cli) -> None:
+    result = cli("hosts", "list", "-o", "yaml")
+
+    assert result.exit_code == 2
+    assert "wide" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("backhaul ", "hosts"), ("backhaul hosts ", "rename"), ("backhaul jobs list --s", "--state")],
+)
+def test_shell_completes_nouns_verbs_and_options(words: str, expected: str) -> None:
+    environment = {
+        "_BACKHAUL_COMPLETE": "complete_bash",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+
+    result = CliRunner(env=environment).invoke(app, [], prog_name="backhaul")
+
+    assert expected in result.stdout.split()
