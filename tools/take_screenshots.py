@@ -17,15 +17,17 @@ from pathlib import Path
 
 import msgspec
 
+from backhaul._view import Scene
 from backhaul.errors import JobFailedError
-from backhaul.html import render, render_error, render_table
-from backhaul.wire.fleet import HostState, ScheduleDrift
-from backhaul.wire.jobs import BackupResult, JobState, Progress
+from backhaul.html import render, render_error, render_scene, render_table
+from backhaul.wire.events import Event
+from backhaul.wire.fleet import Host, HostState, ScheduleDrift
+from backhaul.wire.jobs import BackupResult, Job, JobState, Progress
 from tests.unit.sdk.builders import NOW, build_host, build_job
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 GROUNDS = {"light": "#ffffff", "dark": "#111418"}
-SIZE = "900,1190"
+SIZE = "900,1640"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
     " --disable-background-networking --disable-component-update --hide-scrollbars"
@@ -77,8 +79,28 @@ def build_displays() -> list[str]:
         render(running, now=NOW),
         render(done, now=NOW),
         render_table("jobs", [running, done, failed], has_more=True, now=NOW),
+        render_scene(_build_scene([running], [away], failed), now=NOW),
         render_error(JobFailedError(failed, last_lines=("Load(<lock/1>), retrying", refused))),
     ]
+
+
+def _build_scene(jobs: list[Job], away: list[Host], failed: Job) -> Scene:
+    """Build what a live view shows."""
+    scene = Scene()
+    scene.jobs, scene.away = jobs, away
+    at = NOW - timedelta(minutes=3)
+    changed = Event(id=1, at=at, kind="schedule.update", actor="ada", target="web-1")
+    ended = Event(
+        id=2,
+        at=NOW - timedelta(seconds=40),
+        kind="job.failed",
+        host=failed.host,
+        job_kind=failed.kind,
+        message=failed.message,
+    )
+    begun = Event(id=3, at=NOW, kind="job.running", host=jobs[0].host, job_kind=jobs[0].kind)
+    scene.events.extend((changed, ended, begun))
+    return scene
 
 
 def take(theme: str, browser: str) -> Path:

@@ -105,6 +105,37 @@ async def test_twin_that_waits_does_the_same(fleet: AsyncFleet, agent: FakeAgent
     assert await asyncio.to_thread(work) == ("queued", ["backup"], 1, True)
 
 
+async def test_follower_has_each_event_within_a_second(fleet: AsyncFleet, agent: FakeAgent) -> None:
+    await fleet.repositories.create("nas", "/srv/restic", password="a password of its own")
+    coming = aiter(fleet.events(follow=True, host="web1"))
+    first = asyncio.create_task(anext(coming))
+    await asyncio.sleep(0.2)  # until the request is held
+
+    began = time.monotonic()
+    job = await (await fleet.hosts["web1"]).backup(["/etc"])
+    event = await first
+
+    assert time.monotonic() - began < 1
+    assert (event.kind, event.job_id, event.job_kind) == ("job.queued", job.id, "backup")
+    newest = await fleet.events.to_list()
+    assert [one.kind for one in newest][-2:] == ["repository.create", "job.queued"]
+    assert [one.action for one in await fleet.audit.list(since="1h").to_list()] == []
+
+
+async def test_operators_are_managed_as_objects(fleet: AsyncFleet) -> None:
+    bob = await fleet.users.create("bob", "a password of his own")
+
+    await bob.disable()
+    disabled_at = (await fleet.users["bob"]).disabled_at
+    await (await bob.enable()).set_password("another password of his")
+
+    assert disabled_at is not None
+    assert (await bob.refresh()).disabled_at is None
+    assert [one.username for one in await fleet.users.to_list()] == ["ada", "bob"]
+    await bob.remove()
+    assert not await fleet.users.exists("bob")
+
+
 async def test_failure_is_raised_with_the_end_of_the_log(
     fleet: AsyncFleet, agent: FakeAgent
 ) -> None:
