@@ -107,13 +107,13 @@ async def test_twin_that_waits_does_the_same(fleet: AsyncFleet, agent: FakeAgent
 
 async def test_follower_has_each_event_within_a_second(fleet: AsyncFleet, agent: FakeAgent) -> None:
     await fleet.repositories.create("nas", "/srv/restic", password="a password of its own")
-    coming = aiter(fleet.events(follow=True, host="web1"))
-    first = asyncio.create_task(anext(coming))
+    coming = fleet.events(follow=True, host="web1")
+    waiting = asyncio.create_task(coming.to_list(1))
     await asyncio.sleep(0.2)  # until the request is held
 
     began = time.monotonic()
     job = await (await fleet.hosts["web1"]).backup(["/etc"])
-    event = await first
+    (event,) = await waiting
 
     assert time.monotonic() - began < 1
     assert (event.kind, event.job_id, event.job_kind) == ("job.queued", job.id, "backup")

@@ -47,6 +47,12 @@ class Walk:
             folder, HOME=str(folder), BACKHAUL_AGENT_STATE_DIR=str(folder / "state-1")
         )
         self.url = ""
+        self._places = {
+            "REVISION": "0003",
+            "sftp:backup@nas:/srv/restic": str(folder / "repository"),
+            "/var/restore": str(folder / "restored"),
+            "/var/lib/backhaul": str(folder / "server"),
+        }
         self.typed: list[str] = []
         self.ran = 0
         self._children: list[Child] = []
@@ -78,15 +84,13 @@ class Walk:
     def _fill_in(self, word: str) -> str:
         for address in ADDRESSES:
             word = word.replace(address, self.url or address)
-        places = {
-            "JOB": lambda: self._first("jobs", "list"),
-            "SNAPSHOT": lambda: self._first("snapshots", "list"),
-            "REVISION": lambda: "0003",
-            "sftp:backup@nas:/srv/restic": lambda: str(self.folder / "repository"),
-            "/var/restore": lambda: str(self.folder / "restored"),
-            "/var/lib/backhaul": lambda: str(self.folder / "server"),
-        }
-        return places[word]() if word in places else word
+        match word:
+            case "JOB":
+                return self._first("jobs", "list")
+            case "SNAPSHOT":
+                return self._first("snapshots", "list")
+            case _:
+                return self._places.get(word, word)
 
     def _first(self, *words: str) -> str:
         return self._run(["backhaul", *words, "--quiet"]).splitlines()[0]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from backhaul._moments import find_now
 from backhaul.errors import BackhaulError, JobFailedError
 from backhaul.html.cards import render_card, render_job
-from backhaul.html.markup import Markup, mark, page, tag
+from backhaul.html.markup import Markup, escape, mark, page, tag
 from backhaul.html.tables import build_rows, render_rows
 from backhaul.wire.jobs import Job
 
@@ -64,6 +64,6 @@ def render_error(error: BackhaulError) -> str:
     return page(
         mark("bad", "✖", type(error).__name__),
         tag("div", message),
-        tag("pre", "\n".join(lines)) if lines else Markup(""),
+        tag("pre", Markup("\n".join(map(escape, lines)))) if lines else Markup(""),
         label="error",
     )

@@ -89,6 +89,7 @@ _RULES = """
 border:1px solid var(--bh-line);border-radius:6px;padding:10px 14px;max-width:72rem;
 overflow-x:auto;display:inline-block;text-align:left}
 .backhaul .bh-title{font-size:15px;font-weight:600;margin:0 0 6px}
+.backhaul table+.bh-title{margin-top:14px}
 .backhaul table{font:inherit;
 border-collapse:collapse;margin:0;border:0;color:inherit;background:none;
 font-variant-numeric:tabular-nums}

@@ -224,6 +224,12 @@ def test_host_card_answers_what_is_asked_first() -> None:
         assert said in words
 
 
+def test_last_lines_of_a_failure_are_lines() -> None:
+    error = JobFailedError(build_job(JobState.FAILED), last_lines=("one <b>", "two\x1b"))
+
+    assert "<pre>one &lt;b&gt;\ntwo\\x1b</pre>" in render_error(error)
+
+
 def test_error_is_a_short_panel() -> None:
     problem = Problem(
         type=ProblemType.NOT_FOUND, title="Not found", status=404, detail="There is no host <b>."
