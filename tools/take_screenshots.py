@@ -99,7 +99,7 @@ def _build_scene(jobs: list[Job], away: list[Host], failed: Job) -> Scene:
         message=failed.message,
     )
     begun = Event(id=3, at=NOW, kind="job.running", host=jobs[0].host, job_kind=jobs[0].kind)
-    scene.events.extend((changed, ended, begun))
+    scene.events = (changed, ended, begun)
     return scene
 
 

@@ -70,6 +70,8 @@ class Call(Generic[T]):
     needs_token: bool = True
     idempotency_key: str | None = None
     """Sent along with what creates: the server creates it once, however often it comes."""
+    is_repeatable: bool = False
+    """Asking twice is asking once, by what the request means."""
     if_revision: int | None = None
     """The server refuses when the thing is no longer at this revision."""
     held_s: float = 0.0
@@ -78,7 +80,8 @@ class Call(Generic[T]):
     @property
     def is_idempotent(self) -> bool:
         """Whether a repetition, after an answer that was lost, changes nothing more."""
-        return self.method == "GET" or self.idempotency_key is not None
+        is_once = self.is_repeatable or self.idempotency_key is not None
+        return self.method == "GET" or is_once
 
     def at(self, cursor: str) -> Call[T]:
         """Build the same call for the page at a cursor."""
@@ -296,6 +299,11 @@ def get_job(
     query = _query([("after_revision", after_revision), ("wait", _seconds(wait_s))])
     path = f"/v1/jobs/{_segment('job_id', job_id)}"
     return Call(method="GET", path=path, reply=Job, query=query, held_s=wait_s)
+
+
+def cancel_job(job_id: UUID | str) -> Call[Job]:
+    path = f"/v1/jobs/{_segment('job_id', job_id)}/cancel"
+    return Call(method="POST", path=path, reply=Job, is_repeatable=True)
 
 
 def get_job_log_page(

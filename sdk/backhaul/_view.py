@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,8 @@ class Scene:
     """What a view shows at one moment."""
 
     def __init__(self) -> None:
-        self.events: deque[Event] = deque(maxlen=SHOWN_EVENTS)
+        # Replaced, never changed: another thread may be drawing them.
+        self.events: tuple[Event, ...] = ()
         self.jobs: list[Job] = []
         self.away: list[Host] = []
         self.has_more = False
@@ -134,7 +134,7 @@ class View:
             raise RuntimeError("what follows has no end")
         page = self._client.send(call)
         watch.accept(page)
-        self._scene.events.extend(page.items)
+        self._scene.events = (*self._scene.events, *page.items)[-SHOWN_EVENTS:]
         self._scene.look(self._client)
         watch.hold_s = RUNNING_HOLD_S if self._scene.is_busy else HOLD_S
 

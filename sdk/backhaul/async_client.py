@@ -366,6 +366,17 @@ class AsyncClient:
         """Get a job as it is now."""
         return await self._send(_calls.get_job(job_id))
 
+    async def cancel_job(self, job_id: UUID | str) -> Job:
+        """Cancel a job: at once while it waits, else the host is asked to end it.
+
+        The job that comes back is cancelled, or has `cancel_requested_at`. Asking again changes
+        nothing.
+
+        Raises:
+            ConflictError: the job is over.
+        """
+        return await self._send(_calls.cancel_job(job_id))
+
     async def follow_job(
         self, job_id: UUID | str, *, timeout: float | None = None
     ) -> AsyncIterator[Job]:

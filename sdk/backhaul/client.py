@@ -361,6 +361,17 @@ class Client:
         """Get a job as it is now."""
         return self._send(_calls.get_job(job_id))
 
+    def cancel_job(self, job_id: UUID | str) -> Job:
+        """Cancel a job: at once while it waits, else the host is asked to end it.
+
+        The job that comes back is cancelled, or has `cancel_requested_at`. Asking again changes
+        nothing.
+
+        Raises:
+            ConflictError: the job is over.
+        """
+        return self._send(_calls.cancel_job(job_id))
+
     def follow_job(self, job_id: UUID | str, *, timeout: float | None = None) -> Iterator[Job]:
         """Give the job as it is now, then each change as it happens, until the job has ended.
 

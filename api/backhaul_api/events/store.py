@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.events import Event
-from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.jobs import Job
 from backhaul_api.db.engine import note_events
 from backhaul_api.db.tables import events
 from backhaul_api.identity import Actor
@@ -66,9 +66,9 @@ async def append_change(
 
 
 async def append_job(
-    connection: AsyncConnection, job: Job, state: JobState, *, at: datetime, message: str | None
+    connection: AsyncConnection, job: Job, what: str, *, at: datetime, message: str | None
 ) -> None:
-    """Write that a job came to a state."""
+    """Write what became of a job: the state that it came to, or that it is to be cancelled."""
     values = {
         "host_id": job.host_id,
         "host": job.host,
@@ -76,7 +76,7 @@ async def append_job(
         "job_kind": job.kind,
         "message": message,
     }
-    await _append(connection, f"job.{state}", at, values)
+    await _append(connection, f"job.{what}", at, values)
 
 
 async def _append(

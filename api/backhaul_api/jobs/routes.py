@@ -16,6 +16,7 @@ from backhaul.wire.jobs import (
     ForgetRequest,
     InitRequest,
     Job,
+    JobEvent,
     JobKind,
     JobLogPage,
     JobRequest,
@@ -189,6 +190,48 @@ async def get_job(
     return await look_until(look, is_enough, _wait_for(request, services, job_id, wait))
 
 
+@post(
+    "/{job_id:uuid}/cancel",
+    status_code=200,
+    operation_id="cancel_job",
+    summary="Cancel a job",
+    description=(
+        "A job that waits is cancelled at once. One that the host has taken up is asked to end, "
+        "which `cancel_requested_at` shows, until the host confirms it: restic gets SIGINT first, "
+        "so that it removes its lock. Asking again changes nothing. A job that is over is 409."
+    ),
+)
+async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath[UUID]) -> Job:
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        found = await store.fetch(connection, job_id, for_update=True)
+        rules.refuse_over(found)
+        if found.state is JobState.QUEUED:
+            job = await store.move(
+                connection,
+                found,
+                JobEvent.CANCEL,
+                at=now,
+                cancel_requested_at=now,
+                message=f"Cancelled by {request.user.name} before the host took it up.",
+            )
+        elif found.cancel_requested_at is None:
+            job = await store.request_cancel(connection, found, at=now)
+        else:
+            return found
+        await record(
+            connection,
+            request.user,
+            "job.cancel",
+            at=now,
+            target_kind="job",
+            target_id=job.id,
+            target=f"{job.kind} on {job.host}",
+        )
+    services.wakeups.wake(job.host_id, job.id)
+    return job
+
+
 @get("/{job_id:uuid}/log", operation_id="get_job_log", summary="Read a job's log, or follow it")
 async def get_job_log(
     request: OperatorRequest,
@@ -250,5 +293,7 @@ async def _fetch_source(connection: AsyncConnection, data: JobRequest) -> Source
 
 
 router = Router(
-    "/v1/jobs", route_handlers=[list_jobs, create_job, get_job, get_job_log], tags=["jobs"]
+    "/v1/jobs",
+    route_handlers=[list_jobs, create_job, get_job, cancel_job, get_job_log],
+    tags=["jobs"],
 )

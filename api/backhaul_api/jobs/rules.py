@@ -9,6 +9,7 @@ from typing import assert_never
 
 from backhaul.wire.fleet import Source
 from backhaul.wire.jobs import (
+    TERMINAL_STATES,
     Arguments,
     BackupArguments,
     BackupRequest,
@@ -29,7 +30,7 @@ from backhaul.wire.jobs import (
     SnapshotsRequest,
 )
 from backhaul.wire.schedules import ScheduleKind
-from backhaul_api.errors import InvalidError
+from backhaul_api.errors import ConflictError, InvalidError
 from backhaul_api.sources.rules import check_paths, require_keep_rule
 
 MAX_PATHS = 1000
@@ -127,6 +128,16 @@ def is_overdue(job: Job, now: datetime) -> bool:
     """Tell whether a job has to expire: nobody took it up in time."""
     deadline = job.start_deadline_at
     return job.state is JobState.QUEUED and deadline is not None and deadline < now
+
+
+def refuse_over(job: Job) -> None:
+    """Refuse to cancel what is over.
+
+    Raises:
+        ConflictError: it has ended, also if that is only a guess: nobody could be asked to end it.
+    """
+    if job.state in TERMINAL_STATES:
+        raise ConflictError(f"Job {job.id} is over: it is {job.state}. There is nothing to cancel.")
 
 
 def _require(source: Source | None, kind: ScheduleKind) -> Source:

@@ -92,13 +92,16 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
     return job
 
 
-async def fetch(connection: AsyncConnection, job_id: UUID) -> Job:
-    """Fetch a job.
+async def fetch(connection: AsyncConnection, job_id: UUID, *, for_update: bool = False) -> Job:
+    """Fetch a job; `for_update` keeps others from changing it until the transaction ends.
 
     Raises:
         NotFoundError: there is none.
     """
-    return await _fetch_one(connection, _SELECT.where(jobs.c.id == job_id), job_id)
+    query = _SELECT.where(jobs.c.id == job_id)
+    # SQLite has one writer and ignores the lock.
+    query = query.with_for_update(of=jobs) if for_update else query
+    return await _fetch_one(connection, query, job_id)
 
 
 async def fetch_of_host(connection: AsyncConnection, job_id: UUID, host_id: UUID) -> Job:
@@ -224,6 +227,13 @@ async def _note_backup(connection: AsyncConnection, host_id: UUID, *, at: dateti
     await connection.execute(
         sa.update(hosts).where(hosts.c.id == host_id, is_older).values(last_backup_at=at)
     )
+
+
+async def request_cancel(connection: AsyncConnection, job: Job, *, at: datetime) -> Job:
+    """Note that the host is to end a job. It is no move: the host has yet to confirm."""
+    await _update(connection, job, {"cancel_requested_at": at})
+    await events.append_job(connection, job, "cancel_requested", at=at, message=None)
+    return msgspec.structs.replace(job, cancel_requested_at=at, revision=job.revision + 1)
 
 
 async def save_progress(connection: AsyncConnection, job: Job, progress: Progress) -> None:

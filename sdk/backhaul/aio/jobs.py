@@ -34,6 +34,15 @@ class AsyncJob(JobFields):
         self.data = await self._fleet.client.get_job(self.id)
         return self
 
+    async def cancel(self) -> AsyncJob:
+        """Cancel it: at once while it waits, else its host is asked to end it, for `wait` to tell.
+
+        Raises:
+            ConflictError: it is over.
+        """
+        self.data = await self._fleet.client.cancel_job(self.id)
+        return self
+
     async def follow(self, timeout: float | None = None) -> AsyncIterator[AsyncJob]:
         """Give the job as it is now, then again after each change, until it has ended.
 

@@ -25,13 +25,14 @@ from backhaul.cli.output import (
     is_terminal,
     note,
     now,
+    print_changed,
     print_json,
     print_list,
     print_one,
     say,
 )
 from backhaul.cli.values import parse_since
-from backhaul.wire.jobs import Job, JobKind, JobState, NumberedLogLine
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobKind, JobState, NumberedLogLine
 
 app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
 
@@ -178,6 +179,28 @@ def wait_for_job(job_id: JobId, as_json: AsJson = False, quiet: Quiet = False) -
     if as_json:
         print_json(job)
     raise typer.Exit(job_progress.choose_exit_code(job))
+
+
+@app.command("cancel")
+def cancel_job(
+    job_id: JobId,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the host has ended it, and show how.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cancel a job: at once while it waits, else its host is asked to end it."""
+    with open_client() as client:
+        job = client.cancel_job(job_id)
+        if wait and job.state not in TERMINAL_STATES:
+            job = job_progress.wait(client, job, is_silent=as_json or quiet)
+    text = (
+        f"Job {job.id} is {job.state}."
+        if job.state in TERMINAL_STATES
+        else f"Host {job.host} is asked to end job {job.id}: backhaul jobs wait {job.id}"
+    )
+    print_changed(job, text, key=job.state, as_json=as_json, quiet=quiet)
 
 
 @app.command("log")

@@ -35,6 +35,15 @@ class Job(JobFields):
         self.data = self._fleet.client.get_job(self.id)
         return self
 
+    def cancel(self) -> Job:
+        """Cancel it: at once while it waits, else its host is asked to end it, for `wait` to tell.
+
+        Raises:
+            ConflictError: it is over.
+        """
+        self.data = self._fleet.client.cancel_job(self.id)
+        return self
+
     def follow(self, timeout: float | None = None) -> Iterator[Job]:
         """Give the job as it is now, then again after each change, until it has ended.
 

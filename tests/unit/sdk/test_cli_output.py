@@ -10,15 +10,18 @@ import respx
 from typer.testing import CliRunner
 
 from backhaul.cli.app import app
+from backhaul.wire.jobs import JobState
 from tests.unit.sdk.builders import (
     HOST_ID,
     JOB_ID,
+    NOW,
     URL,
     build_host,
     build_job,
     build_repository,
     build_schedule,
     page,
+    reply,
 )
 from tests.unit.sdk.command_line import Cli
 from tests.unit.sdk.test_html import SNAPSHOT, SOURCE, THINGS
@@ -89,3 +92,12 @@ def test_shell_completes_nouns_verbs_and_options(words: str, expected: str) -> N
     result = CliRunner(env=environment).invoke(app, [], prog_name="backhaul")
 
     assert expected in result.stdout.split()
+
+
+def test_cancel_says_whether_the_host_is_yet_to_end_it(cli: Cli, server: respx.MockRouter) -> None:
+    asked = build_job(JobState.RUNNING, cancel_requested_at=NOW)
+    route = server.post(f"/v1/jobs/{JOB_ID}/cancel")
+    route.mock(side_effect=[reply(asked), reply(build_job(JobState.CANCELLED))])
+
+    assert "web-1 is asked to end" in cli("jobs", "cancel", str(JOB_ID)).stdout
+    assert cli("jobs", "cancel", str(JOB_ID), "-q").stdout == "cancelled\n"
