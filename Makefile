@@ -13,7 +13,7 @@ demo: ## Enrol, back up and restore on this machine; KEEP=1 leaves it running
 	@KEEP=$(KEEP) $(BIN)/python -m tools.demo
 
 test: ## Run all tests; ARGS="-k name" for some
-	@tools/setup.sh want restic curl
+	@tools/setup.sh want restic curl $(if $(CI),nginx tinyproxy)
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 notebooks: ## Execute the notebooks; ARGS="01" for one, ARGS="--write" stores their pages

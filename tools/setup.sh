@@ -24,6 +24,8 @@ apt_install() {
     command -v apt-get >/dev/null || return 1
     [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || return 1
     say "Installing with apt-get: $*"
+    # Only the program: the package of this name would start a proxy of its own.
+    set -- $(printf '%s\n' "$@" | sed 's/^tinyproxy$/tinyproxy-bin/')
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >/dev/null || return 1
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from types import FunctionType
 from typing import Any
 
 import httpx
@@ -11,6 +13,8 @@ import pytest
 from litestar import Litestar
 from openapi_spec_validator import validate
 
+from backhaul import _calls
+from backhaul._calls import Call
 from backhaul.wire.problems import PROBLEM_MEDIA_TYPE, Problem
 from backhaul_api.app import create_app
 from backhaul_api.auth import AGENT
@@ -73,6 +77,46 @@ def test_every_route_is_in_the_document() -> None:
     }
 
     assert served - set(OPERATIONS) == {"GET /openapi.json", "GET /docs", "GET /docs/{file}"}
+
+
+def _build_calls() -> dict[str, Call[Any]]:
+    """Build each call of the SDK with whatever it demands."""
+    built = {}
+    for name, function in vars(_calls).items():
+        if not isinstance(function, FunctionType) or name.startswith("_"):
+            continue
+        if function.__module__ == _calls.__name__:
+            needed = [
+                parameter
+                for parameter in inspect.signature(function).parameters.values()
+                if parameter.default is inspect.Parameter.empty
+            ]
+            built[name] = function(*("x" for _ in needed))
+    return built
+
+
+SAME_AS_ANOTHER = {"GET /v1/hosts/{host}/schedules"}
+"""`list_schedules(host=…)` asks GET /v1/schedules."""
+
+OF_OPERATORS = [
+    name
+    for name, operation in OPERATIONS.items()
+    if not {"agent protocol", "health"} & set(operation["tags"]) and name not in SAME_AS_ANOTHER
+]
+
+
+@pytest.mark.parametrize("name", OF_OPERATORS)
+def test_operation_has_its_call_in_the_package(name: str) -> None:
+    method, path = name.split(" ")
+    pattern = re.sub(r"\{[^}]+\}", "[^/]+", path).rstrip("/")
+
+    found = [
+        call
+        for call in _build_calls().values()
+        if call.method == method and re.fullmatch(pattern, call.path)
+    ]
+
+    assert found, f"the SDK has nothing for {name}"
 
 
 def test_operation_ids_are_unique() -> None:

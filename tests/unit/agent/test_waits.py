@@ -59,6 +59,31 @@ def test_the_shortest_hold_wins() -> None:
     assert hold.seconds == 10.0
 
 
+@pytest.mark.parametrize("age_s", [6.0, 10.0, 12.4])
+def test_path_that_cuts_early_is_known_when_it_does_so_twice(age_s: float) -> None:
+    hold = Hold(25.0, now_s=0.0)
+
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=age_s), now_s=0.0)
+    after_one = hold.seconds
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=age_s + 0.3), now_s=12.0)
+
+    assert after_one == 25.0
+    assert 5.0 <= hold.seconds < age_s
+
+
+def test_cuts_at_different_ages_or_with_an_answer_between_are_no_path() -> None:
+    hold = Hold(25.0, now_s=0.0)
+
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=6.0), now_s=0.0)
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=11.0), now_s=0.0)
+    hold.note_answer(25.0, now_s=0.0)
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=11.0), now_s=0.0)
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=0.1), now_s=0.0)
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=0.1), now_s=0.0)
+
+    assert hold.seconds == 25.0
+
+
 def test_path_that_cuts_held_polls_shortens_the_hold() -> None:
     hold = Hold(25.0, now_s=0.0)
 
