@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import msgspec
 import typer
 
+from backhaul_agent.doctor import Doctor, Finding, Verdict
 from backhaul_agent.enrolment import Application
 from backhaul_agent.enrolment import enroll as enroll_host
 from backhaul_agent.errors import AgentError
@@ -104,6 +106,44 @@ def run(state_dir: StateDirOption = None, config: ConfigOption = None) -> None:
         _fail(error, _BAD_INPUT)
     configure_logging(settings.log_level)
     raise typer.Exit(_run(settings))
+
+
+@agent.command()
+def doctor(
+    state_dir: StateDirOption = None,
+    config: ConfigOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not try how long a request can be held.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Look at the way to the server: restic, proxy, DNS, TLS, token, clock, longest hold.
+
+    An agent that runs goes on undisturbed. Exit code 1 when something failed; warnings are 0.
+    """
+    try:
+        settings = load_settings(os.environ, file=config, state_dir=_resolve(state_dir))
+        identity = load_identity(settings.state_dir)
+        findings = asyncio.run(
+            _examine(Doctor(settings, identity), is_quick=quick, is_silent=as_json)
+        )
+    except AgentError as error:
+        _fail(error, _BAD_INPUT)
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(findings), indent=2))
+    has_failed = any(finding.verdict is Verdict.FAILED for finding in findings)
+    raise typer.Exit(_FAILED if has_failed else 0)
+
+
+async def _examine(doctor: Doctor, *, is_quick: bool, is_silent: bool) -> list[Finding]:
+    findings = []
+    async for finding in doctor.examine(has_patience=not is_quick):
+        findings.append(finding)
+        if not is_silent:
+            typer.echo(f"{finding.verdict:<8} {finding.check:<7} {finding.detail}")
+            if finding.remedy is not None:
+                typer.echo(f"{'':<16} -> {finding.remedy}")
+    return findings
 
 
 def _run(settings: Settings) -> int:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -33,6 +33,9 @@ MAX_REWINDS = 3
 """How often the log of one job is sent again before its end is given up."""
 STUMBLES_BEFORE_HALVING = 3
 """One failure of the server can have any reason; several in a row can be what it was sent."""
+STUMBLES_ALONE = 8
+"""An envelope that is sent alone and fails so often keeps no others waiting any more."""
+ASIDE_FOR = timedelta(minutes=10)
 _PERHAPS_THE_BATCH = {Loss.TOO_LARGE, Loss.SERVER_FAILED, Loss.TIMED_OUT}
 
 
@@ -61,6 +64,9 @@ class Spool:
         self._rewinds: Counter[UUID] = Counter()
         self._stumbles = 0
         """How many batches in a row were lost in a way that can be their own fault."""
+        self._aside: dict[str, datetime] = {}
+        """What is not sent until then: the ids of jobs and schedules. In memory only, so that the
+        next process begins with everything."""
         self._has_news = asyncio.Event()
         self.in_flight: frozenset[int] = frozenset()
         """The positions of what is under way to the server right now."""
@@ -121,7 +127,14 @@ class Spool:
 
     def _list_unsent(self) -> list[Spooled]:
         with self._file.transaction() as connection:
-            return spool_table.list_unsent(connection, limit=self._limit)
+            return spool_table.list_unsent(
+                connection, limit=self._limit, besides=self._list_aside()
+            )
+
+    def _list_aside(self) -> list[str]:
+        now = self._now()
+        self._aside = {one: until for one, until in self._aside.items() if until > now}
+        return list(self._aside)
 
     def settle(self, batch: OutgoingBatch, receipts: Sequence[Receipt]) -> None:
         """Take the server's word on each envelope of a batch."""
@@ -169,7 +182,33 @@ class Spool:
         self._stumbles = self._stumbles + 1 if loss in _PERHAPS_THE_BATCH else 0
         if loss is Loss.TOO_LARGE or self._stumbles >= STUMBLES_BEFORE_HALVING:
             self._limit = max(1, size // 2)
+        if size == 1 and self._stumbles >= STUMBLES_ALONE:
+            self._set_aside(min(self.in_flight))
         self._land()
+
+    def _set_aside(self, position: int) -> None:
+        """Let what waits behind an envelope go first: the server fails at this one again and again.
+
+        All that is told of the same job or schedule waits with it, for the order among them counts.
+        Nothing is given up: it is tried again after a while, and by the next process.
+        """
+        spooled = next((one for one in self._list_unsent() if one.position == position), None)
+        if spooled is None or spooled.type == "hello":
+            return
+        until = self._now() + ASIDE_FOR
+        self._aside |= dict.fromkeys(spool_table.list_subjects(spooled), until)
+        self._stumbles = 0
+        log.error(
+            "envelope.set_aside",
+            extra=fields(
+                type=spooled.type,
+                job_id=spooled.job_id,
+                schedule_id=spooled.schedule_id,
+                until=until,
+                hint="the server fails at it; its log says why",
+            ),
+        )
+        asyncio.get_running_loop().call_later(ASIDE_FOR.total_seconds(), self.notify)
 
     def _land(self) -> None:
         self.in_flight = frozenset()

@@ -14,7 +14,7 @@ import msgspec
 from backhaul.wire.agents import Hello, UpEnvelope
 from backhaul.wire.jobs import LogLine
 from backhaul.wire.reports import JobLog
-from backhaul.wire.schedules import ScheduleAck, ScheduleFire
+from backhaul.wire.schedules import ScheduleAck, ScheduleFire, build_scheduled_job_id
 from backhaul_agent.timers import MISSED_COUNTED
 
 _FILLER_LINES = 1000
@@ -50,14 +50,32 @@ def put_first(connection: sqlite3.Connection, hello: Hello) -> None:
     )
 
 
-def list_unsent(connection: sqlite3.Connection, *, limit: int) -> list[Spooled]:
-    """List the oldest envelopes that have no receipt."""
+def list_unsent(
+    connection: sqlite3.Connection, *, limit: int, besides: Sequence[str] = ()
+) -> list[Spooled]:
+    """List the oldest envelopes that have no receipt, besides those of some subjects."""
     rows = connection.execute(
         "SELECT position, type, job_id, body, schedule_id FROM spool WHERE is_sent = 0"
-        " ORDER BY position LIMIT ?",
-        (limit,),
+        " ORDER BY position"
     )
-    return [_read(*row) for row in rows]
+    found: list[Spooled] = []
+    for row in rows:
+        spooled = _read(*row)
+        if besides and not list_subjects(spooled).isdisjoint(besides):
+            continue
+        found.append(spooled)
+        if len(found) == limit:
+            break
+    return found
+
+
+def list_subjects(spooled: Spooled) -> set[str]:
+    """Name what an envelope is about: a job, or a schedule and the job that its fire makes."""
+    if spooled.type == "schedule.fire":
+        fire = read_fire(spooled)
+        job_id = build_scheduled_job_id(fire.schedule_id, fire.scheduled_at)
+        return {str(fire.schedule_id), str(job_id)}
+    return {str(spooled.position) if spooled.job_id is None else str(spooled.job_id)}
 
 
 def settle(connection: sqlite3.Connection, spooled: Spooled, *, is_refused: bool) -> None:

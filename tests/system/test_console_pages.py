@@ -178,7 +178,7 @@ def test_commands_of_the_pages_work_in_the_order_of_reading(walk: Walk) -> None:
         walk.run(command)
 
     assert walk.ran > 45
-    assert len(agent_page) == 3
+    assert len(agent_page) == 4
 
 
 def test_policy_of_the_page_is_one(tmp_path: Path) -> None:

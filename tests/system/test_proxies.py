@@ -3,6 +3,7 @@ way out."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -180,6 +181,8 @@ def test_hold_settles_below_the_age_at_which_a_proxy_cuts(
         idle_requests = _count_requests(folder) - requests
         quiet = [poll for poll in _polls(folder) if poll[0] > begin]
         heard_when_learned_s = _run_a_job(server, "snapshots")
+        state_dir = ("--state-dir", str(server.state))
+        found = json.loads(server.run_cli("agent", "doctor", "--json", *state_dir))
         applied_s = _change_schedules(server)
 
     assert heard_at_once_s < 1
@@ -190,6 +193,9 @@ def test_hold_settles_below_the_age_at_which_a_proxy_cuts(
     assert idle_requests <= IDLE_S / 5
     assert heard_when_learned_s < 1
     assert applied_s < 1
+    (hold,) = (finding for finding in found if finding["check"] == "hold")
+    assert hold["verdict"] == "warning"
+    assert "cuts requests after 10 s; 8 s went through" in hold["detail"]
 
 
 def _polls(folder: Path) -> list[tuple[float, int, float]]:

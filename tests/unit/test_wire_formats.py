@@ -231,6 +231,11 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "hold": 25.0,
         },
     ),
+    (agents.HoldRequest(hold=25.0), {"hold": 25.0}),
+    (
+        agents.HoldReply(held=9.5, allowed=25.0, server_time=AT),
+        {"held": 9.5, "allowed": 25.0, "server_time": AT_JSON},
+    ),
     (
         agents.PollReply(envelopes=(msgspec.Raw(b'{"x":1}'),), server_time=AT, hold=25.0),
         {"envelopes": [{"x": 1}], "server_time": AT_JSON, "hold": 25.0, "pause": 0.0},

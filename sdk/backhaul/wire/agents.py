@@ -103,6 +103,23 @@ class PollRequest(Wire, frozen=True, kw_only=True):
     """How long the agent can stand to wait; the server may cut it shorter."""
 
 
+class HoldRequest(Wire, frozen=True, kw_only=True):
+    """Hold this request, to learn what the path can stand."""
+
+    hold: Annotated[float, msgspec.Meta(ge=0, le=600)]
+    """Seconds; the server holds no longer than it holds polls."""
+
+
+class HoldReply(Wire, frozen=True, kw_only=True):
+    """The answer to a request that was held on purpose, to learn what the path can stand."""
+
+    held: Seconds
+    """By the server."""
+    allowed: Seconds
+    """The longest that this server holds."""
+    server_time: Instant
+
+
 class PollReply(Wire, frozen=True, kw_only=True):
     """What differs; empty when nothing did until the hold was over."""
 

@@ -15,11 +15,14 @@ from backhaul.wire.agents import Hello, Receipt, ReceiptStatus, UpEnvelope
 from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import LogLine, Outcome
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
+from backhaul.wire.schedules import ScheduleFire, build_scheduled_job_id
+from backhaul_agent import spool_table
 from backhaul_agent.errors import Loss, StateFileError
 from backhaul_agent.journal import MAX_KNOWN_JOBS, Journal
 from backhaul_agent.journal_file import _TABLES, FILE_NAME, JournalFile, open_journal_file
 from backhaul_agent.process import Child
-from backhaul_agent.spool import Spool
+from backhaul_agent.spool import STUMBLES_ALONE, Spool
+from backhaul_agent.spool_table import Spooled
 from tests.unit.agent.hosts import FACTS, OK, START, ManualClock, build_command, rejected
 
 CONFLICT = "urn:backhaul:problem:conflict"
@@ -392,3 +395,49 @@ async def test_batch_that_may_be_at_fault_itself_shrinks_and_loses_nothing(
         while spool._list_unsent():
             answer(spool)
         assert len(journal.held()) == 4
+
+
+async def _fail(spool: Spool, times: int) -> None:
+    for _ in range(times):
+        await spool.next_batch()
+        spool.take_back(is_link_down=True, loss=Loss.SERVER_FAILED)
+
+
+async def test_envelope_that_the_server_always_fails_at_keeps_no_other_waiting(
+    state_dir: Path,
+) -> None:
+    with process(state_dir) as (journal, spool):
+        poison, other = build_command(), build_command()
+        journal.accept(poison)
+        journal.accept(other)
+
+        while (batch := await spool.next_batch()).spooled[0].job_id == poison.job_id:
+            spool.take_back(is_link_down=True, loss=Loss.SERVER_FAILED)
+        answer(spool)
+
+        # It waits with all that is told of its job, and is not given up.
+        assert batch.spooled[0].job_id == other.job_id
+        assert {job.job_id for job in journal.held()} == {poison.job_id, other.job_id}
+        assert spool.is_empty
+        spool._aside = dict.fromkeys(spool._aside, START)  # the time is over
+        assert [one.job_id for one in spool._list_unsent()] == [poison.job_id]
+
+
+async def test_hello_is_never_set_aside(state_dir: Path) -> None:
+    with process(state_dir) as (_, spool):
+        spool.say_hello(Hello(boot_id=uuid4(), facts=FACTS))
+
+        await _fail(spool, 3 * STUMBLES_ALONE)
+
+        assert not spool.is_empty
+
+
+async def test_job_of_a_fire_waits_with_the_fire(state_dir: Path) -> None:
+    fire = ScheduleFire(schedule_id=uuid4(), scheduled_at=START, fired_at=START)
+    body = msgspec.json.encode(fire)
+    spooled = Spooled(position=1, type="schedule.fire", job_id=None, body=body)
+
+    subjects = spool_table.list_subjects(spooled)
+
+    job_id = build_scheduled_job_id(fire.schedule_id, fire.scheduled_at)
+    assert subjects == {str(fire.schedule_id), str(job_id)}
