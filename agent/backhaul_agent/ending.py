@@ -18,6 +18,14 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     result: Result | None = None
 
 
+_REMEDIES = {
+    FailureClass.LOCKED: (
+        "Another restic works on the repository, or one that died has left its lock: when none "
+        "runs any more, a job of the kind unlock removes it."
+    ),
+}
+
+
 def build_ending(done: Exit, result: Result | None) -> Ending:
     """Build the ending that restic's exit stands for."""
     has_failed = done.verdict.outcome is Outcome.FAILED
@@ -25,7 +33,7 @@ def build_ending(done: Exit, result: Result | None) -> Ending:
         outcome=done.verdict.outcome,
         exit_code=done.code,
         failure_class=done.verdict.failure_class,
-        message=(done.message or f"restic ended with code {done.code}") if has_failed else None,
+        message=_explain(done) if has_failed else None,
         result=result,
     )
 
@@ -38,3 +46,10 @@ def build_failure(message: str, *, exit_code: int | None = None) -> Ending:
         failure_class=FailureClass.OTHER,
         message=message,
     )
+
+
+def _explain(done: Exit) -> str:
+    said = done.message or f"restic ended with code {done.code}"
+    failure = done.verdict.failure_class
+    remedy = _REMEDIES.get(failure) if failure is not None else None
+    return said if remedy is None else f"{said}\n{remedy}"

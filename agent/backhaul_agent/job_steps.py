@@ -23,6 +23,7 @@ from backhaul.wire.jobs import (
     RestoreArguments,
     SnapshotsArguments,
     SnapshotsResult,
+    UnlockArguments,
 )
 from backhaul.wire.snapshots import ReportedSnapshot, SnapshotsReport
 from backhaul_agent.ending import Ending, build_ending, build_failure
@@ -84,6 +85,8 @@ class JobSteps:
                 return await self._upkeep.prune()
             case CheckArguments():
                 return await self._upkeep.check(arguments)
+            case UnlockArguments():
+                return await self._upkeep.unlock(arguments)
 
     async def _init(self) -> Ending:
         lines: list[str] = []

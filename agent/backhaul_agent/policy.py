@@ -18,6 +18,7 @@ from backhaul.wire.jobs import (
     PruneArguments,
     RestoreArguments,
     SnapshotsArguments,
+    UnlockArguments,
 )
 from backhaul_agent.settings import PolicySettings
 
@@ -146,6 +147,8 @@ def _kind_of(arguments: Arguments) -> JobKind:
             return JobKind.PRUNE
         case CheckArguments():
             return JobKind.CHECK
+        case UnlockArguments():
+            return JobKind.UNLOCK
 
 
 def _is_absolute(path: str) -> bool:

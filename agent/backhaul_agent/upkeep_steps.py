@@ -13,11 +13,13 @@ from backhaul.wire.jobs import (
     Progress,
     PruneResult,
     Result,
+    UnlockArguments,
+    UnlockResult,
 )
 from backhaul_agent.ending import Ending, build_ending, build_failure
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.progress import ProgressGate
-from backhaul_agent.restic import check, forget, prune
+from backhaul_agent.restic import check, forget, prune, unlock
 from backhaul_agent.restic.forget import Group
 from backhaul_agent.restic.output import parse_percent
 from backhaul_agent.restic_runner import Exit, ResticRunner
@@ -85,7 +87,25 @@ class UpkeepSteps:
         result = CheckResult(read_data_subset=arguments.read_data_subset)
         return await self._run_text(check.build_arguments(arguments), JobKind.CHECK, result)
 
-    async def _run_text(self, arguments: Sequence[str], kind: JobKind, result: Result) -> Ending:
+    async def unlock(self, arguments: UnlockArguments) -> Ending:
+        """Remove the locks, then count what is left: restic's own words do not tell."""
+        ending = await self._run_text(unlock.build_arguments(arguments), JobKind.UNLOCK, None)
+        if ending.outcome is not Outcome.SUCCEEDED:
+            return ending
+        lines: list[str] = []
+        done = await self._restic.run(
+            unlock.build_count_arguments(), kind=JobKind.UNLOCK, on_stdout=lines.append
+        )
+        if done.verdict.outcome is not Outcome.SUCCEEDED:
+            return build_ending(done, None)
+        left = unlock.count_locks(lines)
+        if left:
+            self._log.write("agent", f"{left} locks are left, perhaps of processes that live")
+        return build_ending(done, UnlockResult(locks_left=left))
+
+    async def _run_text(
+        self, arguments: Sequence[str], kind: JobKind, result: Result | None
+    ) -> Ending:
         done = await self._restic.run(arguments, kind=kind, on_stdout=self._take_line)
         self._progress.flush()
         return build_ending(done, result if done.verdict.outcome is Outcome.SUCCEEDED else None)

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         RestoreRequest,
         Retention,
         SnapshotsRequest,
+        UnlockRequest,
     )
     from backhaul.wire.schedules import (
         CreateSchedule,
@@ -139,6 +140,7 @@ __all__ = [
     "Source",
     "TimedOutError",
     "UndecodableReplyError",
+    "UnlockRequest",
     "UpdateHost",
     "UpdateRepository",
     "UpdateSchedule",
@@ -188,6 +190,7 @@ _MODULES = {
     "RestoreRequest": "backhaul.wire.jobs",
     "Retention": "backhaul.wire.jobs",
     "SnapshotsRequest": "backhaul.wire.jobs",
+    "UnlockRequest": "backhaul.wire.jobs",
     "CreateSchedule": "backhaul.wire.schedules",
     "ScheduleKind": "backhaul.wire.schedules",
     "SchedulePreview": "backhaul.wire.schedules",

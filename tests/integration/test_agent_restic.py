@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from backhaul.wire.jobs import (
     Retention,
     SnapshotsArguments,
     SnapshotsResult,
+    UnlockArguments,
+    UnlockResult,
 )
 from backhaul.wire.reports import JobFinished
 from backhaul.wire.snapshots import SnapshotsReport
@@ -166,6 +170,23 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     }
 
 
+def leave_lock(credentials: Credentials) -> list[Path]:
+    """Kill a restic in the midst of a backup. Gives the locks that are left."""
+    locks = Path(credentials.location) / "locks"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RESTIC_REPOSITORY": credentials.location,
+        "RESTIC_PASSWORD": credentials.password,
+    }
+    command = ["restic", "backup", "--no-cache", "--quiet", "/usr"]
+    process = subprocess.Popen(command, env=environment)
+    while not list(locks.iterdir()) and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    return list(locks.iterdir())
+
+
 def read_state(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
 
@@ -224,6 +245,21 @@ async def test_upkeep_removes_what_no_rule_keeps_and_leaves_a_sound_repository(
     assert checked.result == CheckResult(read_data_subset="1/1")
     left = [report for report in host.api.of(SnapshotsReport) if report.is_complete]
     assert [len(report.snapshots) for report in left] == [2]
+
+
+async def test_lock_of_a_process_that_died_is_removed(host: RunningHost, tmp_path: Path) -> None:
+    await host.run(InitArguments())
+    # As restic leaves it when it is killed: of this host, of a process that is gone.
+    left = await asyncio.to_thread(leave_lock, host.credentials)
+    refused = await host.run(PruneArguments())
+
+    unlocked = await host.run(UnlockArguments())
+    pruned = await host.run(PruneArguments())
+
+    assert len(left) == 1
+    assert refused.failure_class is FailureClass.LOCKED
+    assert unlocked.result == UnlockResult(locks_left=0)
+    assert pruned.outcome is Outcome.SUCCEEDED
 
 
 async def test_damage_in_a_pack_is_found_by_reading_it(host: RunningHost, tmp_path: Path) -> None:

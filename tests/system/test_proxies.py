@@ -29,6 +29,8 @@ from tools.local_fleet import LocalFleet
 CUT_S = 10.0
 LEARNING_LIMIT_S = 60.0
 IDLE_S = 30.0
+PROMPT_S = 3.0
+"""Far below the hold that is learned: what comes sooner was not waited for."""
 
 NGINX = """
 daemon off;
@@ -126,6 +128,11 @@ def _join(server: LocalFleet, url: str, **environment: str) -> Iterator[Child]:
     command = [str(BACKHAUL), "agent", "run", "--state-dir", str(server.state)]
     agent = Child("agent", command, logs=server.logs, environment=server.environment)
     try:
+        host = Fleet(server.client).hosts["web-1"]
+        deadline = time.monotonic() + 30
+        while host.refresh().last_seen_at is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         yield agent
     finally:
         agent.stop(signal.SIGTERM)
@@ -185,14 +192,14 @@ def test_hold_settles_below_the_age_at_which_a_proxy_cuts(
         found = json.loads(server.run_cli("agent", "doctor", "--json", *state_dir))
         applied_s = _change_schedules(server)
 
-    assert heard_at_once_s < 1
+    assert heard_at_once_s < PROMPT_S
     # Nothing is cut any more, and each poll is held for long.
     assert quiet
     assert {status for _, status, _ in quiet} == {200}
     assert all(5 < took_s < CUT_S for _, _, took_s in quiet)
     assert idle_requests <= IDLE_S / 5
-    assert heard_when_learned_s < 1
-    assert applied_s < 1
+    assert heard_when_learned_s < PROMPT_S
+    assert applied_s < PROMPT_S
     (hold,) = (finding for finding in found if finding["check"] == "hold")
     assert hold["verdict"] == "warning"
     assert "cuts requests after 10 s; 8 s went through" in hold["detail"]
@@ -221,5 +228,5 @@ def test_proxy_that_is_the_only_way_out_is_taken(server: LocalFleet, tmp_path: P
         heard_s = _run_a_job(server, "init")
         asked = re.findall(r"POST http://\S+(/v1/\S+)", (folder / "tinyproxy.log").read_text())
 
-    assert heard_s < 1
+    assert heard_s < PROMPT_S
     assert {"/v1/agents/enroll", "/v1/agent/poll", "/v1/agent/envelopes"} <= set(asked)

@@ -705,6 +705,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"kind": "forget", "tag": "etc", "keep": {"keep_daily": 7}},
     ),
     (jobs.PruneArguments(), {"kind": "prune"}),
+    (jobs.UnlockArguments(remove_all=True), {"kind": "unlock", "remove_all": True}),
+    (jobs.UnlockResult(locks_left=2), {"kind": "unlock", "locks_left": 2}),
     (
         jobs.CheckArguments(read_data_subset="1/7"),
         {"kind": "check", "read_data_subset": "1/7"},
@@ -815,6 +817,10 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (
         jobs.ForgetRequest(host="web1", repository="nas", source="etc"),
         {"kind": "forget", "host": "web1", "repository": "nas", "source": "etc"},
+    ),
+    (
+        jobs.UnlockRequest(host="web1", repository="nas"),
+        {"kind": "unlock", "host": "web1", "repository": "nas", "remove_all": False},
     ),
     (
         jobs.PruneRequest(host="web1", repository="nas"),

@@ -28,6 +28,8 @@ from backhaul.wire.jobs import (
     RestoreRequest,
     SnapshotsArguments,
     SnapshotsRequest,
+    UnlockArguments,
+    UnlockRequest,
 )
 from backhaul.wire.schedules import ScheduleKind
 from backhaul_api.errors import ConflictError, InvalidError
@@ -59,6 +61,8 @@ def build_arguments(request: JobRequest, source: Source | None) -> Arguments:
         case CheckRequest():
             check_read_data_subset(request.read_data_subset)
             return CheckArguments(read_data_subset=request.read_data_subset)
+        case UnlockRequest():
+            return UnlockArguments(remove_all=request.remove_all)
         case _:
             assert_never(request)
 

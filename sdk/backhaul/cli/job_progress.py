@@ -22,6 +22,7 @@ from backhaul.wire.jobs import (
     PruneResult,
     RestoreResult,
     SnapshotsResult,
+    UnlockResult,
 )
 
 if TYPE_CHECKING:
@@ -157,5 +158,7 @@ def _render_result(job: Job) -> str:
             return f"{result.removed} snapshots removed, {result.kept} kept"
         case CheckResult() as result:
             return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
+        case UnlockResult() as result:
+            return f"{result.locks_left or 'no'} locks are left"
         case PruneResult() | None:
             return ""

@@ -16,6 +16,7 @@ from backhaul.wire.jobs import (
     PruneRequest,
     RestoreRequest,
     SnapshotsRequest,
+    UnlockRequest,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class JobOptions:
     include: tuple[str, ...] = ()
     verify: bool = False
     read_data: str | None = None
+    remove_all: bool = False
 
 
 _OPTIONS_OF = {
@@ -46,6 +48,7 @@ _OPTIONS_OF = {
     JobKind.FORGET: frozenset({"source"}),
     JobKind.PRUNE: frozenset[str](),
     JobKind.CHECK: frozenset({"read_data"}),
+    JobKind.UNLOCK: frozenset({"remove_all"}),
 }
 
 
@@ -73,6 +76,8 @@ def build_request(host: str, kind: JobKind, repository: str, options: JobOptions
             return CheckRequest(
                 host=host, repository=repository, read_data_subset=options.read_data
             )
+        case JobKind.UNLOCK:
+            return UnlockRequest(host=host, repository=repository, remove_all=options.remove_all)
 
 
 def choose_repository(client: Client, name: str | None) -> str:

@@ -73,6 +73,10 @@ def run_job(
     read_data: Annotated[
         str | None, typer.Option(metavar="PART", help="check: read data too, like 1/7 or 2.5%.")
     ] = None,
+    remove_all: Annotated[
+        bool,
+        typer.Option("--remove-all", help="unlock: also locks that may be of living processes."),
+    ] = False,
     wait: Annotated[
         bool,
         typer.Option("--wait", help="Wait for its end; exit 0 succeeded, 3 incomplete, else 1."),
@@ -92,6 +96,7 @@ def run_job(
         include=tuple(include or ()),
         verify=verify,
         read_data=read_data,
+        remove_all=remove_all,
     )
     build_request(host, kind, repository or "", options)  # refuses before anything is asked
     with open_client() as client:

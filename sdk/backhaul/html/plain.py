@@ -19,6 +19,7 @@ from backhaul.wire.jobs import (
     PruneResult,
     RestoreResult,
     SnapshotsResult,
+    UnlockResult,
 )
 from backhaul.wire.schedules import Schedule
 from backhaul.wire.snapshots import FileEntry, Snapshot
@@ -67,6 +68,8 @@ def render_result(job: Job) -> str:
             return f"no errors; read {r.read_data_subset}" if r.read_data_subset else "no errors"
         case InitResult() as r:
             return f"repository {r.repository_id[:10]}"
+        case UnlockResult() as r:
+            return f"{r.locks_left} locks left" if r.locks_left else "no locks left"
         case PruneResult() | None:
             return ""
 

@@ -27,6 +27,7 @@ class JobKind(StrEnum):
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
+    UNLOCK = "unlock"
 
 
 class JobState(StrEnum):
@@ -245,6 +246,13 @@ class CheckArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="che
     """Which part of the data to read too, like `1/7` or `2.5%`; without it only the structure."""
 
 
+class UnlockArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="unlock"):
+    """Remove locks that dead processes have left in the repository."""
+
+    remove_all: bool = False
+    """Also those that may be of living ones: only when nothing else uses the repository."""
+
+
 Arguments = (
     InitArguments
     | BackupArguments
@@ -253,6 +261,7 @@ Arguments = (
     | ForgetArguments
     | PruneArguments
     | CheckArguments
+    | UnlockArguments
 )
 
 
@@ -321,6 +330,13 @@ class CheckResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"
     read_data_subset: str | None = None
 
 
+class UnlockResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="unlock"):
+    """How many locks are left. restic removes those that are older than 30 minutes, and those of
+    this host whose process is gone."""
+
+    locks_left: int
+
+
 Result = (
     InitResult
     | BackupResult
@@ -329,6 +345,7 @@ Result = (
     | ForgetResult
     | PruneResult
     | CheckResult
+    | UnlockResult
 )
 
 
@@ -434,6 +451,15 @@ class CheckRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="ch
     read_data_subset: ReadDataSubset | None = None
 
 
+class UnlockRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="unlock"):
+    """Remove locks that dead processes have left in the repository."""
+
+    host: str
+    repository: str
+    remove_all: bool = False
+    """Also those that may be of living ones: only when nothing else uses the repository."""
+
+
 JobRequest = (
     InitRequest
     | BackupRequest
@@ -442,6 +468,7 @@ JobRequest = (
     | ForgetRequest
     | PruneRequest
     | CheckRequest
+    | UnlockRequest
 )
 
 

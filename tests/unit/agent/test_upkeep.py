@@ -22,6 +22,8 @@ from backhaul.wire.jobs import (
     PruneArguments,
     PruneResult,
     Retention,
+    UnlockArguments,
+    UnlockResult,
 )
 from backhaul.wire.reports import JobFinished, JobLog
 from backhaul.wire.snapshots import SnapshotsReport
@@ -260,6 +262,30 @@ async def test_locked_repository_is_named_as_that(
     assert finished.outcome is Outcome.FAILED
     assert finished.failure_class is FailureClass.LOCKED
     assert len(host.fake.calls) == 1
+
+
+async def test_lock_is_explained_with_its_remedy(host: Host) -> None:
+    host.fake.on("prune", case="locked-shared-prune")
+
+    finished = await host.run(PruneArguments())
+
+    assert "already locked" in (finished.message or "")
+    assert (finished.message or "").endswith("a job of the kind unlock removes it.")
+
+
+@pytest.mark.parametrize("remove_all", [False, True])
+async def test_unlock_counts_what_is_left(host: Host, remove_all: bool) -> None:
+    host.fake.on("unlock", case="unlock-remove-all" if remove_all else "stale-lock-unlock")
+    host.fake.on("list", stdout=f"{'ab' * 32}\n{'cd' * 32}\n")
+
+    finished = await host.run(UnlockArguments(remove_all=remove_all))
+
+    assert (finished.outcome, finished.result) == (Outcome.SUCCEEDED, UnlockResult(locks_left=2))
+    assert host.commands == [
+        ["unlock", "--remove-all"] if remove_all else ["unlock"],
+        ["list", "locks", "--no-lock"],
+    ]
+    assert "2 locks are left" in str(host.log)
 
 
 async def test_prune_is_judged_by_its_exit_code(host: Host) -> None:

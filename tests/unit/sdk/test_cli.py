@@ -36,6 +36,7 @@ from backhaul.wire.jobs import (
     Progress,
     PruneResult,
     Retention,
+    UnlockResult,
 )
 from backhaul.wire.jobs import Result as JobResult
 from backhaul.wire.problems import FieldError, ProblemType
@@ -619,8 +620,9 @@ def test_upkeep_can_be_run_at_once(
         (CheckResult(read_data_subset="1/7"), ": read 1/7 of the data"),
         (CheckResult(), ""),
         (PruneResult(), ""),
+        (UnlockResult(locks_left=0), ": no locks are left"),
     ],
-    ids=["forget", "check data", "check", "prune"],
+    ids=["forget", "check data", "check", "prune", "unlock"],
 )
 def test_outcome_of_upkeep_is_one_line(
     cli: Cli, server: respx.MockRouter, result: JobResult, words: str

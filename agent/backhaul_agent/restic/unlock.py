@@ -1,0 +1,25 @@
+"""`restic unlock`: removes locks that dead processes have left. Never JSON.
+
+Stale is what is older than 30 minutes, or of this host with a process that is gone (0.14.0). What
+0.14 prints says nothing of what it removed, so the locks are counted afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backhaul.wire.jobs import UnlockArguments
+
+
+def build_arguments(arguments: UnlockArguments) -> list[str]:
+    return ["unlock", "--remove-all"] if arguments.remove_all else ["unlock"]
+
+
+def build_count_arguments() -> list[str]:
+    """Build the command line that lists what is left, without a lock of its own."""
+    return ["list", "locks", "--no-lock"]
+
+
+def count_locks(lines: Iterable[str]) -> int:
+    """Count the locks of a list: one id a line."""
+    return sum(1 for line in lines if len(line.strip()) == 64)
