@@ -192,7 +192,12 @@ class JobRun:
                 redactor=job_log.redactor,
             ),
             spool=self._workshop.spool,
+            note_end=self._note_end,
         )
+
+    def _note_end(self, ending: Ending) -> None:
+        workshop = self._workshop
+        workshop.journal.note_end(build_finished(self._command, ending, workshop.clock))
 
     def _start(self, version: ResticVersion) -> None:
         command, workshop = self._command, self._workshop

@@ -6,6 +6,7 @@ import logging
 from uuid import UUID
 
 from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.reports import JobFinished
 from backhaul_agent.ending import Ending
 from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
 from backhaul_agent.journal import JournalJob
@@ -87,6 +88,10 @@ class JobLoop:
             if child is not None:
                 log.warning("job.orphan_ended", extra=fields(job_id=job.id, pid=child.pid))
                 await end_orphan(child, self._workshop.graces)
+            if job.noted_end is not None:
+                # restic's work was done; only the list of what is in the repository is missing.
+                self._finish(job, job.noted_end)
+                continue
             ending = Ending(
                 outcome=Outcome.FAILED,
                 failure_class=FailureClass.INTERRUPTED,
@@ -95,7 +100,9 @@ class JobLoop:
             self._report(job, ending)
 
     def _report(self, job: JournalJob, ending: Ending) -> None:
-        workshop = self._workshop
-        workshop.journal.finish(build_finished(job.command, ending, workshop.clock))
-        workshop.spool.notify()
-        log.info("job.finished", extra=fields(job_id=job.id, outcome=ending.outcome))
+        self._finish(job, build_finished(job.command, ending, self._workshop.clock))
+
+    def _finish(self, job: JournalJob, finished: JobFinished) -> None:
+        self._workshop.journal.finish(finished)
+        self._workshop.spool.notify()
+        log.info("job.finished", extra=fields(job_id=job.id, outcome=finished.outcome))

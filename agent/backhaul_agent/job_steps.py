@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 import msgspec
@@ -44,7 +44,7 @@ MAX_REPORT_BYTES = 400 * 1024
 class JobSteps:
     """The work on one job."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what the work needs)
         self,
         *,
         job_id: UUID,
@@ -54,6 +54,7 @@ class JobSteps:
         log: JobLog,
         progress: ProgressGate,
         spool: Spool,
+        note_end: Callable[[Ending], None],
     ) -> None:
         self._job_id = job_id
         self._repository_id = repository_id
@@ -62,6 +63,7 @@ class JobSteps:
         self._log = log
         self._progress = progress
         self._spool = spool
+        self._note_end = note_end
         self._upkeep = UpkeepSteps(restic=restic, log=log, progress=progress)
 
     async def work(self, arguments: Arguments, policy: Policy) -> Ending:
@@ -119,6 +121,7 @@ class JobSteps:
         ending = _end_backup(done, result)
         if ending.outcome in {Outcome.SUCCEEDED, Outcome.INCOMPLETE} and result:
             self._log.write("agent", _describe_backup(result))
+            self._note_end(ending)
             await self._report_new(result.snapshot_id)
         return ending
 
@@ -150,6 +153,7 @@ class JobSteps:
     async def _forget(self, arguments: ForgetArguments) -> Ending:
         ending = await self._upkeep.forget(arguments)
         if isinstance(ending.result, ForgetResult) and ending.result.removed:
+            self._note_end(ending)
             await self._report_what_is_left()
         return ending
 

@@ -54,6 +54,8 @@ class JournalJob(msgspec.Struct, frozen=True, kw_only=True):
     step: JobStep
     log_lines: int
     child: Child | None
+    noted_end: JobFinished | None = None
+    """How restic's work has ended, while what comes after it goes on."""
 
     @property
     def id(self) -> UUID:
@@ -163,6 +165,15 @@ class Journal:
                 (pid, started, str(job_id)),
             )
 
+    def note_end(self, finished: JobFinished) -> None:
+        """Note how the work of a job has ended before what comes after it (the list of what is in
+        the repository now): an agent that dies in between reports this, and not that it failed."""
+        with self._file.transaction() as connection:
+            connection.execute(
+                "UPDATE jobs SET noted_end = ? WHERE job_id = ? AND state = 'running'",
+                (msgspec.json.encode(finished), str(finished.job_id)),
+            )
+
     def append_log(self, job_id: UUID, *, attempt: int, lines: Sequence[LogLine]) -> None:
         """Number log lines and put them into the spool."""
         with self._file.transaction() as connection:
@@ -212,19 +223,26 @@ class Journal:
     def _list(self) -> list[JournalJob]:
         with self._file.transaction() as connection:
             rows = connection.execute(
-                "SELECT command, state, log_lines, pid, pid_started FROM jobs ORDER BY position"
+                "SELECT command, state, log_lines, pid, pid_started, noted_end FROM jobs"
+                " ORDER BY position"
             ).fetchall()
         return [_read(*row) for row in rows]
 
 
-def _read(
-    command: bytes, step: JobStep, log_lines: int, pid: int | None, pid_started: int | None
+def _read(  # noqa: PLR0917 (a row)
+    command: bytes,
+    step: JobStep,
+    log_lines: int,
+    pid: int | None,
+    pid_started: int | None,
+    noted_end: bytes | None,
 ) -> JournalJob:
     return JournalJob(
         command=msgspec.json.decode(command, type=CommandRun),
         step=step,
         log_lines=log_lines,
         child=Child(pid=pid, started=pid_started or 0) if pid else None,
+        noted_end=msgspec.json.decode(noted_end, type=JobFinished) if noted_end else None,
     )
 
 

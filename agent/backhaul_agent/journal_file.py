@@ -17,7 +17,7 @@ from backhaul_agent.errors import StateFileError
 from backhaul_agent.files import make_private_folder
 
 FILE_NAME = "journal.sqlite3"
-_FORMAT = 3
+_FORMAT = 4
 
 _TABLES = """
 CREATE TABLE spool (
@@ -78,6 +78,10 @@ CREATE TABLE fired_slots (
     2: """
 -- The errors of the ack that went with the set. NULL: an older agent did not note them.
 ALTER TABLE applied_set ADD COLUMN errors BLOB;
+""",
+    3: """
+-- How the work of a job that is not over yet has ended, while the rest of it goes on.
+ALTER TABLE jobs ADD COLUMN noted_end BLOB;
 """,
 }
 """By the format that each one leaves behind. Every file has gone through all of them."""

@@ -485,6 +485,25 @@ async def test_job_that_was_running_before_a_restart_is_reported_as_interrupted(
     assert host.fake.calls == []
 
 
+async def test_backup_that_was_done_before_a_restart_is_reported_as_done(host: Host) -> None:
+    host.fake.on("backup", case="backup-first")
+    host.fake.on("snapshots", hang=True, on_sigint=130)
+    run = host.prepare(BACKUP)
+    running = asyncio.create_task(run.run())
+    # The agent dies while it looks the new snapshot up.
+    await wait_until_ready(host.fake)
+    loop = JobLoop(host.workshop)
+    loop.stop_accepting()
+
+    await loop.run_until_stopped()
+    await running
+
+    (end,) = (one for one in host.envelopes if isinstance(one, JobFinished))
+    assert end.outcome is Outcome.SUCCEEDED
+    assert isinstance(end.result, BackupResult)
+    assert end.result.snapshot_id is not None
+
+
 async def test_restic_that_outlived_the_agent_is_ended_first(host: Host) -> None:
     host.fake.on("backup", hang=True, on_sigint=130)
     run = host.prepare(BACKUP)
