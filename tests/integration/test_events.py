@@ -18,6 +18,7 @@ from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.db.tables import events
 from backhaul_api.events import store
 from backhaul_api.identity import SYSTEM
+from backhaul_api.paging import encode_cursor
 from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import FakeAgent, add_agent
@@ -231,6 +232,20 @@ async def test_database_of_another_server_goes_on_where_it_was(
         )
 
     assert [event.kind for _, event in found] == ["source.after"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_follower_of_a_restored_sqlite_goes_on_with_what_happens(
+    operator: httpx.AsyncClient, services: Services
+) -> None:
+    ahead = encode_cursor(0, 10_000)
+
+    page = await ask(operator, cursor=ahead)
+    await append(services, "source.after")
+    later = await ask(operator, cursor=page["next_cursor"])
+
+    assert page["items"] == []
+    assert [one["kind"] for one in later["items"]] == ["source.after"]
 
 
 async def test_old_events_go(

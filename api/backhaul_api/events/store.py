@@ -140,12 +140,14 @@ async def settle(connection: AsyncConnection) -> None:
 
 
 async def find_start(connection: AsyncConnection, after: Position) -> Position:
-    """Give where to go on after a position that may be of a database before `settle`."""
+    """Give where to go on after a position that may be of a database as it was before it was
+    restored from a backup: there, what happens now can come before that position."""
     if connection.dialect.name == "postgresql":
         newest = await connection.scalar(sa.select(_NEXT_TRANSACTION))
         if after.transaction_id >= (newest or 0):
             return Position(0, after.id)
-    return after
+        return after
+    return min(after, await fetch_end(connection))
 
 
 def _filtered(query: sa.Select[Any], filters: Filters) -> sa.Select[Any]:
