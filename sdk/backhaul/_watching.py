@@ -37,7 +37,27 @@ class Pace:
         self.pause_s = min(LONGEST_PAUSE_S, 0.25 * 2**self._empty) if came_early else 0.0
 
 
-class JobWatch:
+class _Watch:
+    """What all that follow have in common: when they asked last, and how long to pause."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._asked_at = monotonic()
+        self._pace = Pace()
+
+    @property
+    def pause_s(self) -> float:
+        """To be waited before the next call."""
+        return self._pace.pause_s
+
+    def _note_asking(self) -> None:
+        self._asked_at = self._monotonic()
+
+    def _note_answer(self, *, is_news: bool) -> None:
+        self._pace.note(is_news=is_news, took_s=self._monotonic() - self._asked_at)
+
+
+class JobWatch(_Watch):
     """Follows the revisions of a job until it ends."""
 
     def __init__(
@@ -48,15 +68,9 @@ class JobWatch:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job_id = job_id
-        self._monotonic = monotonic
-        self._asked_at = monotonic()
+        super().__init__(monotonic)
         self._ends_at = None if timeout_s is None else self._asked_at + timeout_s
         self.job: Job | None = None
-        self._pace = Pace()
-
-    @property
-    def pause_s(self) -> float:
-        return self._pace.pause_s
 
     def next_call(self) -> Call[Job] | None:
         """Build the next call; None when the job has ended.
@@ -64,7 +78,7 @@ class JobWatch:
         Raises:
             JobNotFinishedError: the time is over.
         """
-        self._asked_at = self._monotonic()
+        self._note_asking()
         if self.job is None:
             return _calls.get_job(self._job_id)
         if self.job.state in TERMINAL_STATES:
@@ -78,7 +92,7 @@ class JobWatch:
     def accept(self, job: Job) -> bool:
         """Take in an answer; tells whether it is news."""
         is_news = self.job is None or job.revision > self.job.revision
-        self._pace.note(is_news=is_news, took_s=self._monotonic() - self._asked_at)
+        self._note_answer(is_news=is_news)
         if is_news:
             self.job = job
         return is_news
@@ -96,7 +110,7 @@ class JobWatch:
         return self.job
 
 
-class EventWatch:
+class EventWatch(_Watch):
     """Follows the events: for ever, or (without `is_followed`) to the newest there is.
 
     `hold_s` may be changed between two calls.
@@ -116,19 +130,13 @@ class EventWatch:
         self._tail = tail
         self._is_followed = is_followed
         self.hold_s = HOLD_S
-        self._monotonic = monotonic
-        self._asked_at = monotonic()
+        super().__init__(monotonic)
         self._cursor: str | None = None
         self._is_over = False
-        self._pace = Pace()
-
-    @property
-    def pause_s(self) -> float:
-        return self._pace.pause_s
 
     def next_call(self) -> Call[EventPage] | None:
         """Build the next call; None at the end of what is there."""
-        self._asked_at = self._monotonic()
+        self._note_asking()
         if self._is_over:
             return None
         # The first answer comes at once: from its cursor on, nothing is missed.
@@ -141,11 +149,10 @@ class EventWatch:
         """Take in an answer."""
         is_first, self._cursor = self._cursor is None, page.next_cursor
         self._is_over = not (page.has_more or self._is_followed)
-        took_s = self._monotonic() - self._asked_at
-        self._pace.note(is_news=is_first or bool(page.items), took_s=took_s)
+        self._note_answer(is_news=is_first or bool(page.items))
 
 
-class LogWatch:
+class LogWatch(_Watch):
     """Follows the log of a job: to its end, or (without `is_followed`) to what is there now."""
 
     def __init__(
@@ -160,19 +167,13 @@ class LogWatch:
         self._wait_s = HOLD_S if is_followed else 0.0
         self._is_followed = is_followed
         self._tail = tail
-        self._monotonic = monotonic
-        self._asked_at = monotonic()
+        super().__init__(monotonic)
         self._cursor: str | None = None
         self._is_over = False
-        self._pace = Pace()
-
-    @property
-    def pause_s(self) -> float:
-        return self._pace.pause_s
 
     def next_call(self) -> Call[JobLogPage] | None:
         """Build the next call; None at the end of the log."""
-        self._asked_at = self._monotonic()
+        self._note_asking()
         if self._is_over:
             return None
         tail = self._tail if self._cursor is None else None
@@ -185,5 +186,4 @@ class LogWatch:
         self._cursor = page.next_cursor
         self._is_over = page.is_complete or not (page.lines or self._is_followed)
         if not self._is_over:
-            took_s = self._monotonic() - self._asked_at
-            self._pace.note(is_news=bool(page.lines), took_s=took_s)
+            self._note_answer(is_news=bool(page.lines))

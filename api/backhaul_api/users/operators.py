@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import RATE_LIMITED, OperatorRequest
 from backhaul_api.idempotency import IdempotencyKey, Once
+from backhaul_api.identity import Actor
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -56,7 +58,7 @@ async def create_user(
         if (made := await once.recall(connection, User)) is not None:
             return made
         user = await store.insert(connection, data.username, password_hash=password_hash, now=now)
-        await _record(connection, request, "user.create", user)
+        await _record(connection, request.user, "user.create", user, at=now)
         await once.keep(connection, user)
     return user
 
@@ -90,15 +92,14 @@ async def update_user(
             await store.delete_sessions_of(connection, found.id, but=request.user.token_id)
             if not data.keep_tokens:
                 await tokens.delete_all_of(connection, found.id)
-            await _record(connection, request, "user.reset_password", found)
+            await _record(connection, request.user, "user.reset_password", found, at=now)
         if data.disabled is not UNSET and data.disabled != (found.disabled_at is not None):
             if data.disabled:
                 await store.refuse_last(connection, found)
                 await store.delete_sessions_of(connection, found.id)
             await store.set_disabled(connection, found.id, at=now if data.disabled else None)
-            await _record(
-                connection, request, "user.disable" if data.disabled else "user.enable", found
-            )
+            action = "user.disable" if data.disabled else "user.enable"
+            await _record(connection, request.user, action, found, at=now)
         return await store.fetch(connection, found.id)
 
 
@@ -112,21 +113,22 @@ async def update_user(
     ),
 )
 async def delete_user(request: OperatorRequest, services: Needs, user: _User) -> None:
+    now = services.clock.now()
     async with services.database.writing() as connection:
         found = await store.find(connection, user)
         await store.refuse_last(connection, found)
         await store.delete(connection, found.id)
-        await _record(connection, request, "user.delete", found)
+        await _record(connection, request.user, "user.delete", found, at=now)
 
 
 async def _record(
-    connection: AsyncConnection, request: OperatorRequest, action: str, user: User
+    connection: AsyncConnection, actor: Actor, action: str, user: User, *, at: datetime
 ) -> None:
     await record(
         connection,
-        request.user,
+        actor,
         action,
-        at=request.app.state.services.clock.now(),
+        at=at,
         target_kind="user",
         target_id=user.id,
         target=user.username,
