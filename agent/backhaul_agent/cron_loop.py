@@ -8,6 +8,7 @@ nothing costs the same for any number of schedules.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ from uuid import UUID
 
 from backhaul.wire.schedules import ScheduleEntry, ScheduleFire
 from backhaul_agent.clock import Clock
+from backhaul_agent.errors import DiskFullError
+from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.logs import fields
 from backhaul_agent.offline import OfflineRuns
 from backhaul_agent.schedule_entries import ReceivedSet, read_entry
@@ -70,7 +73,9 @@ class CronLoop:
         """Fire what is due, and begin what waited too long for the server."""
         async with self._one_at_a_time:
             await self._fire_due()
-            await self._offline.begin_due(self._entries.get, now_s=self._clock.monotonic())
+            # Without room for the job it is tried again at the next tick.
+            with contextlib.suppress(DiskFullError):
+                await self._offline.begin_due(self._entries.get, now_s=self._clock.monotonic())
 
     def load(self) -> None:
         """Go on with the set that was applied last, each schedule from its place.
@@ -173,7 +178,14 @@ class CronLoop:
         now, now_s = self._clock.now(), self._clock.monotonic()
         self._watch_clock(now, now_s)
         for timer in self._timetable.pop_due(now):
-            self._look_at(timer, now, now_s)
+            try:
+                self._look_at(timer, now, now_s)
+            except DiskFullError as full:
+                # Nothing of it is on disk, so the slot stays due.
+                self._timetable.put(timer, look_at=now + timedelta(seconds=ROOM_EVERY_S))
+                log.error(
+                    "journal.full", extra=fields(schedule_id=timer.schedule_id, reason=str(full))
+                )
             # A thousand schedules may be due at midnight, each with a write to the disk.
             await asyncio.sleep(0)
         return now

@@ -4,6 +4,7 @@ AgentError
   SettingsError             a setting is not acceptable; the message names it
   StateFileError            a file in the state folder cannot be used as it is
     NotEnrolledError
+    DiskFullError           nothing more can be written to it now
   EnrolmentError            the server did not take the host in
   CredentialsError          the credentials of a command cannot be used
   ResticMissingError        there is no restic to run
@@ -38,6 +39,10 @@ class StateFileError(AgentError):
 
 class NotEnrolledError(StateFileError):
     """The state folder has no identity."""
+
+
+class DiskFullError(StateFileError):
+    """Nothing more can be written to the state folder now. What is in it is whole."""
 
 
 class EnrolmentError(AgentError):

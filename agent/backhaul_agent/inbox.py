@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -74,6 +75,11 @@ class Inbox:
         self._answerer = answerer
         self._now = now
         self._logged: set[str] = set()
+
+    @property
+    def claim_given_back(self) -> asyncio.Event:
+        """A job that the last poll named as held is not held any more."""
+        return self._spool.claim_given_back
 
     async def is_known(self) -> None:
         """Wait until the server has the hello of this process."""

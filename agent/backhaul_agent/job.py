@@ -7,9 +7,10 @@ restic, with job.progress and job.log; snapshots.report; job.finished.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 
 import msgspec
@@ -22,6 +23,7 @@ from backhaul_agent.ending import Ending
 from backhaul_agent.errors import (
     AgentError,
     CredentialsError,
+    DiskFullError,
     ResticMissingError,
     ResticStartError,
 )
@@ -29,9 +31,10 @@ from backhaul_agent.identity import Identity
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.job_steps import JobSteps
 from backhaul_agent.journal import Journal, JournalJob
+from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.logs import fields, job_id_in_log
 from backhaul_agent.policy import Policy
-from backhaul_agent.process import Graces
+from backhaul_agent.process import Child, Graces
 from backhaul_agent.progress import ProgressGate
 from backhaul_agent.redact import Redactor, build_redactor
 from backhaul_agent.restic.environment import build_environment
@@ -76,9 +79,8 @@ _ENDINGS = {
         message="the agent was stopped while restic ran; run the job again",
     ),
     EndReason.TOO_LONG: Ending(
-        outcome=Outcome.FAILED,
-        failure_class=FailureClass.INTERRUPTED,
-        message="restic ran longer than the job may take, and was ended",
+        outcome=Outcome.CANCELLED,
+        message="restic ran longer than the job may take (its max_duration), and was ended",
     ),
 }
 
@@ -107,6 +109,12 @@ class JobRun:
             )
         except RunEndedError:
             ending = Ending(outcome=Outcome.FAILED)
+        except DiskFullError as error:
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                failure_class=FailureClass.INTERRUPTED,
+                message=f"the agent could not go on with it: {error}",
+            )
         except (AgentError, sqlite3.Error):
             raise  # the journal is not to be trusted: the agent stops, and says so
         except Exception as error:
@@ -115,7 +123,7 @@ class JobRun:
                 outcome=Outcome.FAILED,
                 message=f"the agent failed at it ({type(error).__name__}); its log says where",
             )
-        self._finish(self._adjust(ending))
+        await self._finish(self._adjust(ending))
 
     def end(self, reason: EndReason) -> bool:
         """End restic with SIGINT first. The first reason counts: False for any later one."""
@@ -157,10 +165,10 @@ class JobRun:
             version=version,
             environment=environment | {JOB_MARK: str(command.job_id)},
             log=job_log,
-            on_child=lambda child: workshop.journal.record_child(command.job_id, child),
+            on_child=self._note_child,
             graces=workshop.graces,
         )
-        self._start(version)
+        await self._start(version)
         return await self._supervise(
             self._build_steps(self._restic, job_log, credentials), arguments, job_log
         )
@@ -195,16 +203,27 @@ class JobRun:
             note_end=self._note_end,
         )
 
+    def _note_child(self, child: Child | None) -> None:
+        journal = self._workshop.journal
+        if child is not None:
+            journal.record_child(self._command.job_id, child)
+            return
+        # That it has ended is plain from its start time, too.
+        with contextlib.suppress(DiskFullError):
+            journal.record_child(self._command.job_id, None)
+
     def _note_end(self, ending: Ending) -> None:
         workshop = self._workshop
-        workshop.journal.note_end(build_finished(self._command, ending, workshop.clock))
+        # Noted for a crash only; the report itself waits for room.
+        with contextlib.suppress(DiskFullError):
+            workshop.journal.note_end(build_finished(self._command, ending, workshop.clock))
 
-    def _start(self, version: ResticVersion) -> None:
+    async def _start(self, version: ResticVersion) -> None:
         command, workshop = self._command, self._workshop
         started = JobStarted(
             job_id=command.job_id, attempt=command.attempt, at=workshop.clock.now()
         )
-        workshop.journal.start(started)
+        await self._write(lambda: workshop.journal.start(started))
         workshop.spool.notify()
         log.info("job.started", extra=fields(kind=command.kind, restic=str(version)))
 
@@ -238,10 +257,26 @@ class JobRun:
             _ENDINGS[self._end_reason], exit_code=ending.exit_code, result=ending.result
         )
 
-    def _finish(self, ending: Ending) -> None:
+    async def _write(self, write: Callable[[], None]) -> None:
+        """Write what must not be lost, however long it takes until there is room for it.
+
+        Raises:
+            DiskFullError: there is none, and the agent is to stop.
+        """
+        while True:
+            try:
+                return write()
+            except DiskFullError as full:
+                if self._end_reason is EndReason.AGENT_STOPPED:
+                    raise
+                log.error("journal.full", extra=fields(reason=str(full)))
+                await self._workshop.clock.sleep(ROOM_EVERY_S)
+
+    async def _finish(self, ending: Ending) -> None:
         command, workshop = self._command, self._workshop
-        workshop.spool.forget_progress()
-        workshop.journal.finish(build_finished(command, ending, workshop.clock))
+        workshop.spool.forget_progress(command.job_id)
+        finished = build_finished(command, ending, workshop.clock)
+        await self._write(lambda: workshop.journal.finish(finished))
         workshop.spool.notify()
         log.info(
             "job.finished",

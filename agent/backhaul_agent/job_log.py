@@ -7,6 +7,7 @@ from uuid import UUID
 
 from backhaul.wire.jobs import LogLine
 from backhaul_agent.clock import Clock
+from backhaul_agent.errors import DiskFullError
 from backhaul_agent.journal import Journal
 from backhaul_agent.redact import Redactor
 from backhaul_agent.restic.output import clean_line
@@ -39,6 +40,7 @@ class JobLog:
         self.redactor = redactor
         self._waiting: list[LogLine] = []
         self._written = 0
+        self._left_out = 0
 
     def write(self, stream: Literal["stdout", "stderr", "agent"], text: str) -> None:
         """Add a line. Beyond the limit only what the agent itself says is kept."""
@@ -55,10 +57,20 @@ class JobLog:
 
     def flush(self) -> None:
         """Put what waits into the spool."""
-        if self._waiting:
-            lines, self._waiting = self._waiting, []
+        if not self._waiting:
+            return
+        lines, self._waiting = self._waiting, []
+        if self._left_out:
+            text = f"({self._left_out} lines are left out here: the agent's disk was full)"
+            lines.insert(0, LogLine(at=lines[0].at, stream="agent", text=text))
+        try:
             self._journal.append_log(self._job_id, attempt=self._attempt, lines=lines)
-            self._spool.notify()
+        except DiskFullError:
+            # A backup is worth more than its log.
+            self._left_out += len(lines) - bool(self._left_out)
+            return
+        self._left_out = 0
+        self._spool.notify()
 
     async def flush_forever(self) -> None:
         """Put what waits into the spool once a second. Ends by cancellation."""

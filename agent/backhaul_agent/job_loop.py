@@ -1,7 +1,9 @@
-"""The jobs of this host, one at a time, in the order in which they came."""
+"""The jobs of this host: one at a time, unless the settings say more, by priority and then in the
+order in which they came."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from uuid import UUID
 
@@ -17,50 +19,55 @@ log = logging.getLogger(__name__)
 
 
 class JobLoop:
-    """Runs what the journal holds. `stop_accepting` lets the job finish, `abort_job` ends it."""
+    """Runs what the journal holds. `stop_accepting` lets the job finish, `abort_jobs` ends it."""
 
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
-        self._current: JobRun | None = None
-        self._current_id: UUID | None = None
+        self._runs: dict[UUID, JobRun] = {}
         self._is_stopping = False
 
     async def run_until_stopped(self) -> None:
         """Run jobs as they are claimed. Ends after `stop_accepting`, when no job runs."""
         await self._settle_left_behind()
         claimed = self._workshop.spool.job_claimed
-        while not self._is_stopping:
-            claimed.clear()
-            job = self._workshop.journal.next_claimed()
-            if job is None:
-                await claimed.wait()
-                continue
-            await self._run(job)
+        async with asyncio.TaskGroup() as tasks:
+            while not self._is_stopping:
+                claimed.clear()
+                job = self._choose_next()
+                if job is None:
+                    await claimed.wait()
+                    continue
+                run = self._runs[job.id] = JobRun(job, self._workshop)
+                tasks.create_task(self._run(job.id, run))
+
+    def _choose_next(self) -> JournalJob | None:
+        if len(self._runs) >= self._workshop.settings.max_jobs:
+            return None
+        return self._workshop.journal.next_claimed(besides=self._runs)
 
     def stop_accepting(self) -> None:
         """Start no further job."""
         self._is_stopping = True
         self._workshop.spool.job_claimed.set()
 
-    def abort_job(self) -> bool:
-        """End the job that runs, with SIGINT first; False when none runs.
+    def abort_jobs(self) -> bool:
+        """End what runs, with SIGINT first; False when nothing does.
 
-        Its report says that the agent was stopped.
+        The reports say that the agent was stopped.
         """
-        if self._current is None:
-            return False
-        self._current.end(EndReason.AGENT_STOPPED)
-        return True
+        for run in self._runs.values():
+            run.end(EndReason.AGENT_STOPPED)
+        return bool(self._runs)
 
-    def kill_job(self) -> None:
-        """End the job that runs, at once."""
-        if self._current is not None:
-            self._current.kill()
+    def kill_jobs(self) -> None:
+        """End what runs, at once."""
+        for run in self._runs.values():
+            run.kill()
 
     def cancel(self, job_id: UUID) -> bool:
         """End a job because an operator wants it; False when there is nothing to do (any more)."""
-        if self._current is not None and self._current_id == job_id:
-            return self._current.end(EndReason.CANCELLED)
+        if (run := self._runs.get(job_id)) is not None:
+            return run.end(EndReason.CANCELLED)
         job = self._workshop.journal.find(job_id)
         if job is None or job.step in {"running", "finished"}:
             return False
@@ -69,12 +76,12 @@ class JobLoop:
         )
         return True
 
-    async def _run(self, job: JournalJob) -> None:
-        self._current, self._current_id = JobRun(job, self._workshop), job.id
+    async def _run(self, job_id: UUID, run: JobRun) -> None:
         try:
-            await self._current.run()
+            await run.run()
         finally:
-            self._current, self._current_id = None, None
+            del self._runs[job_id]
+            self._workshop.spool.job_claimed.set()
 
     async def _settle_left_behind(self) -> None:
         """Report the jobs in whose midst the agent was restarted.

@@ -27,7 +27,7 @@ from backhaul.wire.jobs import (
 )
 from backhaul.wire.snapshots import ReportedSnapshot, SnapshotsReport
 from backhaul_agent.ending import Ending, build_ending, build_failure
-from backhaul_agent.errors import AgentError
+from backhaul_agent.errors import AgentError, DiskFullError
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.policy import Policy
 from backhaul_agent.progress import ProgressGate
@@ -137,7 +137,7 @@ class JobSteps:
         if found is None or not found.snapshots:
             self._log.write("agent", f"the new snapshot was not listed (exit code {done.code})")
             return
-        self._report(found.snapshots, is_complete=False)
+        self._report_if_possible(found, is_complete=False)
 
     async def _snapshots(self) -> Ending:
         done, found = await self._list(None)
@@ -166,7 +166,7 @@ class JobSteps:
         if found is None:
             self._log.write("agent", "the snapshots that are left were not listed")
             return
-        self._report(found.snapshots, is_complete=found.is_whole)
+        self._report_if_possible(found, is_complete=found.is_whole)
 
     async def _restore(self, arguments: RestoreArguments, policy: Policy) -> Ending:
         snapshot_id = arguments.snapshot
@@ -220,6 +220,13 @@ class JobSteps:
             on_stdout=lines.append,
         )
         return done, snapshots.read_snapshots(lines, done.stderr)
+
+    def _report_if_possible(self, found: snapshots.SnapshotList, *, is_complete: bool) -> None:
+        """Report what a job has changed; that stands, whatever becomes of the report."""
+        try:
+            self._report(found.snapshots, is_complete=is_complete)
+        except DiskFullError as error:
+            self._log.write("agent", f"the list of snapshots was not kept: {error}")
 
     def _report(self, found: Sequence[ReportedSnapshot], *, is_complete: bool) -> None:
         parts = list(_split(found)) or [()]

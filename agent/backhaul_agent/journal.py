@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from enum import Enum, auto
 from typing import Literal
 from uuid import UUID
@@ -47,6 +48,10 @@ class TakeUp(Enum):
     """The job was here before: the server sent it, and only the receipt got lost."""
 
 
+DEFAULT_SPOOL_LIMIT = 64 * 1024 * 1024
+"""Bytes of what waits for the server, beyond which no more log lines are kept."""
+
+
 class JournalJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job as the journal has it."""
 
@@ -65,8 +70,9 @@ class JournalJob(msgspec.Struct, frozen=True, kw_only=True):
 class Journal:
     """The jobs table, and what must be written together with it."""
 
-    def __init__(self, file: JournalFile) -> None:
+    def __init__(self, file: JournalFile, *, spool_limit: int = DEFAULT_SPOOL_LIMIT) -> None:
         self._file = file
+        self._spool_limit = spool_limit
 
     def accept(self, command: CommandRun) -> bool:
         """Take a command up, with its ack. False when this job was ever here: nothing changes."""
@@ -78,7 +84,7 @@ class Journal:
                 "INSERT INTO jobs (job_id, attempt, command, state) VALUES (?, ?, ?, 'accepted')",
                 (job_id, command.attempt, msgspec.json.encode(command)),
             )
-            ack = CommandAck(job_id=command.job_id, is_accepted=True)
+            ack = CommandAck(job_id=command.job_id, attempt=command.attempt, is_accepted=True)
             spool_table.put(connection, ack, job_id=job_id)
         return True
 
@@ -90,15 +96,15 @@ class Journal:
         """
         with self._file.transaction() as connection:
             waiting = connection.execute(
-                "SELECT job_id FROM jobs WHERE state IN ('accepted', 'claimed')"
+                "SELECT job_id, attempt FROM jobs WHERE state IN ('accepted', 'claimed')"
                 " AND schedule_id IS NULL ORDER BY position"
             ).fetchall()
-            for (job_id,) in waiting:
+            for job_id, attempt in waiting:
                 connection.execute("UPDATE jobs SET state = 'accepted' WHERE job_id = ?", (job_id,))
                 connection.execute(
                     "DELETE FROM spool WHERE job_id = ? AND type = 'command.ack'", (job_id,)
                 )
-                ack = CommandAck(job_id=UUID(job_id), is_accepted=True)
+                ack = CommandAck(job_id=UUID(job_id), attempt=attempt, is_accepted=True)
                 spool_table.put(connection, ack, job_id=job_id)
         return len(waiting)
 
@@ -107,7 +113,9 @@ class Journal:
         with self._file.transaction() as connection:
             if not _remember(connection, command):
                 return False
-            ack = CommandAck(job_id=command.job_id, is_accepted=False, reason=reason)
+            ack = CommandAck(
+                job_id=command.job_id, attempt=command.attempt, is_accepted=False, reason=reason
+            )
             spool_table.put(connection, ack, job_id=None)
         return True
 
@@ -175,14 +183,21 @@ class Journal:
             )
 
     def append_log(self, job_id: UUID, *, attempt: int, lines: Sequence[LogLine]) -> None:
-        """Number log lines and put them into the spool."""
+        """Number log lines and put them into the spool; or, when that is full, count them.
+
+        Room is made first by dropping what the server has and is kept for the case that it loses
+        it. Lines that still do not fit get no numbers; one line will stand in their place.
+        """
+        key = str(job_id)
         with self._file.transaction() as connection:
-            seq = _count_log(connection, job_id)
-            connection.execute(
-                "UPDATE jobs SET log_lines = ? WHERE job_id = ?", (seq + len(lines), str(job_id))
-            )
-            log = JobLog(job_id=job_id, attempt=attempt, seq=seq, lines=tuple(lines))
-            spool_table.put(connection, log, job_id=str(job_id))
+            if not spool_table.make_room(connection, lines, limit=self._spool_limit):
+                connection.execute(
+                    "UPDATE jobs SET lines_left_out = lines_left_out + ? WHERE job_id = ?",
+                    (len(lines), key),
+                )
+                return
+            gap = _close_gap(connection, key, at=lines[0].at)
+            _append_log(connection, job_id, attempt, (*gap, *lines))
 
     def finish(self, finished: JobFinished) -> None:
         """Note the end with its report; `log_lines` is filled in here. Idempotent."""
@@ -195,6 +210,9 @@ class Journal:
             )
             if moved.rowcount == 0:
                 return
+            gap = _close_gap(connection, job_id, at=finished.at)
+            if gap:
+                _append_log(connection, finished.job_id, finished.attempt, gap)
             count = _count_log(connection, finished.job_id)
             report = msgspec.structs.replace(finished, log_lines=count)
             spool_table.put(connection, report, job_id=job_id)
@@ -207,14 +225,19 @@ class Journal:
             "running": "running",
             "finished": "finished",
         }
-        return tuple(HeldJob(job_id=job.id, state=names[job.step]) for job in self._list())
+        return tuple(
+            HeldJob(job_id=job.id, attempt=job.command.attempt, state=names[job.step])
+            for job in self._list()
+        )
 
     def find(self, job_id: UUID) -> JournalJob | None:
         return next((job for job in self._list() if job.id == job_id), None)
 
-    def next_claimed(self) -> JournalJob | None:
-        """Find the job that waits longest for its turn."""
-        return next((job for job in self._list() if job.step == "claimed"), None)
+    def next_claimed(self, *, besides: Collection[UUID] = ()) -> JournalJob | None:
+        """Find the job whose turn it is: of those with the highest priority the one that came
+        first, besides those that are about to start."""
+        claimed = [job for job in self._list() if job.step == "claimed" and job.id not in besides]
+        return max(claimed, key=lambda job: job.command.priority, default=None)
 
     def left_running(self) -> tuple[JournalJob, ...]:
         """List the jobs that ran when the last process of the agent ended."""
@@ -272,6 +295,29 @@ def _remember(connection: sqlite3.Connection, command: CommandRun) -> bool:
         (MAX_KNOWN_JOBS,),
     )
     return added.rowcount == 1
+
+
+def _append_log(
+    connection: sqlite3.Connection, job_id: UUID, attempt: int, lines: Sequence[LogLine]
+) -> None:
+    seq = _count_log(connection, job_id)
+    connection.execute(
+        "UPDATE jobs SET log_lines = ? WHERE job_id = ?", (seq + len(lines), str(job_id))
+    )
+    log = JobLog(job_id=job_id, attempt=attempt, seq=seq, lines=tuple(lines))
+    spool_table.put(connection, log, job_id=str(job_id))
+
+
+def _close_gap(connection: sqlite3.Connection, job_id: str, *, at: datetime) -> tuple[LogLine, ...]:
+    """Build the line that stands for those that there was no room for, if there are any."""
+    row = connection.execute(
+        "SELECT lines_left_out FROM jobs WHERE job_id = ?", (job_id,)
+    ).fetchone()
+    if row is None or row[0] == 0:
+        return ()
+    connection.execute("UPDATE jobs SET lines_left_out = 0 WHERE job_id = ?", (job_id,))
+    text = f"({row[0]} lines are left out here: the agent had no room for them)"
+    return (LogLine(at=at, stream="agent", text=text),)
 
 
 def _count_log(connection: sqlite3.Connection, job_id: UUID) -> int:

@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backhaul_agent.errors import StateFileError
+from backhaul_agent.errors import DiskFullError, StateFileError
 from backhaul_agent.files import make_private_folder
 
+ROOM_EVERY_S = 5.0
+"""How often a full disk is tried again."""
+
 FILE_NAME = "journal.sqlite3"
-_FORMAT = 4
+_FORMAT = 5
 
 _TABLES = """
 CREATE TABLE spool (
@@ -83,6 +86,10 @@ ALTER TABLE applied_set ADD COLUMN errors BLOB;
 -- How the work of a job that is not over yet has ended, while the rest of it goes on.
 ALTER TABLE jobs ADD COLUMN noted_end BLOB;
 """,
+    4: """
+-- Lines that there was no room for, since the last one that is numbered.
+ALTER TABLE jobs ADD COLUMN lines_left_out INTEGER NOT NULL DEFAULT 0;
+""",
 }
 """By the format that each one leaves behind. Every file has gone through all of them."""
 
@@ -99,6 +106,7 @@ class JournalFile:
         """Do all or nothing.
 
         Raises:
+            DiskFullError: nothing was changed, because the disk is full.
             StateFileError: the file or the disk failed; the agent cannot go on.
         """
         try:
@@ -106,11 +114,22 @@ class JournalFile:
             try:
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # On a full disk SQLite has done it already.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+            self._commit()
         except sqlite3.Error as error:
             raise _failure(self.path, error) from error
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            # A commit that failed for want of space stays open, to be tried again. It is not.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
 
     def close(self) -> None:
         self._connection.close()
@@ -194,6 +213,8 @@ _REMEDY = (
 
 
 def _failure(path: Path, error: sqlite3.Error) -> StateFileError:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return DiskFullError(f"{path}: the disk is full; make room")
     if isinstance(error, sqlite3.OperationalError):
         return StateFileError(f"{path}: {error}; look at the disk and the file's owner")
     return StateFileError(f"{path} is damaged ({error}); {_REMEDY}")

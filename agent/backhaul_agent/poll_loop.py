@@ -5,12 +5,15 @@ Executes nothing and sends nothing: a job never delays the poll, nor the poll a 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
+from backhaul.wire.agents import PollReply
 from backhaul_agent.backoff import SUPERSEDED_RETRY_S, Backoff
 from backhaul_agent.clock import Clock
 from backhaul_agent.errors import (
     BatchRefusedError,
+    DiskFullError,
     HostRemovedError,
     LinkLostError,
     LinkRefusedError,
@@ -18,6 +21,7 @@ from backhaul_agent.errors import (
 )
 from backhaul_agent.hold import Hold
 from backhaul_agent.inbox import Inbox
+from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.link import Link
 from backhaul_agent.logs import fields
 
@@ -25,6 +29,26 @@ log = logging.getLogger(__name__)
 
 SHORTEST_INTERVAL_S = 1.0
 """Between two polls that brought nothing new: a server that answers at once cannot spin us."""
+
+
+class _AskAgain(Exception):  # noqa: N818 (no error: the question has changed)
+    """What the poll says is no longer so, and would keep the server from answering."""
+
+
+async def _poll(link: Link, inbox: Inbox, hold: Hold) -> PollReply:
+    """Ask, unless meanwhile the answer to another question is wanted: nothing is lost by that."""
+    inbox.claim_given_back.clear()
+    polling = asyncio.ensure_future(link.poll(inbox.build_request(hold.seconds)))
+    changed = asyncio.ensure_future(inbox.claim_given_back.wait())
+    try:
+        await asyncio.wait({polling, changed}, return_when=asyncio.FIRST_COMPLETED)
+        if not polling.done():
+            raise _AskAgain
+        return polling.result()
+    finally:
+        for task in (polling, changed):
+            task.cancel()
+        await asyncio.gather(polling, changed, return_exceptions=True)
 
 
 async def poll_forever(
@@ -35,7 +59,9 @@ async def poll_forever(
         await inbox.is_known()
         started_s = clock.monotonic()
         try:
-            reply = await link.poll(inbox.build_request(hold.seconds))
+            reply = await _poll(link, inbox, hold)
+        except _AskAgain:
+            continue
         except SupersededError:
             log.warning("poll.superseded", extra=fields(hint="another process has this identity"))
             await clock.sleep(backoff.around(SUPERSEDED_RETRY_S))
@@ -55,9 +81,14 @@ async def poll_forever(
             continue
         backoff.reset()
         hold.note_answer(reply.hold, now_s=clock.monotonic())
-        has_news = await inbox.take(
-            reply.envelopes
-        )  # on disk before the next poll says that we have it
+        try:
+            # On disk before the next poll says that we have it.
+            has_news = await inbox.take(reply.envelopes)
+        except DiskFullError as full:
+            # What was not written was not taken: the next poll brings it again.
+            log.error("journal.full", extra=fields(reason=str(full)))
+            await clock.sleep(ROOM_EVERY_S)
+            continue
         interval_s = 0.0 if has_news else SHORTEST_INTERVAL_S
         passed_s = clock.monotonic() - started_s
         await clock.sleep(max(reply.pause, interval_s - passed_s, 0.0))

@@ -70,7 +70,7 @@ class Stop:
             self.asked.set()
             return
         log.warning("agent.stopped_at_once")
-        jobs.kill_job()
+        jobs.kill_jobs()
         # What is on disk is enough: the next start reports what was left behind.
         os._exit(1)
 
@@ -117,7 +117,7 @@ async def _run_as(identity: Identity, settings: Settings, environment: Mapping[s
                 settings.policy,
                 own_folders=(settings.state_dir, settings.effective_cache_dir),
             ),
-            journal=Journal(file),
+            journal=Journal(file, spool_limit=settings.spool_limit),
             spool=Spool(file, now=clock.now),
             clock=clock,
             inherited=environment,
@@ -205,7 +205,7 @@ async def _run_loops(parts: Parts) -> None:
         answering.cancel()
         # 2. No further job; the one that runs is ended with SIGINT, and reports that.
         parts.jobs.stop_accepting()
-        had_job = parts.jobs.abort_job()
+        had_job = parts.jobs.abort_jobs()
         await asyncio.wait({working})
         # 3. What happened goes out, for a short while; it is on disk in any case.
         await _send_the_rest(parts.spool, LAST_SENDING_S if had_job else IDLE_SENDING_S)

@@ -27,6 +27,7 @@ import msgspec
 from backhaul.wire.agents import DEFAULT_HOLD_S
 from backhaul.wire.jobs import AbsolutePath, JobKind
 from backhaul_agent.errors import SettingsError
+from backhaul_agent.journal import DEFAULT_SPOOL_LIMIT
 
 DEFAULT_CONFIG = Path("/etc/backhaul/agent.toml")
 _ENVIRONMENT_PREFIX = "BACKHAUL_AGENT_"
@@ -70,6 +71,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     offline_after: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30.0
     """How long a fire waits for a server that cannot be reached before its backup runs without it,
     where the schedule says so."""
+    max_jobs: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """How many jobs run at the same time on this host."""
+    spool_limit: Annotated[int, msgspec.Meta(ge=2**20)] = DEFAULT_SPOOL_LIMIT
+    """Bytes that may wait on the disk for a server that cannot be reached. Beyond it log lines are
+    left out, and the log says so; fires and results always have room."""
     policy: PolicySettings = PolicySettings()
 
     def __repr__(self) -> str:

@@ -43,13 +43,12 @@ class OutgoingBatch(msgspec.Struct, frozen=True, kw_only=True):
     """What goes out in one request: spooled envelopes, and perhaps progress after them."""
 
     spooled: tuple[Spooled, ...]
-    progress: JobProgress | None = None
+    progress: tuple[JobProgress, ...] = ()
 
     @property
     def envelopes(self) -> tuple[msgspec.Raw, ...]:
         raw = [msgspec.Raw(one.body) for one in self.spooled]
-        if self.progress is not None:
-            raw.append(msgspec.Raw(msgspec.json.encode(self.progress)))
+        raw += [msgspec.Raw(msgspec.json.encode(one)) for one in self.progress]
         return tuple(raw)
 
 
@@ -59,7 +58,7 @@ class Spool:
     def __init__(self, file: JournalFile, *, now: Callable[[], datetime]) -> None:
         self._file = file
         self._now = now
-        self._progress: JobProgress | None = None
+        self._progress: dict[UUID, JobProgress] = {}
         self._limit = MAX_BATCH_ENVELOPES
         self._rewinds: Counter[UUID] = Counter()
         self._stumbles = 0
@@ -76,6 +75,8 @@ class Spool:
         """The server knows this process; polls may begin."""
         self.job_claimed = asyncio.Event()
         """A job may have got its turn."""
+        self.claim_given_back = asyncio.Event()
+        """A poll that says we hold the job would not be sent it again."""
 
     def notify(self) -> None:
         """Say that something was written to the spool's table."""
@@ -96,12 +97,17 @@ class Spool:
 
     def offer_progress(self, progress: JobProgress) -> None:
         """Send this with the next batch, instead of older progress."""
-        self._progress = progress
+        self._progress[progress.job_id] = progress
         self.notify()
 
-    def forget_progress(self) -> None:
-        """Send no more progress: the job has ended."""
-        self._progress = None
+    def forget_progress(self, job_id: UUID) -> None:
+        """Send no more progress of a job: it has ended."""
+        self._progress.pop(job_id, None)
+
+    def wait_for_room(self) -> None:
+        """Go on after the disk was full in the midst of settling: what was settled is settled, and
+        the rest is sent again."""
+        self.in_flight = frozenset()
 
     @property
     def is_empty(self) -> bool:
@@ -121,9 +127,10 @@ class Spool:
         waiting = self._list_unsent()
         chosen = _cut_to_size(waiting)
         # Progress comes after what was said before it, so only when all of that goes out now.
-        has_room = len(chosen) == len(waiting) < self._limit or not waiting
-        progress, self._progress = (self._progress, None) if has_room else (None, self._progress)
-        return OutgoingBatch(spooled=tuple(chosen), progress=progress)
+        if len(chosen) < len(waiting) or len(waiting) >= self._limit:
+            return OutgoingBatch(spooled=tuple(chosen))
+        progress, self._progress = self._progress, {}
+        return OutgoingBatch(spooled=tuple(chosen), progress=tuple(progress.values()))
 
     def _list_unsent(self) -> list[Spooled]:
         with self._file.transaction() as connection:
@@ -142,7 +149,7 @@ class Spool:
         self._stumbles = 0
         self._limit = min(self._limit * 2, MAX_BATCH_ENVELOPES)
         gaps: dict[UUID, int] = {}
-        # strict=False: the last receipt can be that of progress, which nobody waits for.
+        # strict=False: the last receipts can be those of progress, which nobody waits for.
         for spooled, receipt in zip(batch.spooled, receipts, strict=False):
             if receipt.status is not ReceiptStatus.REJECTED:
                 _log_delivery(spooled, receipt)
@@ -150,6 +157,8 @@ class Spool:
             elif (expected := self._gap_of(spooled, receipt.problem)) is not None:
                 assert spooled.job_id is not None  # noqa: S101 (_gap_of asked for it)
                 gaps[spooled.job_id] = min(expected, gaps.get(spooled.job_id, expected))
+            elif _is_given_back(spooled, receipt.problem):
+                self._give_back(spooled)
             else:
                 _log_refusal(spooled, receipt.problem)
                 self._remove(spooled, is_refused=True)
@@ -223,6 +232,12 @@ class Spool:
         elif spooled.type == "job.finished" and spooled.job_id is not None:
             self._rewinds.pop(spooled.job_id, None)
 
+    def _give_back(self, spooled: Spooled) -> None:
+        with self._file.transaction() as connection:
+            spool_table.give_back(connection, spooled)
+        self.claim_given_back.set()
+        log.info("job.given_back", extra=fields(job_id=spooled.job_id))
+
     def _gap_of(self, spooled: Spooled, problem: Problem | None) -> int | None:
         """Tell from which line on the server wants a log again; None when that is not the case."""
         if (
@@ -247,6 +262,15 @@ class Spool:
             "log.sent_again", extra=fields(job_id=job_id, from_line=expected_seq, lost_lines=lost)
         )
         self.notify()
+
+
+def _is_given_back(spooled: Spooled, problem: Problem | None) -> bool:
+    return (
+        spooled.type == "command.ack"
+        and spooled.job_id is not None
+        and problem is not None
+        and problem.type == ProblemType.JOB_WAITS
+    )
 
 
 def _cut_to_size(waiting: Sequence[Spooled]) -> list[Spooled]:

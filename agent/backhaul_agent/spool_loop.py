@@ -8,11 +8,13 @@ from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import Clock
 from backhaul_agent.errors import (
     BatchRefusedError,
+    DiskFullError,
     HostRemovedError,
     LinkLostError,
     LinkRefusedError,
     SupersededError,
 )
+from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.link import Link
 from backhaul_agent.logs import fields
 from backhaul_agent.spool import Spool
@@ -43,4 +45,10 @@ async def send_forever(link: Link, spool: Spool, *, backoff: Backoff, clock: Clo
             await clock.sleep(delay_s)
             continue
         backoff.reset()
-        spool.settle(batch, receipts)
+        try:
+            spool.settle(batch, receipts)
+        except DiskFullError as full:
+            # What could not be settled is sent again; the server knows it by then.
+            spool.wait_for_room()
+            log.error("journal.full", extra=fields(reason=str(full)))
+            await clock.sleep(ROOM_EVERY_S)

@@ -78,6 +78,36 @@ def list_subjects(spooled: Spooled) -> set[str]:
     return {str(spooled.position) if spooled.job_id is None else str(spooled.job_id)}
 
 
+def make_room(connection: sqlite3.Connection, lines: Sequence[LogLine], *, limit: int) -> bool:
+    """Tell whether log lines fit into the spool, after dropping what it could do without.
+
+    Only log lines have to fit. A fire or a result always goes in: they are few, and cannot be
+    told again.
+    """
+    needed = len(msgspec.json.encode(lines))
+    if _measure(connection) + needed <= limit:
+        return True
+    connection.execute("DELETE FROM spool WHERE type = 'job.log' AND is_sent = 1")
+    return _measure(connection) + needed <= limit
+
+
+def _measure(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(sum(length(body)), 0) FROM spool").fetchone()[0])
+
+
+def give_back(connection: sqlite3.Connection, spooled: Spooled) -> None:
+    """Forget a job whose turn has not come, as if it had never been here: it is sent again."""
+    job_id = str(spooled.job_id)
+    connection.execute("DELETE FROM spool WHERE position = ?", (spooled.position,))
+    row = connection.execute(
+        "DELETE FROM jobs WHERE job_id = ? AND state = 'accepted' RETURNING attempt", (job_id,)
+    ).fetchone()
+    if row is not None:
+        connection.execute(
+            "DELETE FROM known_jobs WHERE job_id = ? AND attempt = ?", (job_id, row[0])
+        )
+
+
 def settle(connection: sqlite3.Connection, spooled: Spooled, *, is_refused: bool) -> None:
     """Draw the consequences of a receipt, or of giving an envelope up."""
     if spooled.type == "job.log" and not is_refused:

@@ -8,6 +8,7 @@ DomainError
   ConflictError           what is there stands in the way
     LostRaceError         somebody changed it first
     IllegalJobMoveError   the state machine has no such move
+    JobWaitsError         a job's turn on its repository has not come
   PreconditionFailedError what If-Match said is no longer so
   SupersededError         another process has this host's identity
   HostRemovedError        the host was removed; signed
@@ -124,6 +125,11 @@ class IllegalJobMoveError(ConflictError):
 
     def __init__(self, job_id: UUID, refused: IllegalMoveError) -> None:
         super().__init__(f"Job {job_id}: {refused}.")
+
+
+class JobWaitsError(ConflictError):
+    type = ProblemType.JOB_WAITS
+    title = "Job waits"
 
 
 class SupersededError(DomainError):

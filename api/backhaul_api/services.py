@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 from litestar.di import NamedDependency
@@ -31,8 +32,11 @@ class Services:
     passwords: PasswordHasher
     wakeups: Wakeups
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
+    started_at: datetime = field(init=False)
+    """When this instance began to listen."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "started_at", self.clock.now())
         # In one place, so that no route can forget those who follow.
         self.database.on_events = self._wake_followers
 

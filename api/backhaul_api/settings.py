@@ -43,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The longest that a poll is held; 0 answers each at once, for functions that cannot wait."""
     poll_pause: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
     """How long an agent stays away between polls when polls are not held."""
+    stall_after: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 1800.0
+    """A running job that has not got on for so long is shown as stalled; nothing ends it."""
+    lost_after: Annotated[float, msgspec.Meta(ge=60, le=366 * 86400)] = 3600.0
+    """A job whose host has not been heard of for so long counts as lost, until it reports."""
     session_lifetime: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 12 * 3600.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

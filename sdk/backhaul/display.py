@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from datetime import datetime
 
+from backhaul.wire.jobs import Job, JobState
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -64,6 +66,20 @@ def render_bytes(size: int | None) -> str:
         if abs(amount) < 1023.95 or unit == _UNITS[-1]:
             return f"{amount:.1f} {unit}"
     raise AssertionError("the last unit takes every size")
+
+
+def render_condition(job: Job, now: datetime) -> str:
+    """Render what keeps a job in its state, or is strange about it; empty when nothing is."""
+    if job.cancel_requested_at is not None and job.finished_at is None:
+        return "cancel requested"
+    if job.stalled_since is not None:
+        return f"no progress for {render_duration((now - job.stalled_since).total_seconds())}"
+    if job.waits_for is not None:
+        return f"waits for {job.waits_for.kind} on {job.waits_for.host}"
+    if job.retry_at is not None and job.state is JobState.QUEUED:
+        begin = render_age(job.retry_at, now) if job.retry_at > now else "next"
+        return f"attempt {job.attempt} of {job.attempts} {begin}"
+    return ""
 
 
 def render_moment(at: datetime | None) -> str:

@@ -125,6 +125,8 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("missed", COUNT, _get("missed")),
         ("ran_offline", FLAG, _get("ran_offline")),
         ("attempt", COUNT, _get("attempt")),
+        ("attempts", COUNT, _get("attempts")),
+        ("stalled_since", TIME, _get("stalled_since")),
         ("exit_code", COUNT, _get("exit_code")),
         ("failure_class", TEXT, _text("failure_class")),
         ("message", TEXT, _get("message")),

@@ -174,6 +174,9 @@ SCHEDULE_ENTRY_JSON = {
     },
 }
 
+OBSTACLE = jobs.Obstacle(
+    job_id=TWO, kind=jobs.JobKind.PRUNE, state=jobs.JobState.RUNNING, host="db1"
+)
 MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     # base
     (base.ProtocolRange(minimum=1, maximum=2), {"minimum": 1, "maximum": 2}),
@@ -211,7 +214,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     ),
     (
         agents.HeldJob(job_id=ONE, state="accepted"),
-        {"job_id": str(ONE), "state": "accepted"},
+        {"job_id": str(ONE), "attempt": 1, "state": "accepted"},
     ),
     (
         agents.PollRequest(
@@ -226,7 +229,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "boot_id": str(ONE),
             "schedule_version": 1,
             "settings_version": 2,
-            "jobs": [{"job_id": str(TWO), "state": "finished"}],
+            "jobs": [{"job_id": str(TWO), "attempt": 1, "state": "finished"}],
             "clock": AT_JSON,
             "hold": 25.0,
         },
@@ -246,7 +249,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "type": "hello",
             "boot_id": str(ONE),
             "facts": FACTS_JSON,
-            "jobs": [{"job_id": str(TWO), "state": "running"}],
+            "jobs": [{"job_id": str(TWO), "attempt": 1, "state": "running"}],
         },
     ),
     (agents.Batch(envelopes=(msgspec.Raw(b'{"x":1}'),)), {"envelopes": [{"x": 1}]}),
@@ -280,6 +283,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             credentials=b"\x00",
             start_deadline_at=AT,
             max_duration=60.0,
+            priority=2,
         ),
         {
             "type": "command.run",
@@ -291,11 +295,18 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "credentials": "AA==",
             "start_deadline_at": AT_JSON,
             "max_duration": 60.0,
+            "priority": 2,
         },
     ),
     (
-        commands.CommandAck(job_id=ONE, is_accepted=False, reason="no"),
-        {"type": "command.ack", "job_id": str(ONE), "is_accepted": False, "reason": "no"},
+        commands.CommandAck(job_id=ONE, attempt=2, is_accepted=False, reason="no"),
+        {
+            "type": "command.ack",
+            "job_id": str(ONE),
+            "attempt": 2,
+            "is_accepted": False,
+            "reason": "no",
+        },
     ),
     (commands.CommandCancel(job_id=ONE), {"type": "command.cancel", "job_id": str(ONE)}),
     (
@@ -465,6 +476,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             jitter=5.0,
             start_deadline=3600.0,
             max_duration=7200.0,
+            attempts=5,
+            retry_delay=30.0,
             when_unreachable="wait",
         ),
         {
@@ -479,6 +492,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "jitter": 5.0,
             "start_deadline": 3600.0,
             "max_duration": 7200.0,
+            "attempts": 5,
+            "retry_delay": 30.0,
             "when_unreachable": "wait",
         },
     ),
@@ -504,6 +519,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             jitter=0.0,
             start_deadline=None,
             max_duration=None,
+            attempts=3,
+            retry_delay=60.0,
             when_unreachable="wait",
             next_fire_at=AT,
             created_at=AT,
@@ -528,6 +545,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "jitter": 0.0,
             "start_deadline": None,
             "max_duration": None,
+            "attempts": 3,
+            "retry_delay": 60.0,
             "when_unreachable": "wait",
             "next_fire_at": AT_JSON,
             "created_at": AT_JSON,
@@ -843,6 +862,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             actor_kind=jobs.ActorKind.USER,
             actor_id=TWO,
             created_at=AT,
+            waits_for=OBSTACLE,
         ),
         {
             "id": str(ONE),
@@ -860,13 +880,23 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "missed": 0,
             "ran_offline": False,
             "attempt": 1,
+            "attempts": 1,
+            "retry_at": None,
             "created_at": AT_JSON,
             "accepted_at": None,
             "started_at": None,
             "finished_at": None,
             "start_deadline_at": None,
             "cancel_requested_at": None,
+            "waits_for": {
+                "job_id": str(TWO),
+                "kind": "prune",
+                "state": "running",
+                "host": "db1",
+            },
             "progress": None,
+            "progressed_at": None,
+            "stalled_since": None,
             "exit_code": None,
             "failure_class": None,
             "message": None,
@@ -874,6 +904,10 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "log_lines": 0,
             "revision": 0,
         },
+    ),
+    (
+        OBSTACLE,
+        {"job_id": str(TWO), "kind": "prune", "state": "running", "host": "db1"},
     ),
     (
         jobs.NumberedLogLine(attempt=1, seq=0, at=AT, stream="stdout", text="x"),

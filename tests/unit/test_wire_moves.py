@@ -18,18 +18,18 @@ from backhaul.wire.jobs import (
 
 # A row for each state, a column for each event; a dot is a move that does not exist.
 TABLE = """
-           accept   reject   expire  start   succeed   finish_incomplete fail   cancel    vanish
-queued     accepted rejected expired .       .         .                 failed cancelled .
-accepted   .        .        .       running .         .                 failed cancelled lost
-running    .        .        .       .       succeeded incomplete        failed cancelled lost
-succeeded  .        .        .       .       .         .                 .      .         .
-incomplete .        .        .       .       .         .                 .      .         .
-failed     .        .        .       .       .         .                 .      .         .
-cancelled  .        .        .       .       .         .                 .      .         .
-rejected   .        .        .       .       .         .                 .      .         .
-expired    accepted .        .       .       .         .                 .      .         .
-lost       .        .        .       .       succeeded incomplete        failed cancelled .
-"""
+           accept   reject   expire  start   retry  succeed   finish_incomplete fail   cancel    vanish
+queued     accepted rejected expired .       .      .         .                 failed cancelled .
+accepted   .        .        .       running queued .         .                 failed cancelled lost
+running    .        .        .       .       queued succeeded incomplete        failed cancelled lost
+succeeded  .        .        .       .       .      .         .                 .      .         .
+incomplete .        .        .       .       .      .         .                 .      .         .
+failed     .        .        .       .       .      .         .                 .      .         .
+cancelled  .        .        .       .       .      .         .                 .      .         .
+rejected   .        .        .       .       .      .         .                 .      .         .
+expired    accepted .        .       .       .      .         .                 .      .         .
+lost       .        .        .       .       .      succeeded incomplete        failed cancelled .
+"""  # noqa: E501
 
 
 def parse_table() -> dict[tuple[str, str], str]:

@@ -197,6 +197,8 @@ schedules = Table(
     Column("jitter", Float, nullable=False),
     Column("start_deadline", Float),
     Column("max_duration", Float),
+    Column("attempts", Integer, nullable=False, server_default="3"),
+    Column("retry_delay", Float, nullable=False, server_default="60"),
     Column("when_unreachable", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
@@ -221,6 +223,10 @@ jobs = Table(
     Column("missed", Integer, nullable=False, server_default="0"),
     Column("ran_offline", Boolean, nullable=False, server_default=sa.false()),
     Column("attempt", Integer, nullable=False, server_default="1"),
+    # How many attempts there may be, and how long before the second one, in seconds.
+    Column("attempts", Integer, nullable=False, server_default="1"),
+    Column("retry_delay", Float),
+    Column("retry_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("accepted_at", Moment),
     Column("started_at", Moment),
@@ -229,6 +235,8 @@ jobs = Table(
     Column("max_duration", Float),
     Column("cancel_requested_at", Moment),
     Column("progress", json_column_type()),
+    # When restic last got on; that it repeats itself is no progress.
+    Column("progressed_at", Moment),
     Column("exit_code", Integer),
     Column("failure_class", Text),
     Column("message", Text),
@@ -246,6 +254,15 @@ Index("ix_jobs_created_at", jobs.c.created_at)
 Index(
     "ix_jobs_active",
     jobs.c.host_id,
+    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+)
+
+# What a job may have to wait for: see `jobs.turns`.
+Index(
+    "ix_jobs_active_repository",
+    jobs.c.repository_id,
+    jobs.c.kind,
     sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
     postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
 )

@@ -24,6 +24,7 @@ from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import AgentIdentity
 from backhaul_api.ids import new_id
 from backhaul_api.jobs import store as job_rows
+from backhaul_api.jobs import turns
 
 _IS_PRESENT = hosts.c.removed_at.is_(None)
 
@@ -178,7 +179,8 @@ async def _end_jobs(
             if is_queued
             else "The host was removed by force while it had the job.",
         )
-    return [job.id for job in active]
+    freed = [await turns.find_next(connection, job) for job in active]
+    return [*(job.id for job in active), *set[UUID]().union(*freed)]
 
 
 async def is_name_taken(connection: AsyncConnection, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from litestar import Router, get, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,7 +29,8 @@ from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
-from backhaul_api.jobs import log, rules, store, targets
+from backhaul_api.jobs import log, rules, store, targets, turns
+from backhaul_api.jobs.overdue import close_if_overdue, close_overdue
 from backhaul_api.moments import parse_moment
 from backhaul_api.names import named_in
 from backhaul_api.paging import (
@@ -97,7 +99,7 @@ async def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
     until: _Until = None,
 ) -> Page[Job]:
     before = decode_cursor(cursor, tuple[UUID])[0] if cursor else None
-    await expire_overdue(services)
+    await close_overdue(services)
     async with services.database.reading() as connection:
         filters = store.Filters(
             host_id=await targets.find_host(connection, host) if host else None,
@@ -111,7 +113,8 @@ async def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
             until=parse_moment("until", until),
         )
         found = await store.fetch_page(connection, filters, limit=limit + 1, before=before)
-    items, has_more = split_page(found, limit)
+        page, has_more = split_page(found, limit)
+        items = await _tell(services, connection, list(page))
     return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].id) if has_more else None)
 
 
@@ -174,12 +177,9 @@ async def get_job(
     ] = MAX_WAIT_S,
 ) -> Job:
     async def look() -> Job:
-        async with services.database.reading() as connection:
-            job = await store.fetch(connection, job_id)
-        if rules.is_overdue(job, services.clock.now()):
-            await expire_overdue(services)
-            async with services.database.reading() as connection:
-                job = await store.fetch(connection, job_id)
+        job = await _fetch_told(services, job_id)
+        if await close_if_overdue(services, job):
+            job = await _fetch_told(services, job_id)
         return job
 
     def is_enough(job: Job) -> bool:
@@ -203,6 +203,7 @@ async def get_job(
 )
 async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath[UUID]) -> Job:
     now = services.clock.now()
+    freed: set[UUID] = set()
     async with services.database.writing() as connection:
         found = await store.fetch(connection, job_id, for_update=True)
         rules.refuse_over(found)
@@ -215,6 +216,7 @@ async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath
                 cancel_requested_at=now,
                 message=f"Cancelled by {request.user.name} before the host took it up.",
             )
+            freed = await turns.find_next(connection, job)
         elif found.cancel_requested_at is None:
             job = await store.request_cancel(connection, found, at=now)
         else:
@@ -228,7 +230,7 @@ async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath
             target_id=job.id,
             target=f"{job.kind} on {job.host}",
         )
-    services.wakeups.wake(job.host_id, job.id)
+    services.wakeups.wake(job.host_id, job.id, *freed)
     return job
 
 
@@ -269,16 +271,29 @@ async def get_job_log(
     return await look_until(look, is_enough, _wait_for(request, services, job_id, wait))
 
 
-async def expire_overdue(services: Services) -> None:
-    """Expire what no agent took up in time. Done by whoever looks, so it needs no timer."""
-    now = services.clock.now()
+async def _fetch_told(services: Services, job_id: UUID) -> Job:
     async with services.database.reading() as connection:
-        job_ids = await store.find_overdue(connection, now=now)
-    if not job_ids:
-        return
-    async with services.database.writing() as connection:
-        expired = await store.expire_overdue(connection, now=now, job_ids=job_ids)
-    services.wakeups.wake(*(job.id for job in expired))
+        (job,) = await _tell(services, connection, [await store.fetch(connection, job_id)])
+    return job
+
+
+async def _tell(services: Services, connection: AsyncConnection, found: list[Job]) -> list[Job]:
+    """Add what only the present moment says of jobs: what they wait for, and which have stalled."""
+    now, stall_after_s = services.clock.now(), services.settings.stall_after
+    waiting = [
+        built
+        for job in found
+        if job.state is JobState.QUEUED and (built := turns.build_waiting(job)) is not None
+    ]
+    obstacles = await turns.find_obstacles(connection, waiting, now=now)
+    return [
+        msgspec.structs.replace(
+            job,
+            waits_for=obstacles.get(job.id),
+            stalled_since=rules.find_stall(job, now, after_s=stall_after_s),
+        )
+        for job in found
+    ]
 
 
 def _wait_for(request: OperatorRequest, services: Services, job_id: UUID, seconds: float) -> Wait:

@@ -34,6 +34,7 @@ from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
 
 MAX_EXPIRED_AT_ONCE = 500
+DEFAULT_RETRY_DELAY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class NewJob:
     missed: int = 0
     start_deadline_at: datetime | None = None
     max_duration: float | None = None
+    attempts: int = 1
+    retry_delay: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,8 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
             created_at=now,
             start_deadline_at=new.start_deadline_at,
             max_duration=new.max_duration,
+            attempts=new.attempts,
+            retry_delay=new.retry_delay,
         )
     )
     job = await fetch(connection, id_)
@@ -203,6 +208,7 @@ async def move(
         raise IllegalJobMoveError(job.id, refused) from refused
     if state in TERMINAL_STATES:
         changes.setdefault("finished_at", at)
+    changes.setdefault("retry_at", None)
     await _update(connection, job, {**changes, "state": state})
     if state is JobState.SUCCEEDED and job.kind is JobKind.BACKUP:
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
@@ -217,7 +223,9 @@ async def move(
             to_state=state,
         )
     )
-    await events.append_job(connection, job, state, at=at, message=changes.get("message"))
+    # That it is queued again says less than why.
+    what = event if event is JobEvent.RETRY else state
+    await events.append_job(connection, job, what, at=at, message=changes.get("message"))
     return msgspec.structs.replace(job, **changes, state=state, revision=job.revision + 1)
 
 
@@ -236,9 +244,41 @@ async def request_cancel(connection: AsyncConnection, job: Job, *, at: datetime)
     return msgspec.structs.replace(job, cancel_requested_at=at, revision=job.revision + 1)
 
 
-async def save_progress(connection: AsyncConnection, job: Job, progress: Progress) -> None:
+async def save_progress(
+    connection: AsyncConnection, job: Job, progress: Progress, *, progressed_at: datetime | None
+) -> None:
     """Replace the progress. It is no event: only the newest is of use."""
-    await _update(connection, job, {"progress": progress})
+    changes = {"progress": progress, "progressed_at": progressed_at}
+    await _update(connection, job, changes)
+
+
+async def fetch_retry_delay(connection: AsyncConnection, job_id: UUID) -> float:
+    """Fetch how many seconds lie before a job's second attempt."""
+    query = sa.select(jobs.c.retry_delay).where(jobs.c.id == job_id)
+    return await connection.scalar(query) or DEFAULT_RETRY_DELAY_S
+
+
+async def retry(
+    connection: AsyncConnection, job: Job, *, at: datetime, retry_at: datetime, **failure: Any
+) -> Job:
+    """Queue a further attempt of a job; `failure` says how the last one ended."""
+    waited = job.start_deadline_at and job.start_deadline_at - job.created_at
+    return await move(
+        connection,
+        job,
+        JobEvent.RETRY,
+        at=at,
+        attempt=job.attempt + 1,
+        retry_at=retry_at,
+        # As long as after its fire, from when it may begin.
+        start_deadline_at=waited and retry_at + waited,
+        accepted_at=None,
+        started_at=None,
+        progress=None,
+        progressed_at=None,
+        log_lines=0,
+        **failure,
+    )
 
 
 async def expire_overdue(
@@ -267,6 +307,51 @@ async def find_overdue(connection: AsyncConnection, *, now: datetime) -> list[UU
     """Find the jobs that have to expire, whichever host they are for."""
     query = sa.select(jobs.c.id).where(_overdue(now)).limit(MAX_EXPIRED_AT_ONCE)
     return list((await connection.scalars(query)).all())
+
+
+async def find_silent(
+    connection: AsyncConnection, *, since: datetime, job_id: UUID | None = None
+) -> list[UUID]:
+    """Find the jobs, or whether this is one, that are with a host nobody has heard of since."""
+    query = (
+        sa.select(jobs.c.id)
+        .select_from(jobs.join(hosts, jobs.c.host_id == hosts.c.id))
+        .where(_is_silent(since))
+        .limit(MAX_EXPIRED_AT_ONCE)
+    )
+    query = query if job_id is None else query.where(jobs.c.id == job_id)
+    return list((await connection.scalars(query)).all())
+
+
+async def lose_silent(
+    connection: AsyncConnection, *, now: datetime, since: datetime, job_ids: list[UUID]
+) -> list[Job]:
+    """Move those of the jobs whose host is still silent to `lost`; its late report is taken."""
+    query = (
+        _SELECT.where(jobs.c.id.in_(job_ids), _is_silent(since))
+        .order_by(jobs.c.id)
+        .with_for_update(of=jobs)
+    )
+    silent = [_build(row) for row in await connection.execute(query)]
+    return [
+        await move(
+            connection,
+            job,
+            JobEvent.VANISH,
+            at=now,
+            message="The host has not been heard of for too long. If it comes back with this job, "
+            "its report counts.",
+        )
+        for job in silent
+    ]
+
+
+def _is_silent(since: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
+        jobs.c.accepted_at < since,
+        sa.or_(hosts.c.last_seen_at.is_(None), hosts.c.last_seen_at < since),
+    )
 
 
 def _overdue(now: datetime) -> sa.ColumnElement[bool]:

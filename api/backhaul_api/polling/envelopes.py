@@ -12,10 +12,11 @@ import msgspec
 import sqlalchemy as sa
 
 from backhaul.wire.agents import HeldJob
-from backhaul.wire.commands import CommandCancel, CommandRun
-from backhaul.wire.jobs import JobState
+from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
+from backhaul.wire.jobs import EXCLUSIVE_KINDS, JobState
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import NotFoundError
+from backhaul_api.jobs import turns
 from backhaul_api.keys import SecretDoesNotOpenError
 from backhaul_api.logs import facts
 from backhaul_api.polling.sealing import Sealer
@@ -37,6 +38,8 @@ class Due:
     """Jobs that have to fail, because their repository is gone; and why."""
     queries: list[UUID] = field(default_factory=list)
     """Whose envelopes are among them."""
+    again_in_s: float | None = None
+    """When to look again: a retry is due then."""
     is_old_news: bool = False
     """All of it stays due until the agent has done something that may take it a while."""
 
@@ -45,28 +48,51 @@ async def fetch_due(
     sealer: Sealer, host_id: UUID, held: Iterable[HeldJob], *, now: datetime
 ) -> Due:
     """Derive what is due from the host's active jobs and those that the agent says it holds."""
-    states = {job.job_id: job.state for job in held}
+    holds = {job.job_id: job for job in held}
     due = Due()
     cancels: list[msgspec.Raw] = []
+    waiting: list[sa.RowMapping] = []
+    again_at: datetime | None = None
     rows = (await sealer.connection.execute(_ACTIVE, {"host_id": host_id})).mappings()
     for row in sorted(rows, key=lambda row: row["id"]):
-        if len(due.envelopes) + len(cancels) == MAX_DUE:
-            break
+        hold = holds.get(row["id"])
         if row["state"] != JobState.QUEUED:
-            if row["cancel_requested_at"] and states.get(row["id"]) in {"accepted", "running"}:
+            if row["cancel_requested_at"] and hold and hold.state in {"accepted", "running"}:
                 cancels.append(encode(CommandCancel(job_id=row["id"])))
-        elif row["id"] in states:
+        elif hold and hold.attempt >= row["attempt"]:
             continue  # the host holds it: its claim, or its report of an offline run, is on the way
         elif row["start_deadline_at"] and row["start_deadline_at"] < now:
             due.overdue.append(row["id"])
+        elif row["retry_at"] and row["retry_at"] > now:
+            again_at = min(again_at or row["retry_at"], row["retry_at"])
         else:
-            await _add_run(due, sealer, row)
+            waiting.append(row)
+    await _add_runs(due, sealer, waiting, now=now)
     return Due(
-        envelopes=[*cancels, *due.envelopes],
+        envelopes=[*cancels, *due.envelopes][:MAX_DUE],
         overdue=due.overdue,
         unsendable=due.unsendable,
+        again_in_s=None if again_at is None else (again_at - now).total_seconds(),
         is_old_news=bool(cancels) and not due.envelopes,
     )
+
+
+async def _add_runs(
+    due: Due, sealer: Sealer, waiting: list[sa.RowMapping], *, now: datetime
+) -> None:
+    """Add the jobs whose turn it is, those of the highest priority first."""
+    wanted = [built for row in waiting if (built := turns.build_waiting(row)) is not None]
+    obstacles = await turns.find_obstacles(sealer.connection, wanted, now=now)
+    for row in sorted(waiting, key=lambda row: (-_priority_of(row), row["id"])):
+        if len(due.envelopes) == MAX_DUE:
+            break
+        if row["id"] in obstacles or (row["kind"] in EXCLUSIVE_KINDS and due.envelopes):
+            continue  # one that needs the repository for itself begins at once, or not yet
+        await _add_run(due, sealer, row)
+
+
+def _priority_of(row: sa.RowMapping) -> JobPriority:
+    return turns.choose_priority(row["kind"], row["actor_kind"])
 
 
 async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
@@ -90,6 +116,7 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
                 credentials=credentials,
                 start_deadline_at=row["start_deadline_at"],
                 max_duration=row["max_duration"],
+                priority=_priority_of(row),
             )
         )
     )
@@ -103,13 +130,16 @@ def encode(value: object) -> msgspec.Raw:
 # Sorted only afterwards: asked for an order, SQLite walks through every job the host ever had.
 _ACTIVE = sa.select(
     jobs.c.id,
+    jobs.c.host_id,
     jobs.c.attempt,
     jobs.c.kind,
+    jobs.c.actor_kind,
     jobs.c.state,
     jobs.c.arguments,
     jobs.c.repository_id,
     jobs.c.start_deadline_at,
     jobs.c.max_duration,
+    jobs.c.retry_at,
     jobs.c.cancel_requested_at,
 ).where(
     jobs.c.host_id == sa.bindparam("host_id"),

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from backhaul.wire.agents import Hello, Receipt
 from backhaul.wire.jobs import JobEvent
 from backhaul_api.db.tables import hosts
-from backhaul_api.jobs import store
+from backhaul_api.jobs import store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 
 MAX_RECENT_BOOTS = 16
@@ -74,4 +74,4 @@ async def _lose_forgotten_jobs(arrival: Arrival, hello: Hello) -> None:
             at=arrival.now,
             message="The agent started again and no longer knew of this job.",
         )
-        arrival.topics.add(job.id)
+        arrival.topics.update({job.id, *await turns.find_next(arrival.connection, job)})

@@ -6,7 +6,7 @@ A job of another host is not found here: a host learns nothing about its neighbo
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,8 +25,8 @@ from backhaul.wire.jobs import (
 )
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import repositories
-from backhaul_api.errors import ConflictError, InvalidError, LogGapError
-from backhaul_api.jobs import log, rules, store
+from backhaul_api.errors import ConflictError, InvalidError, JobWaitsError, LogGapError
+from backhaul_api.jobs import log, rules, store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 
 MAX_MESSAGE_LENGTH = 4096
@@ -36,6 +36,10 @@ _MAX_EXIT_CODE = 2**31 - 1
 async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
     """Give the job to the agent that claims it, or note that its policy refuses it."""
     job = await _fetch(arrival, ack.job_id)
+    if ack.attempt != job.attempt:
+        raise ConflictError(
+            f"Job {job.id} is at attempt {job.attempt}: attempt {ack.attempt} must not be started."
+        )
     if _is_known(job, ack):
         return DUPLICATE
     if job.state in TERMINAL_STATES:
@@ -43,7 +47,17 @@ async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
     if rules.is_overdue(job, arrival.now):
         raise ConflictError(f"Job {job.id} has passed its start deadline: it must not be started.")
     if ack.is_accepted:
-        await _move(arrival, job, JobEvent.ACCEPT, accepted_at=arrival.now)
+        await _check_turn(arrival, job)
+        await _move(
+            arrival,
+            job,
+            JobEvent.ACCEPT,
+            accepted_at=arrival.now,
+            # Of the attempt before.
+            exit_code=None,
+            failure_class=None,
+            message=None,
+        )
     else:
         reason = ack.reason or "The agent's policy refuses it."
         await _move(arrival, job, JobEvent.REJECT, message=_cap_message(reason))
@@ -51,22 +65,27 @@ async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
 
 
 async def apply_started(arrival: Arrival, started: JobStarted) -> Receipt:
-    job = await _fetch(arrival, started.job_id, attempt=started.attempt)
+    job = await _fetch_attempt(arrival, started)
+    if job is None:
+        return DUPLICATE
     if job.accepted_at is not None and job.state is not JobState.ACCEPTED:
         return DUPLICATE
     started_at = _choose_time(started.at, earliest=job.accepted_at, now=arrival.now)
-    await _move(arrival, job, JobEvent.START, started_at=started_at)
+    await _move(arrival, job, JobEvent.START, started_at=started_at, progressed_at=arrival.now)
     return OK
 
 
 async def apply_progress(arrival: Arrival, report: JobProgress) -> Receipt:
     """Keep it if it is the newest of a running job. It is of no use otherwise, but no fault."""
-    job = await _fetch(arrival, report.job_id, attempt=report.attempt)
+    job = await _fetch_attempt(arrival, report)
+    if job is None:
+        return DUPLICATE
     last, new = job.progress, report.progress
     is_older = last is not None and new.seconds_elapsed < last.seconds_elapsed
     if job.state is not JobState.RUNNING or is_older or new == last:
         return DUPLICATE
-    await store.save_progress(arrival.connection, job, new)
+    progressed_at = arrival.now if rules.has_advanced(last, new) else job.progressed_at
+    await store.save_progress(arrival.connection, job, new, progressed_at=progressed_at)
     arrival.topics.add(job.id)
     return OK
 
@@ -80,28 +99,34 @@ async def apply_log(arrival: Arrival, report: JobLog) -> Receipt:
     """
     if report.seq < 0:
         raise InvalidError.of("seq", "counts from 0")
-    job = await _fetch(arrival, report.job_id, attempt=report.attempt)
+    job = await _fetch_attempt(arrival, report)
+    if job is None:
+        return DUPLICATE
     has_new = report.seq + len(report.lines) > job.log_lines
     if has_new and job.state not in _STATES_WITH_NEWS:
         raise ConflictError(f"Job {job.id} is {job.state}: its log takes no more lines.")
-    if not await log.append(arrival.connection, job, seq=report.seq, lines=report.lines):
+    if not await log.append(
+        arrival.connection, job, seq=report.seq, lines=report.lines, now=arrival.now
+    ):
         return DUPLICATE
     arrival.topics.add(job.id)
     return OK
 
 
 async def apply_finished(arrival: Arrival, report: JobFinished) -> Receipt:
-    """End the job, once its whole log is there.
+    """End the job, once its whole log is there; or queue its next attempt.
 
     Raises:
         LogGapError: log lines are missing.
         InvalidError: a field does not fit the job.
         IllegalJobMoveError: the job was never accepted, or cannot end like this.
     """
-    job = await _fetch(arrival, report.job_id, attempt=report.attempt)
-    if job.accepted_at is not None and job.state in _STATES_REPORTED:
+    job = await _fetch_attempt(arrival, report)
+    if job is None or (job.accepted_at is not None and job.state in _STATES_REPORTED):
         return DUPLICATE
     _check_end(job, report)
+    if await _retry(arrival, job, report):
+        return OK
     await _move(
         arrival,
         job,
@@ -125,16 +150,55 @@ _STATES_REPORTED = frozenset(
 )
 
 
-async def _fetch(arrival: Arrival, job_id: UUID, *, attempt: int | None = None) -> Job:
-    job = await store.fetch_of_host(arrival.connection, job_id, arrival.host_id)
-    if attempt is not None and attempt != job.attempt:
+async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
+    """Queue the next attempt of a job that failed in a way that may pass."""
+    if report.outcome is not Outcome.FAILED:
+        return False
+    delay_s = await store.fetch_retry_delay(arrival.connection, job.id)
+    pause_s = rules.choose_retry(job, report.failure_class, delay_s=delay_s)
+    if pause_s is None:
+        return False
+    await store.retry(
+        arrival.connection,
+        job,
+        at=arrival.now,
+        retry_at=arrival.now + timedelta(seconds=pause_s),
+        exit_code=report.exit_code,
+        failure_class=report.failure_class,
+        message=None if report.message is None else _cap_message(report.message),
+    )
+    arrival.topics.update({job.id, *await turns.find_next(arrival.connection, job)})
+    return True
+
+
+async def _check_turn(arrival: Arrival, job: Job) -> None:
+    obstacle = await turns.find_obstacle_to_claim(arrival.connection, job)
+    if obstacle is not None:
+        raise JobWaitsError(
+            f"Job {job.id} waits for {obstacle.kind} on {obstacle.host} (job {obstacle.job_id})."
+        )
+
+
+async def _fetch(arrival: Arrival, job_id: UUID) -> Job:
+    return await store.fetch_of_host(arrival.connection, job_id, arrival.host_id)
+
+
+async def _fetch_attempt(
+    arrival: Arrival, report: JobStarted | JobProgress | JobLog | JobFinished
+) -> Job | None:
+    """Fetch the job of a report; None when the report repeats what was said of an older attempt:
+    all of that was here before the next one began."""
+    job = await _fetch(arrival, report.job_id)
+    if not 1 <= report.attempt <= job.attempt:
         raise InvalidError.of("attempt", f"job {job.id} is at attempt {job.attempt}")
-    return job
+    return job if report.attempt == job.attempt else None
 
 
 async def _move(arrival: Arrival, job: Job, event: JobEvent, **changes: Any) -> None:
-    await store.move(arrival.connection, job, event, at=arrival.now, **changes)
+    moved = await store.move(arrival.connection, job, event, at=arrival.now, **changes)
     arrival.topics.add(job.id)
+    if moved.state in TERMINAL_STATES:
+        arrival.topics.update(await turns.find_next(arrival.connection, job))
 
 
 def _is_known(job: Job, ack: CommandAck) -> bool:

@@ -38,9 +38,15 @@ class Wait:
 
 
 async def look_until(
-    look: Callable[[], Awaitable[T]], is_enough: Callable[[T], bool], wait: Wait
+    look: Callable[[], Awaitable[T]],
+    is_enough: Callable[[T], bool],
+    wait: Wait,
+    *,
+    again_in: Callable[[T], float | None] = lambda _: None,
 ) -> T:
     """Look until what is found is enough, or until the wait is over; gives what was seen last.
+
+    `again_in` tells from what was found when, in seconds, the passing of time will have changed it.
 
     Each look opens and closes its own connection. The wait ends with its time, when the server
     drains, when a newer wait takes its place, and when the client hangs up.
@@ -54,7 +60,9 @@ async def look_until(
         # Again, now that the bell is there: what changed since the first look did not ring it.
         found = await look()
         while not is_enough(found) and not bell.has_ended():
-            next_look = min(deadline, loop.time() + wait.recheck_s)
+            pause_s = again_in(found)
+            pause_s = wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
+            next_look = min(deadline, loop.time() + pause_s)
             has_rung = await bell.wait_until(next_look)
             if bell.has_ended():
                 break

@@ -24,6 +24,7 @@ from backhaul.wire.problems import removal_message
 from backhaul_api.db.tables import hosts, queries
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.jobs import store as jobs
+from backhaul_api.jobs import turns
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode, fetch_due
 from backhaul_api.polling.parking import Wait, look_until
@@ -81,7 +82,12 @@ class Poll:
             # A connection that died unnoticed leaves its poll behind; the newer one ends it.
             is_alone=True,
         )
-        due = await look_until(self._look, lambda due: bool(due.envelopes), wait)
+        due = await look_until(
+            self._look,
+            lambda due: bool(due.envelopes),
+            wait,
+            again_in=lambda due: due.again_in_s,
+        )
         return self._build_reply(due)
 
     async def _look(self) -> Due:
@@ -176,8 +182,10 @@ class Poll:
 
     async def _close_jobs(self, due: Due, now: datetime) -> None:
         """Move the jobs that this host will never get to their ends."""
+        freed: set[UUID] = set()
         async with self.services.database.writing() as connection:
-            await jobs.expire_overdue(connection, now=now, job_ids=due.overdue)
+            for job in await jobs.expire_overdue(connection, now=now, job_ids=due.overdue):
+                freed |= await turns.find_next(connection, job)
             for job_id, reason in due.unsendable.items():
                 job = await jobs.fetch_of_host(connection, job_id, self.host_id)
                 if job.state is JobState.QUEUED:
@@ -189,7 +197,10 @@ class Poll:
                         failure_class=FailureClass.OTHER,
                         message=reason,
                     )
-        self.services.wakeups.wake(*due.overdue, *due.unsendable)
+                    freed |= await turns.find_next(connection, job)
+        # This host's own poll looks on by itself.
+        freed.discard(self.host_id)
+        self.services.wakeups.wake(*due.overdue, *due.unsendable, *freed)
 
     def _build_reply(self, due: Due) -> PollReply:
         return PollReply(

@@ -85,7 +85,8 @@ async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
         job = await _create_job(arrival, fire, schedule)
     else:
         job = await store.fetch_of_host(arrival.connection, known, arrival.host_id)
-    is_new_offline = fire.ran_offline and job.accepted_at is None
+    # A further attempt that waits says that the host has reported the first one.
+    is_new_offline = fire.ran_offline and job.accepted_at is None and job.attempt == 1
     if is_new_offline:
         await _note_offline_run(arrival, fire, job, schedule)
     is_news = known is None or is_new_offline
@@ -119,6 +120,8 @@ async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapp
         # From the receipt on: a fire that was late for want of a server is not late for its job.
         start_deadline_at=rules.build_deadline(arrival.now, schedule["start_deadline"]),
         max_duration=schedule["max_duration"],
+        attempts=schedule["attempts"],
+        retry_delay=schedule["retry_delay"],
     )
     job = await store.insert(arrival.connection, new, now=arrival.now)
     arrival.topics.add(arrival.host_id)

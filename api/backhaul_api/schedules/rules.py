@@ -53,6 +53,8 @@ def build_schedule(
         jitter=data.jitter,
         start_deadline=data.start_deadline,
         max_duration=data.max_duration,
+        attempts=data.attempts,
+        retry_delay=data.retry_delay,
         when_unreachable=choose_when_unreachable(data.kind, data.when_unreachable),
         next_fire_at=None,
         created_at=now,

@@ -251,7 +251,7 @@ def _build_columns(at: datetime) -> list[Column[Job]]:
         Column("KIND", lambda job: job.kind),
         Column("HOST", lambda job: job.host, lambda _: "bold"),
         Column("REPOSITORY", lambda job: job.repository or ""),
-        Column("STATE", _render_state, lambda job: STATE_STYLES[job.state]),
+        Column("STATE", lambda job: _render_state(job, at), lambda job: STATE_STYLES[job.state]),
         Column("CREATED", lambda job: display.render_age(job.created_at, at)),
         Column("TOOK", lambda job: _render_duration(job, at), is_right=True),
         Column("SCHEDULED FOR", lambda job: display.render_moment(job.scheduled_at), is_wide=True),
@@ -267,7 +267,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
     return [
         ("id", str(job.id)),
         ("kind", job.kind),
-        ("state", _render_state(job)),
+        ("state", _render_state(job, at)),
         ("outcome", job_progress.render_outcome(job) if job.finished_at else ""),
         ("message", job.message or ""),
         ("failure", job.failure_class or ""),
@@ -281,6 +281,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ),
         *_build_schedule_fields(job),
         ("created", display.render_moment(job.created_at)),
+        ("attempt", f"{job.attempt} of {job.attempts}" if job.attempts > 1 else ""),
         ("started", display.render_moment(job.started_at)),
         ("finished", display.render_moment(job.finished_at)),
         ("took", _render_duration(job, at)),
@@ -307,10 +308,12 @@ def _render_argument(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _render_state(job: Job) -> str:
+def _render_state(job: Job, at: datetime) -> str:
+    state = str(job.state)
     if job.state is JobState.RUNNING and job.progress is not None:
-        return f"{job.state} {job.progress.percent_done:.0%}"
-    return str(job.state)
+        state = f"{job.state} {job.progress.percent_done:.0%}"
+    condition = display.render_condition(job, at)
+    return f"{state}, {condition}" if condition else state
 
 
 def _render_duration(job: Job, at: datetime) -> str:

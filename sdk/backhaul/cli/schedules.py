@@ -30,6 +30,8 @@ from backhaul.cli.prompts import confirm_removal
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
 from backhaul.wire.schedules import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_RETRY_DELAY_S,
     CatchUp,
     CreateSchedule,
     Schedule,
@@ -64,7 +66,19 @@ StartDeadline = Annotated[
 ]
 MaxDuration = Annotated[
     str | None,
-    typer.Option(metavar="DURATION", help="Jobs that run longer are ended and fail, like 6h."),
+    typer.Option(metavar="DURATION", help="Jobs that run longer are cancelled, like 6h."),
+]
+AttemptCount = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=20, help="How often a job is run in all, when it fails in a way that may pass."
+    ),
+]
+RetryDelay = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DURATION", help="Before the second attempt, like 1m; doubled before each other."
+    ),
 ]
 WhenAway = Annotated[
     WhenUnreachable | None,
@@ -95,6 +109,8 @@ def create_schedule(
     jitter: Jitter = None,
     start_deadline: StartDeadline = None,
     max_duration: MaxDuration = None,
+    attempts: AttemptCount = None,
+    retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -112,6 +128,8 @@ def create_schedule(
         jitter=_read_duration("--jitter", jitter) or 0.0,
         start_deadline=_read_duration("--start-deadline", start_deadline),
         max_duration=_read_duration("--max-duration", max_duration),
+        attempts=DEFAULT_ATTEMPTS if attempts is None else attempts,
+        retry_delay=_read_duration("--retry-delay", retry_delay) or DEFAULT_RETRY_DELAY_S,
         when_unreachable=when_unreachable,
     )
     with open_client() as client:
@@ -169,6 +187,8 @@ def update_schedule(
     jitter: Jitter = None,
     start_deadline: StartDeadline = None,
     max_duration: MaxDuration = None,
+    attempts: AttemptCount = None,
+    retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
     clear: Annotated[
         list[str] | None,
@@ -190,6 +210,8 @@ def update_schedule(
         jitter=_or_unset(_read_duration("--jitter", jitter)),
         start_deadline=_or_unset(_read_duration("--start-deadline", start_deadline)),
         max_duration=_or_unset(_read_duration("--max-duration", max_duration)),
+        attempts=_or_unset(attempts),
+        retry_delay=_or_unset(_read_duration("--retry-delay", retry_delay)),
         when_unreachable=_or_unset(when_unreachable),
     )
     change = _clear(change, clear or [])
@@ -294,6 +316,7 @@ def _build_fields(schedule: Schedule, at: datetime) -> list[tuple[str, str]]:
         ("jitter", _render_duration(schedule.jitter or None)),
         ("start deadline", _render_duration(schedule.start_deadline)),
         ("max duration", _render_duration(schedule.max_duration)),
+        ("attempts", _render_attempts(schedule)),
         ("when unreachable", schedule.when_unreachable),
         ("created", display.render_moment(schedule.created_at)),
         ("changed", display.render_moment(schedule.updated_at)),
@@ -319,6 +342,12 @@ def _render_catch_up(schedule: Schedule) -> str:
     if schedule.catch_up == "once" and schedule.catch_up_window is not None:
         return f"once, within {display.render_duration(schedule.catch_up_window)}"
     return schedule.catch_up
+
+
+def _render_attempts(schedule: Schedule) -> str:
+    if schedule.attempts == 1:
+        return "1"
+    return f"{schedule.attempts}, the second {display.render_duration(schedule.retry_delay)} later"
 
 
 def _render_duration(seconds: float | None) -> str:

@@ -28,7 +28,7 @@ def render_card(data: Any, now: datetime) -> str:
 def render_job(job: Job, now: datetime) -> str:
     """Render a job: a progress bar while it runs, a summary when it has ended."""
     title = f"{job.kind} on {job.host}"
-    rows: list[tuple[str, str]] = [("state", show_job_state(job))]
+    rows: list[tuple[str, str]] = [("state", show_job_state(job, now))]
     if job.message:
         rows.append(("why", job.message))
     if figures := render_result(job):
@@ -125,6 +125,7 @@ def _schedule_rows(one: Schedule, now: datetime) -> list[tuple[str, str]]:
         ("what", one.source or "-"),
         ("repository", one.repository),
         ("missed", "one fire catches up" if one.catch_up == "once" else "is skipped"),
+        ("tried", "once" if one.attempts == 1 else f"up to {one.attempts} times"),
         ("without the server", "runs" if one.when_unreachable == "run" else "waits"),
     ]
     return [*rows, ("why", one.error)] if one.error else rows

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from backhaul.display import render_condition
 from backhaul.html.markup import Markup, join, mark
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, HostState
@@ -26,12 +29,11 @@ _HOSTS = {
 }
 
 
-def show_job_state(job: Job) -> Markup:
+def show_job_state(job: Job, now: datetime) -> Markup:
     kind, glyph = _JOBS[job.state]
     shown = mark(kind, glyph, job.state.value)
-    if job.cancel_requested_at is not None and job.finished_at is None:
-        return join(shown, ", ", mark("warn", "⊘", "cancel requested"))
-    return shown
+    condition = render_condition(job, now)
+    return join(shown, ", ", mark("warn", "!", condition)) if condition else shown
 
 
 def show_event(event: Event) -> Markup:

@@ -79,7 +79,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("job", lambda one, _: str(one.id)[-12:]),
         ("host", lambda one, _: one.host),
         ("kind", lambda one, _: str(one.kind)),
-        ("state", lambda one, _: show_job_state(one)),
+        ("state", lambda one, now: show_job_state(one, now)),
         ("made", lambda one, now: age(one.created_at, now)),
         ("took", _show_job_duration),
         ("what came of it", _show_job_news),

@@ -119,8 +119,8 @@ class Schedules(Keyed[Schedule]):
 
         The repository may be left out if there is only one. `policies` are the other fields of
         `backhaul.wire.schedules.CreateSchedule`: enabled, catch_up, catch_up_window, jitter,
-        start_deadline, max_duration, when_unreachable; durations in seconds. `host` is needed on
-        the schedules of the whole fleet only.
+        start_deadline, max_duration, attempts, retry_delay, when_unreachable; durations in
+        seconds. `host` is needed on the schedules of the whole fleet only.
 
         Raises:
             InvalidRequestError: something is not acceptable; each error names its field.

@@ -85,6 +85,7 @@ class HeldJob(Wire, frozen=True, kw_only=True):
     """A job that the agent has in its journal."""
 
     job_id: UUID
+    attempt: int = 1
     state: Literal["accepted", "running", "finished"]
     """`finished` until the server's receipt for the end has come."""
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from uuid import UUID
 
 import msgspec
@@ -46,16 +46,30 @@ class CommandRun(Wire, frozen=True, kw_only=True, tag_field="type", tag="command
     credentials: bytes | None = None
     start_deadline_at: Instant | None = None
     max_duration: Seconds | None = None
+    priority: int = 0
+    """Of the jobs that wait on the host, those with the highest go first: see `JobPriority`."""
+
+
+class JobPriority(IntEnum):
+    """Who goes first; within one, the order in which the jobs came."""
+
+    SCHEDULED = 0
+    OPERATOR = 1
+    """Somebody waits for it."""
+    RESTORE = 2
+    """Somebody waits for the data."""
 
 
 class CommandAck(Wire, frozen=True, kw_only=True, tag_field="type", tag="command.ack"):
     """The agent takes a job up, or its policy refuses it. Natural key: the job.
 
     An acceptance is a claim: the agent starts only after the receipt, so that a job which was
-    cancelled or has expired meanwhile never starts.
+    cancelled or has expired meanwhile never starts. A claim that is refused with the problem
+    `job-waits` is given back: the agent forgets the job, and is sent it again when its turn comes.
     """
 
     job_id: UUID
+    attempt: int = 1
     is_accepted: bool
     reason: str | None = None
     """Why not."""

@@ -16,7 +16,7 @@ class Event(Wire, frozen=True, kw_only=True):
     at: Instant
     kind: str
     """What it happened to and what it was: `job.` and the state that the job came to, like
-    `job.succeeded`, or `job.cancel_requested`; or an action of the audit log, like
+    `job.succeeded`, or `job.retry`, or `job.cancel_requested`; or an action of the audit log, like
     `schedule.update`."""
     actor: str | None = None
     """Who did it, by the name at the time; None for what jobs do by themselves."""

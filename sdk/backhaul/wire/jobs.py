@@ -30,6 +30,11 @@ class JobKind(StrEnum):
     UNLOCK = "unlock"
 
 
+EXCLUSIVE_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.CHECK})
+"""restic locks the whole repository for these: they wait for all others on it, and all others for
+them, on whichever host."""
+
+
 class JobState(StrEnum):
     """Where a job stands."""
 
@@ -56,6 +61,8 @@ class JobEvent(StrEnum):
     REJECT = "reject"
     EXPIRE = "expire"
     START = "start"
+    RETRY = "retry"
+    """An attempt failed, and another one may help."""
     SUCCEED = "succeed"
     FINISH_INCOMPLETE = "finish_incomplete"
     FAIL = "fail"
@@ -78,6 +85,9 @@ MOVES: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType(
         (_S.ACCEPTED, _E.FAIL): _S.FAILED,
         (_S.ACCEPTED, _E.CANCEL): _S.CANCELLED,
         (_S.ACCEPTED, _E.VANISH): _S.LOST,
+        # Only before the last attempt that the job has.
+        (_S.ACCEPTED, _E.RETRY): _S.QUEUED,
+        (_S.RUNNING, _E.RETRY): _S.QUEUED,
         (_S.RUNNING, _E.SUCCEED): _S.SUCCEEDED,
         (_S.RUNNING, _E.FINISH_INCOMPLETE): _S.INCOMPLETE,
         (_S.RUNNING, _E.FAIL): _S.FAILED,
@@ -156,7 +166,14 @@ class FailureClass(StrEnum):
     SOURCE_MISSING = "source_missing"
     RESTIC_MISSING = "restic_missing"
     INTERRUPTED = "interrupted"
+    """The agent was stopped, or died, while restic ran."""
     OTHER = "other"
+
+
+RETRYABLE = frozenset(
+    {FailureClass.NETWORK, FailureClass.LOCKED, FailureClass.INTERRUPTED, FailureClass.OTHER}
+)
+"""What may go better next time by itself. The rest waits for a person: a password, a disk."""
 
 
 # What a job is asked to do -----------------------------------------------------------------------
@@ -481,8 +498,17 @@ class ActorKind(StrEnum):
     HOST = "host"
 
 
+class Obstacle(Wire, frozen=True, kw_only=True):
+    """The job that another one waits for: both need the repository, one of them for itself."""
+
+    job_id: UUID
+    kind: JobKind
+    state: JobState
+    host: Name
+
+
 class Job(Wire, frozen=True, kw_only=True):
-    """One run of restic on one host."""
+    """One run of restic on one host. A retry is a further attempt of the same job."""
 
     id: UUID
     kind: JobKind
@@ -502,13 +528,26 @@ class Job(Wire, frozen=True, kw_only=True):
     ran_offline: bool = False
     """The agent ran it without the server and reported it afterwards."""
     attempt: int = 1
+    """Counts from 1; each has a log of its own."""
+    attempts: int = 1
+    """How many there may be."""
+    retry_at: Instant | None = None
+    """Not before this the next attempt begins. `message`, `exit_code` and `failure_class` say until
+    then how the last one failed."""
     created_at: Instant
     accepted_at: Instant | None = None
     started_at: Instant | None = None
     finished_at: Instant | None = None
     start_deadline_at: Instant | None = None
     cancel_requested_at: Instant | None = None
+    waits_for: Obstacle | None = None
+    """Of a queued job: what has to end before it can begin."""
     progress: Progress | None = None
+    progressed_at: Instant | None = None
+    """When restic last got on, or wrote a line."""
+    stalled_since: Instant | None = None
+    """Of a running job: it has not got on since then, for longer than the server's `stall_after`.
+    It is left alone; cancel it if it hangs."""
     exit_code: int | None = None
     """restic's exit code; negative when a signal ended it."""
     failure_class: FailureClass | None = None

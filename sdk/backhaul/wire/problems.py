@@ -36,6 +36,7 @@ class ProblemType(StrEnum):
     RATE_LIMITED = "urn:backhaul:problem:rate-limited"
     LOG_GAP = "urn:backhaul:problem:log-gap"
     ILLEGAL_MOVE = "urn:backhaul:problem:illegal-move"
+    JOB_WAITS = "urn:backhaul:problem:job-waits"
     UNKNOWN_ENVELOPE = "urn:backhaul:problem:unknown-envelope"
     HOST_SILENT = "urn:backhaul:problem:host-silent"
     HOST_REFUSED = "urn:backhaul:problem:host-refused"

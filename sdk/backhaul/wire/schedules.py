@@ -126,6 +126,10 @@ Timezone = Annotated[str, msgspec.Meta(min_length=1, max_length=255, examples=["
 Window = Annotated[float, msgspec.Meta(ge=0, le=366 * 86_400)]
 Jitter = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 TimeLimit = Annotated[float, msgspec.Meta(gt=0, le=366 * 86_400)]
+DEFAULT_ATTEMPTS = 3
+DEFAULT_RETRY_DELAY_S = 60.0
+Attempts = Annotated[int, msgspec.Meta(ge=1, le=20)]
+RetryDelay = Annotated[float, msgspec.Meta(ge=1, le=86_400)]
 
 
 class CreateSchedule(Request, frozen=True, kw_only=True):
@@ -149,7 +153,12 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     start_deadline: TimeLimit | None = None
     """A job that was not accepted this long after its fire expires."""
     max_duration: TimeLimit | None = None
-    """A job that runs longer than this is ended, and fails."""
+    """A job that runs longer than this is cancelled, and says why."""
+    attempts: Attempts = DEFAULT_ATTEMPTS
+    """How often a job is run in all, when it fails in a way that may pass: see
+    `backhaul.wire.jobs.RETRYABLE`."""
+    retry_delay: RetryDelay = DEFAULT_RETRY_DELAY_S
+    """Before the second attempt; doubled before each further one, up to an hour."""
     when_unreachable: WhenUnreachable | None = None
     """`run`: back up without the server when it cannot be reached; the default for backup.
     `wait`: the default, and all there is, for the rest."""
@@ -168,6 +177,8 @@ class UpdateSchedule(Request, frozen=True, kw_only=True):
     jitter: Jitter | UnsetType = UNSET
     start_deadline: TimeLimit | UnsetType | None = UNSET
     max_duration: TimeLimit | UnsetType | None = UNSET
+    attempts: Attempts | UnsetType = UNSET
+    retry_delay: RetryDelay | UnsetType = UNSET
     when_unreachable: WhenUnreachable | UnsetType = UNSET
 
 
@@ -190,6 +201,8 @@ class Schedule(Wire, frozen=True, kw_only=True):
     jitter: Seconds
     start_deadline: Seconds | None
     max_duration: Seconds | None
+    attempts: int = 1
+    retry_delay: Seconds = DEFAULT_RETRY_DELAY_S
     when_unreachable: WhenUnreachable
     next_fire_at: Instant | None
     """The next slot, with this schedule's jitter; None while it is disabled."""

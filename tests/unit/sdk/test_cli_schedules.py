@@ -49,6 +49,7 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
         *("--timezone", "Europe/London", "--repository", "nas", "--source", "etc", "--disabled"),
         *("--catch-up", "skip", "--catch-up-window", "12h", "--jitter", "15m"),
         *("--start-deadline", "3600", "--max-duration", "7d", "--when-unreachable", "wait"),
+        *("--attempts", "5", "--retry-delay", "30s"),
     )
 
     assert result.exit_code == 0, result.output
@@ -65,6 +66,8 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
         "jitter": 900,
         "start_deadline": 3600,
         "max_duration": 604_800,
+        "attempts": 5,
+        "retry_delay": 30,
         "when_unreachable": "wait",
     }
 
@@ -81,13 +84,15 @@ def test_schedule_that_says_little_leaves_the_rest_to_the_server(
     sent = _read_body(route)
     assert (sent["repository"], sent["timezone"], sent["enabled"]) == ("nas", "UTC", True)
     assert (sent["jitter"], sent["when_unreachable"], sent["max_duration"]) == (0, None, None)
+    assert (sent["attempts"], sent["retry_delay"]) == (3, 60)
 
 
 @pytest.mark.parametrize(
     "command", [[*CREATE], ["schedules", "update", ID]], ids=["create", "update"]
 )
 @pytest.mark.parametrize(
-    "option", ["--catch-up-window", "--jitter", "--start-deadline", "--max-duration"]
+    "option",
+    ["--catch-up-window", "--jitter", "--start-deadline", "--max-duration", "--retry-delay"],
 )
 @pytest.mark.parametrize("text", ["soon", "-5m", "1.5h", "", "9" * 400])
 def test_bad_duration_is_one_line_that_names_the_option(

@@ -1,0 +1,65 @@
+"""What time alone does to jobs: done by whoever looks at them, so it needs no timer."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from backhaul.wire.jobs import Job, JobState
+from backhaul_api.jobs import rules, store, turns
+from backhaul_api.services import Services
+
+HEARING_AGAIN = timedelta(minutes=5)
+"""After the start of an instance, agents take up to a minute to come back. Hosts that could not be
+heard for want of a server are not silent."""
+
+
+async def close_overdue(services: Services) -> None:
+    """Expire what no agent took up in time, and lose what is with a host that fell silent."""
+    now = services.clock.now()
+    since = _silent_since(services, now)
+    async with services.database.reading() as connection:
+        overdue = await store.find_overdue(connection, now=now)
+        silent = [] if since is None else await store.find_silent(connection, since=since)
+    if overdue or silent:
+        await _close(services, overdue, silent, now=now)
+
+
+async def close_if_overdue(services: Services, job: Job) -> bool:
+    """Do the same for one job; False when there was nothing to do."""
+    now = services.clock.now()
+    if rules.is_overdue(job, now):
+        await _close(services, [job.id], [], now=now)
+        return True
+    since = _silent_since(services, now)
+    is_with_host = job.state in {JobState.ACCEPTED, JobState.RUNNING}
+    if since is None or not is_with_host or job.accepted_at is None or job.accepted_at >= since:
+        return False
+    async with services.database.reading() as connection:
+        silent = await store.find_silent(connection, since=since, job_id=job.id)
+    if silent:
+        await _close(services, [], silent, now=now)
+    return bool(silent)
+
+
+async def _close(
+    services: Services, overdue: list[UUID], silent: list[UUID], *, now: datetime
+) -> None:
+    topics: set[UUID] = set()
+    async with services.database.writing() as connection:
+        closed = await store.expire_overdue(connection, now=now, job_ids=overdue)
+        since = _silent_since(services, now)
+        if since is not None:
+            closed += await store.lose_silent(connection, now=now, since=since, job_ids=silent)
+        for job in closed:
+            topics |= {job.id, *await turns.find_next(connection, job)}
+    services.wakeups.wake(*topics)
+
+
+def _silent_since(services: Services, now: datetime) -> datetime | None:
+    """Give the moment since when a host must have been silent; None when this instance cannot tell
+    yet. A function, which does not hold polls, lives too short to wait for that."""
+    is_listening = now - services.started_at >= HEARING_AGAIN
+    if not is_listening and services.settings.poll_hold > 0:
+        return None
+    return now - timedelta(seconds=services.settings.lost_after)

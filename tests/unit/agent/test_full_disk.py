@@ -1,0 +1,302 @@
+"""No room on the disk, or too much waiting for the server: what must not be lost is not.
+
+SQLite itself refuses to write here, with the very error of a full disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from backhaul.wire.agents import UpEnvelope
+from backhaul.wire.commands import CommandAck
+from backhaul.wire.jobs import LogLine, Outcome
+from backhaul.wire.reports import JobFinished, JobLog, JobStarted
+from backhaul_agent.backoff import Backoff
+from backhaul_agent.clock import SystemClock
+from backhaul_agent.errors import DiskFullError
+from backhaul_agent.job_log import JobLog as LogWriter
+from backhaul_agent.journal import Journal
+from backhaul_agent.journal_file import FILE_NAME, JournalFile, open_journal_file
+from backhaul_agent.redact import Redactor
+from backhaul_agent.spool import Spool
+from backhaul_agent.spool_loop import send_forever
+from tests.fakes.fake_restic import install_fake_restic
+from tests.unit.agent.hosts import OK, START, ManualClock, ScriptedLink, build_command
+from tests.unit.agent.scheduled_host import HOURLY, ScheduledHost, build_entry
+from tests.unit.agent.test_job import BACKUP, Host
+
+pytestmark = pytest.mark.timeout(20)
+
+COMMAND = build_command()
+STARTED = JobStarted(job_id=COMMAND.job_id, attempt=1, at=START)
+FINISHED = JobFinished(
+    job_id=COMMAND.job_id, attempt=1, at=START, outcome=Outcome.SUCCEEDED, log_lines=0
+)
+
+
+@contextmanager
+def full_disk(file: JournalFile) -> Iterator[None]:
+    """Let the file not grow any more."""
+    connection = file._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA max_page_count=1073741823")
+
+
+def fill(file: JournalFile) -> None:
+    """Use up what is free within the file itself."""
+    with file.transaction() as connection:
+        connection.execute("CREATE TABLE filler (x BLOB)")
+    with full_disk(file):
+        for size in (4000, 400, 40):
+            while True:
+                try:
+                    with file.transaction() as connection:
+                        connection.execute("INSERT INTO filler VALUES (zeroblob(?))", (size,))
+                except DiskFullError:
+                    break
+
+
+def build_lines(count: int, text: str = "x" * 500) -> list[LogLine]:
+    return [LogLine(at=START, stream="stdout", text=f"{number} {text}") for number in range(count)]
+
+
+def read_all(spool: Spool) -> list[UpEnvelope]:
+    return [msgspec.json.decode(one.body, type=UpEnvelope) for one in spool._list_unsent()]
+
+
+def claim(journal: Journal, spool: Spool) -> None:
+    journal.accept(COMMAND)
+    batch = spool._build_batch()
+    spool.settle(batch, [OK] * len(batch.envelopes))
+    journal.start(STARTED)
+
+
+# A full disk -------------------------------------------------------------------------------------
+
+
+def test_transaction_on_a_full_disk_changes_nothing_and_the_next_one_works(
+    journal_file: JournalFile,
+) -> None:
+    journal = Journal(journal_file)
+    fill(journal_file)
+
+    with full_disk(journal_file), pytest.raises(DiskFullError, match="the disk is full"):
+        journal.accept(COMMAND)
+
+    assert journal.held() == ()
+    assert journal.accept(COMMAND)
+
+
+async def test_log_lines_go_first_and_the_gap_is_marked(journal_file: JournalFile) -> None:
+    journal = Journal(journal_file)
+    spool = Spool(journal_file, now=SystemClock().now)
+    claim(journal, spool)
+    log = LogWriter(
+        COMMAND.job_id,
+        attempt=1,
+        journal=journal,
+        spool=spool,
+        clock=ManualClock(),
+        redactor=Redactor(()),
+    )
+    fill(journal_file)
+
+    with full_disk(journal_file):
+        for number in range(30):
+            log.write("stdout", f"lost {number} {'x' * 500}")
+        log.flush()
+        log.write("stdout", "lost too" + "x" * 5000)
+        log.flush()
+    log.write("stdout", "and on")
+    log.flush()
+    journal.finish(FINISHED)
+
+    _, lines, finished = read_all(spool)
+    assert isinstance(lines, JobLog)
+    assert [line.text for line in lines.lines] == [
+        "(31 lines are left out here: the agent's disk was full)",
+        "and on",
+    ]
+    assert isinstance(finished, JobFinished)
+    assert finished.log_lines == 2
+
+
+async def test_end_of_a_job_waits_for_room(
+    journal_file: JournalFile, state_dir: Path, tmp_path: Path
+) -> None:
+    host = Host(journal_file, install_fake_restic(tmp_path / "fake"), state_dir)
+    clock = ManualClock()
+    host.workshop = msgspec.structs.replace(host.workshop, clock=clock)
+    host.fake.on("backup", hang=True, on_sigint=130)
+    run = host.prepare(BACKUP)
+    running = asyncio.create_task(run.run())
+    while not host.fake.calls or host.journal.left_running() == ():
+        await asyncio.sleep(0.01)
+    fill(journal_file)
+
+    with full_disk(journal_file):
+        host.workshop.journal._file = journal_file
+        from backhaul_agent.job import EndReason
+
+        run.end(EndReason.CANCELLED)
+        while clock.sleeps.count(5.0) < 3:
+            await asyncio.sleep(0.01)
+        assert not running.done()
+    await running
+
+    assert host.finished.outcome is Outcome.CANCELLED
+
+
+async def test_slot_that_is_due_on_a_full_disk_fires_once_there_is_room(
+    journal_file: JournalFile,
+) -> None:
+    host = ScheduledHost(journal_file)
+    await host.apply(build_entry(1, HOURLY))
+    fill(journal_file)
+
+    with full_disk(journal_file):
+        await host.run_for(hours=1, minutes=1)
+        assert host.fires == []
+    await host.run_for(seconds=10)
+
+    assert [fire.scheduled_at.minute for fire in host.fires] == [0]
+
+
+async def test_receipts_on_a_full_disk_are_asked_for_again(journal_file: JournalFile) -> None:
+    journal = Journal(journal_file)
+    spool = Spool(journal_file, now=SystemClock().now)
+    journal.accept(COMMAND)
+    link = ScriptedLink(None, None)
+    settle, failures = spool.settle, 2
+
+    def settle_later(*arguments: object) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise DiskFullError("the disk is full")
+        settle(*arguments)  # type: ignore[arg-type]
+
+    spool.settle = settle_later  # type: ignore[method-assign]
+    link.answers.append(None)
+    sending = asyncio.create_task(
+        send_forever(link, spool, backoff=Backoff(), clock=ManualClock())
+    )
+    await asyncio.wait_for(spool.job_claimed.wait(), 5)
+    sending.cancel()
+
+    assert len(link.sent) == 3
+    claimed = journal.next_claimed()
+    assert claimed is not None
+    assert claimed.id == COMMAND.job_id
+
+
+# A spool that is full ----------------------------------------------------------------------------
+
+
+def test_full_spool_takes_no_more_log_lines_but_every_result(journal_file: JournalFile) -> None:
+    journal = Journal(journal_file, spool_limit=20_000)
+    spool = Spool(journal_file, now=SystemClock().now)
+    claim(journal, spool)
+    journal.append_log(COMMAND.job_id, attempt=1, lines=build_lines(20))
+    for _ in range(3):
+        journal.append_log(COMMAND.job_id, attempt=1, lines=build_lines(20))
+    journal.finish(FINISHED)
+
+    _, kept, marker, finished = read_all(spool)
+
+    assert isinstance(kept, JobLog)
+    assert len(kept.lines) == 20
+    assert isinstance(marker, JobLog)
+    assert (marker.seq, [line.text for line in marker.lines]) == (
+        20,
+        ["(60 lines are left out here: the agent had no room for them)"],
+    )
+    assert isinstance(finished, JobFinished)
+    assert finished.log_lines == 21
+
+
+def test_gap_is_marked_where_it_is_once_there_is_room_again(journal_file: JournalFile) -> None:
+    journal = Journal(journal_file, spool_limit=20_000)
+    spool = Spool(journal_file, now=SystemClock().now)
+    claim(journal, spool)
+    for _ in range(2):
+        journal.append_log(COMMAND.job_id, attempt=1, lines=build_lines(20))
+    batch = spool._build_batch()
+    spool.settle(batch, [OK] * len(batch.envelopes))
+
+    # What the server has makes room.
+    journal.append_log(COMMAND.job_id, attempt=1, lines=build_lines(2, "later"))
+
+    (log,) = read_all(spool)
+    assert isinstance(log, JobLog)
+    assert (log.seq, [line.text for line in log.lines]) == (
+        20,
+        [
+            "(20 lines are left out here: the agent had no room for them)",
+            "0 later",
+            "1 later",
+        ],
+    )
+
+
+def test_fires_and_claims_have_room_in_a_full_spool(journal_file: JournalFile) -> None:
+    journal = Journal(journal_file, spool_limit=1)
+
+    assert journal.accept(COMMAND)
+
+    spool = Spool(journal_file, now=SystemClock().now)
+    assert read_all(spool) == [CommandAck(job_id=COMMAND.job_id, is_accepted=True)]
+
+
+# A torn write ------------------------------------------------------------------------------------
+
+
+def test_torn_write_leaves_the_steps_before_it(state_dir: Path, tmp_path: Path) -> None:
+    file = open_journal_file(state_dir)
+    journal = Journal(file)
+    commands = [build_command(job_id=uuid4()) for _ in range(5)]
+    for command in commands:
+        journal.accept(command)
+    main = (state_dir / FILE_NAME).read_bytes()
+    log = (state_dir / f"{FILE_NAME}-wal").read_bytes()
+    file.close()
+
+    counts = set()
+    for number, cut in enumerate(range(0, len(log) + 1, 1111)):
+        torn = tmp_path / str(number)
+        torn.mkdir(mode=0o700)
+        (torn / FILE_NAME).write_bytes(main)
+        # The power went away in the midst of a write, and what was behind it is garbage.
+        (torn / f"{FILE_NAME}-wal").write_bytes(log[:cut] + b"\xa5" * 700)
+        try:
+            opened = open_journal_file(torn)
+        except Exception:
+            assert main[:16] != b"SQLite format 3\0" or cut < len(log)
+            raise
+        held = Journal(opened).held()
+        opened.close()
+        assert [job.job_id for job in held] == [one.job_id for one in commands[: len(held)]]
+        counts.add(len(held))
+    assert counts == {0, 1, 2, 3, 4, 5}
+
+
+def test_errors_of_the_disk_that_are_no_lack_of_room_stop_the_agent(
+    journal_file: JournalFile,
+) -> None:
+    with pytest.raises(Exception, match="readonly") as raised, journal_file.transaction() as one:
+        one.execute("PRAGMA query_only=ON")
+        one.execute("DELETE FROM spool")
+
+    assert not isinstance(raised.value, DiskFullError | sqlite3.Error)
