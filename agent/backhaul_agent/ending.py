@@ -48,6 +48,18 @@ def build_failure(message: str, *, exit_code: int | None = None) -> Ending:
     )
 
 
+AFTER_A_KILL = (
+    "restic had to be killed, and may have left a lock in the repository: a job of the kind unlock "
+    "removes it"
+)
+
+
+def note_kill(ending: Ending) -> Ending:
+    """Add to an ending what a killed restic leaves behind, and the remedy."""
+    message = f"{ending.message}\n{AFTER_A_KILL}" if ending.message else AFTER_A_KILL
+    return msgspec.structs.replace(ending, message=message)
+
+
 def _explain(done: Exit) -> str:
     said = done.message or f"restic ended with code {done.code}"
     failure = done.verdict.failure_class

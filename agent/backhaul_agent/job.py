@@ -19,7 +19,7 @@ from backhaul.wire.commands import CommandRun, Credentials
 from backhaul.wire.jobs import Arguments, FailureClass, Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_agent.clock import Clock
-from backhaul_agent.ending import Ending
+from backhaul_agent.ending import AFTER_A_KILL, Ending, note_kill
 from backhaul_agent.errors import (
     AgentError,
     CredentialsError,
@@ -242,7 +242,7 @@ class JobRun:
             await asyncio.gather(*beside, return_exceptions=True)
             await restic.is_over()
             if restic.was_killed:
-                job_log.write("agent", "restic had to be killed; it may have left a lock behind")
+                job_log.write("agent", AFTER_A_KILL)
             job_log.flush()
 
     async def _end_after(self, seconds: float) -> None:
@@ -253,9 +253,10 @@ class JobRun:
         """Say why a job that was ended failed. One that was done in time keeps its success."""
         if self._end_reason is None or ending.outcome is not Outcome.FAILED:
             return ending
-        return msgspec.structs.replace(
-            _ENDINGS[self._end_reason], exit_code=ending.exit_code, result=ending.result
-        )
+        adjusted = _ENDINGS[self._end_reason]
+        if self._restic is not None and self._restic.was_killed:
+            adjusted = note_kill(adjusted)
+        return msgspec.structs.replace(adjusted, exit_code=ending.exit_code, result=ending.result)
 
     async def _write(self, write: Callable[[], None]) -> None:
         """Write what must not be lost, however long it takes until there is room for it.

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.reports import JobFinished
-from backhaul_agent.ending import Ending
+from backhaul_agent.ending import Ending, note_kill
 from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
 from backhaul_agent.journal import JournalJob
 from backhaul_agent.logs import fields
@@ -92,9 +92,10 @@ class JobLoop:
             child = job.child if job.child and is_alive(job.child) else None
             # The agent can die between starting restic and noting it.
             child = child or find_marked(JOB_MARK, str(job.id))
+            was_killed = False
             if child is not None:
                 log.warning("job.orphan_ended", extra=fields(job_id=job.id, pid=child.pid))
-                await end_orphan(child, self._workshop.graces)
+                was_killed = await end_orphan(child, self._workshop.graces)
             if job.noted_end is not None:
                 # restic's work was done; only the list of what is in the repository is missing.
                 self._finish(job, job.noted_end)
@@ -104,7 +105,7 @@ class JobLoop:
                 failure_class=FailureClass.INTERRUPTED,
                 message="the agent was restarted while restic ran; run the job again",
             )
-            self._report(job, ending)
+            self._report(job, note_kill(ending) if was_killed else ending)
 
     def _report(self, job: JournalJob, ending: Ending) -> None:
         self._finish(job, build_finished(job.command, ending, self._workshop.clock))

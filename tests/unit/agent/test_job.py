@@ -417,6 +417,7 @@ async def test_killed_restic_is_mentioned_with_its_lock(host: Host) -> None:
 
     assert host.finished.exit_code == -9
     assert any("left a lock" in line for line in host.log)
+    assert "a job of the kind unlock removes it" in (host.finished.message or "")
 
 
 async def test_child_is_on_record_while_it_runs(host: Host) -> None:
@@ -453,6 +454,35 @@ async def test_jobs_run_one_at_a_time_in_order(host: Host) -> None:
         (JobStarted, second.job_id),
         (JobFinished, second.job_id),
     ]
+
+
+async def test_as_many_jobs_run_at_once_as_the_settings_allow(host: Host) -> None:
+    host.fake.on("backup", hang=True, on_sigint=130)
+    settings = msgspec.structs.replace(host.workshop.settings, max_jobs=2)
+    host.workshop = msgspec.structs.replace(host.workshop, settings=settings)
+    jobs = [host.claim(BACKUP) for _ in range(3)]
+    loop = JobLoop(host.workshop)
+
+    running = asyncio.create_task(loop.run_until_stopped())
+    async with asyncio.timeout(10):
+        while len([job for job in host.journal.left_running() if job.child]) < 2:
+            await asyncio.sleep(0.01)
+        waiting = host.journal.next_claimed()
+        assert waiting is not None
+        assert waiting.id == jobs[2].job_id
+        assert loop.cancel(jobs[0].job_id)
+        while host.journal.next_claimed() is not None:
+            await asyncio.sleep(0.01)
+        loop.stop_accepting()
+        assert loop.abort_jobs()
+        await running
+
+    reports = [one for one in host.envelopes if isinstance(one, JobFinished)]
+    assert {one.job_id: one.outcome for one in reports} == {
+        jobs[0].job_id: Outcome.CANCELLED,
+        jobs[1].job_id: Outcome.FAILED,
+        jobs[2].job_id: Outcome.FAILED,
+    }
 
 
 async def test_job_cancelled_before_its_turn_never_starts(host: Host) -> None:

@@ -27,6 +27,7 @@ from tests.unit.agent.hosts import FACTS, OK, START, ManualClock, build_command,
 
 CONFLICT = "urn:backhaul:problem:conflict"
 LOG_GAP = "urn:backhaul:problem:log-gap"
+JOB_WAITS = "urn:backhaul:problem:job-waits"
 COMMAND = build_command()
 LINE = LogLine(at=START, stream="stdout", text="line")
 STARTED = JobStarted(job_id=COMMAND.job_id, attempt=1, at=START)
@@ -441,3 +442,53 @@ async def test_job_of_a_fire_waits_with_the_fire(state_dir: Path) -> None:
 
     job_id = build_scheduled_job_id(fire.schedule_id, fire.scheduled_at)
     assert subjects == {str(fire.schedule_id), str(job_id)}
+
+
+# Turns -------------------------------------------------------------------------------------------
+
+
+def test_claim_that_is_given_back_was_never_here(state_dir: Path) -> None:
+    with process(state_dir) as (journal, spool):
+        journal.accept(COMMAND)
+        answer(spool, rejected(JOB_WAITS))
+
+        assert spool.claim_given_back.is_set()
+        assert journal.held() == ()
+        assert waiting(spool) == []
+        # It comes again when its turn has come.
+        assert journal.accept(COMMAND)
+        answer(spool)
+        claimed = journal.next_claimed()
+        assert claimed is not None
+        assert claimed.id == COMMAND.job_id
+
+
+def test_next_attempt_of_a_job_is_another_one(state_dir: Path) -> None:
+    second = msgspec.structs.replace(COMMAND, attempt=2)
+    with process(state_dir) as (journal, spool):
+        journal.accept(COMMAND)
+        answer(spool)
+        journal.start(STARTED)
+        assert not journal.accept(second)
+        journal.finish(FINISHED)
+        answer(spool)
+
+        assert not journal.accept(COMMAND)
+        assert journal.accept(second)
+        assert waiting(spool) == [CommandAck(job_id=COMMAND.job_id, attempt=2, is_accepted=True)]
+
+
+def test_urgent_jobs_go_first_and_each_once(state_dir: Path) -> None:
+    commands = [build_command(job_id=uuid4(), priority=priority) for priority in (0, 1, 2, 1, 2)]
+    with process(state_dir) as (journal, spool):
+        for command in commands:
+            journal.accept(command)
+        answer(spool)
+
+        order: list[int] = []
+        while (
+            job := journal.next_claimed(besides=[commands[i].job_id for i in order])
+        ) is not None:
+            order.append(commands.index(job.command))
+
+    assert order == [2, 4, 1, 3, 0]

@@ -40,6 +40,7 @@ from tests.unit.agent.hosts import (
     ScriptedLink,
     build_command,
     poll_reply,
+    rejected,
 )
 
 pytestmark = pytest.mark.timeout(10)
@@ -154,6 +155,26 @@ async def test_command_is_on_disk_before_the_next_poll_says_so(
 
     assert [job.job_id for job in link.polled[1].jobs] == [command.job_id]
     assert clock.sleeps == [0.0]
+
+
+async def test_poll_that_names_a_job_which_was_given_back_asks_again(
+    inbox: Inbox, spool: Spool, clock: ManualClock
+) -> None:
+    command = build_command()
+    link = ScriptedLink(poll_reply(command))
+    inbox._spool.hello_received.set()
+    loop = poll_forever(link, inbox, Hold(25.0, now_s=0.0), backoff=Backoff(), clock=clock)
+    async with running(loop):
+        await link.is_used_up.wait()
+        batch = spool._build_batch()
+        spool.settle(batch, [rejected("urn:backhaul:problem:job-waits")])
+        await turn_until(lambda: len(link.polled) == 3)
+
+    assert [[job.job_id for job in poll.jobs] for poll in link.polled] == [
+        [],
+        [command.job_id],
+        [],
+    ]
 
 
 async def test_quiet_server_that_answers_at_once_cannot_spin_us(
