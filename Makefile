@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test notebooks install fmt lint check bench-scheduler bench-sdk lock clean
+.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk lock clean
 
 BIN := .venv/bin
 
@@ -15,6 +15,10 @@ demo: ## Enrol, back up and restore on this machine; KEEP=1 leaves it running
 test: ## Run all tests; ARGS="-k name" for some
 	@tools/setup.sh want restic curl $(if $(CI),nginx tinyproxy)
 	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+chaos: ## Kill and cut off a real fleet for 200 jobs; ARGS="--jobs 40" for fewer
+	@tools/setup.sh need restic
+	@$(BIN)/python -m tests.system.chaos $(ARGS)
 
 notebooks: ## Execute the notebooks; ARGS="01" for one, ARGS="--write" stores their pages
 	@tools/setup.sh need restic

@@ -34,7 +34,7 @@ from backhaul_agent.journal import Journal, JournalJob
 from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.logs import fields, job_id_in_log
 from backhaul_agent.policy import Policy
-from backhaul_agent.process import Child, Graces
+from backhaul_agent.process import Child, ChildProcess, Graces, StartProgram
 from backhaul_agent.progress import ProgressGate
 from backhaul_agent.redact import Redactor, build_redactor
 from backhaul_agent.restic.environment import build_environment
@@ -61,6 +61,8 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     inherited: Mapping[str, str]
     """The agent's own environment."""
     graces: Graces = Graces()
+    start: StartProgram = ChildProcess.start
+    """How restic is started."""
 
 
 class EndReason(StrEnum):
@@ -155,7 +157,7 @@ class JobRun:
             also_allowed=workshop.policy.environment,
         )
         # Asked each time: restic can be upgraded under a running agent.
-        version = await ask_version(workshop.settings.restic)
+        version = await ask_version(workshop.settings.restic, workshop.start)
         if self._end_reason is not None:
             raise RunEndedError
         redactor = build_redactor(credentials)
@@ -167,6 +169,7 @@ class JobRun:
             log=job_log,
             on_child=self._note_child,
             graces=workshop.graces,
+            start=workshop.start,
         )
         await self._start(version)
         return await self._supervise(

@@ -1,7 +1,9 @@
 """One child process: started in a session of its own, read to the end, ended politely.
 
 Reading goes on until the pipes are closed, also after the decision to end: restic dies of a closed
-stdout and leaves its lock behind (0.14.0).
+stdout and leaves its lock behind (0.14.0). For the same reason the process is given the reading
+ends of its own pipes: when the agent dies, nothing breaks for it. It goes on until the pipes are
+full and then waits, for the next agent to end it in order.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -48,12 +50,37 @@ class Graces(msgspec.Struct, frozen=True, kw_only=True):
     pipe: float = PIPE_GRACE_S
 
 
+class Program(Protocol):
+    """What the agent asks of a program that it has started."""
+
+    was_killed: bool
+
+    @property
+    def child(self) -> Child: ...
+
+    @property
+    def is_gone(self) -> bool: ...
+
+    async def read_to_end(self, on_line: OnLine) -> int: ...
+
+    async def end(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+StartProgram = Callable[[Sequence[str], Mapping[str, str], Graces], Awaitable[Program]]
+"""Starts a program; raises OSError, or ValueError, when that is not possible."""
+
+
 class ChildProcess:
     """A running program. Make it with `start`; `read_to_end` must be awaited, always."""
 
-    def __init__(self, process: asyncio.subprocess.Process, graces: Graces) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, graces: Graces, pipes: Sequence[_Pipe]
+    ) -> None:
         self._process = process
         self._graces = graces
+        self._pipes = pipes
         self._is_over = asyncio.Event()
         self._on_line: OnLine | None = None
         self._failure: Exception | None = None
@@ -73,17 +100,27 @@ class ChildProcess:
         Raises:
             OSError: there is no such program, or it cannot be started.
         """
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(environment),
-            cwd="/",
-            # Away from the terminal: Ctrl-C goes to the agent, which passes it on in its own way.
-            start_new_session=True,
-        )
-        return cls(process, graces)
+        pipes = [_Pipe(name) for name in _STREAMS]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=pipes[0].writing_end,
+                stderr=pipes[1].writing_end,
+                pass_fds=[pipe.reading_end for pipe in pipes],
+                env=dict(environment),
+                cwd="/",
+                # Away from the terminal: Ctrl-C goes to the agent, which passes it on in its own
+                # way.
+                start_new_session=True,
+            )
+            for pipe in pipes:
+                await pipe.begin_reading()
+        except BaseException:
+            for pipe in pipes:
+                pipe.close()
+            raise
+        return cls(process, graces, pipes)
 
     @property
     def child(self) -> Child:
@@ -153,13 +190,11 @@ class ChildProcess:
             return False
         return True
 
-    async def _read(self, name: Stream) -> None:
-        stream = self._process.stdout if name == "stdout" else self._process.stderr
-        assert stream is not None  # noqa: S101 (both were asked for as pipes)
+    async def _read(self, pipe: _Pipe) -> None:
         splitter = LineSplitter()
-        while chunk := await stream.read(CHUNK_BYTES):
-            self._hand_on(name, splitter, chunk)
-        self._hand_on(name, splitter, b"")
+        while chunk := await pipe.reader.read(CHUNK_BYTES):
+            self._hand_on(pipe.name, splitter, chunk)
+        self._hand_on(pipe.name, splitter, b"")
 
     def _hand_on(self, name: Stream, splitter: LineSplitter, chunk: bytes) -> None:
         """Give lines to whoever reads; after a failure there, output is only drained."""
@@ -177,7 +212,7 @@ class ChildProcess:
 
         What left restic's session cannot be killed with it, but its end of the pipes is let go.
         """
-        readers = [asyncio.create_task(self._read(name)) for name in _STREAMS]
+        readers = [asyncio.create_task(self._read(pipe)) for pipe in self._pipes]
         waited_s = 0.0
         while (await asyncio.wait(readers, timeout=_LOOK_EVERY_S))[1]:
             if not self.is_gone:
@@ -193,14 +228,43 @@ class ChildProcess:
             if isinstance(result, Exception):
                 self._failure = self._failure or result
                 self._start_ending()  # Nobody reads on, so it could wait for us for ever.
-        self._close_pipes()
+        for pipe in self._pipes:
+            pipe.close()
         await self._process.wait()
         self._is_over.set()
 
-    def _close_pipes(self) -> None:
-        if self.is_gone:
-            # asyncio offers no other way to let go of a pipe that somebody else holds open.
-            self._process._transport.close()  # type: ignore[attr-defined]
+
+class _Pipe:
+    """One stream of a child's output. The child gets both of its ends."""
+
+    def __init__(self, name: Stream) -> None:
+        self.name = name
+        self.reader = asyncio.StreamReader()
+        self.reading_end, self.writing_end = os.pipe()
+        self._is_writing_end_ours = True
+        self._transport: asyncio.ReadTransport | None = None
+
+    async def begin_reading(self) -> None:
+        """Let go of the writing end, which is the child's alone from now on, and read."""
+        self._close_writing_end()
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self.reader),
+            os.fdopen(self.reading_end, "rb", buffering=0),
+        )
+
+    def close(self) -> None:
+        """Let go of our ends, also while somebody else holds the pipe open."""
+        self._close_writing_end()
+        if self._transport is not None:
+            self._transport.close()
+        else:
+            os.close(self.reading_end)
+
+    def _close_writing_end(self) -> None:
+        if self._is_writing_end_ours:
+            self._is_writing_end_ours = False
+            os.close(self.writing_end)
 
 
 async def _finish(task: asyncio.Task[None]) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from backhaul.wire.jobs import JobKind
 from backhaul_agent.errors import ResticMissingError, ResticStartError
 from backhaul_agent.job_log import JobLog
-from backhaul_agent.process import Child, ChildProcess, Graces, Stream
+from backhaul_agent.process import Child, ChildProcess, Graces, Program, StartProgram, Stream
 from backhaul_agent.restic.exit_codes import Verdict, interpret, pick_message
 from backhaul_agent.restic.version import ResticVersion
 
@@ -51,14 +51,16 @@ class ResticRunner:
         log: JobLog,
         on_child: Callable[[Child | None], None],
         graces: Graces,
+        start: StartProgram = ChildProcess.start,
     ) -> None:
         self._restic = restic
+        self._start = start
         self._version = version
         self._environment = environment
         self._log = log
         self._on_child = on_child
         self._graces = graces
-        self._process: ChildProcess | None = None
+        self._process: Program | None = None
         self._is_ended = False
         self._ending: asyncio.Task[None] | None = None
         self.was_killed = False
@@ -105,7 +107,7 @@ class ResticRunner:
 
     async def _read(self, argv: Sequence[str], take: Callable[[Stream, str], None]) -> int:
         try:
-            process = await ChildProcess.start(argv, self._environment, self._graces)
+            process = await self._start(argv, self._environment, self._graces)
         except (OSError, ValueError) as error:
             raise explain_start(argv[0], error) from error
         self._process = process
@@ -120,7 +122,7 @@ class ResticRunner:
             if process.is_gone:
                 self._on_child(None)
 
-    async def _announce(self, process: ChildProcess) -> None:
+    async def _announce(self, process: Program) -> None:
         """Name the process to the journal; what the journal does not know must not run."""
         try:
             self._on_child(process.child)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from uuid import uuid4
 
 import msgspec
@@ -127,7 +128,7 @@ async def _run_as(identity: Identity, settings: Settings, environment: Mapping[s
             log.info("jobs.claimed_again", extra=fields(count=waiting))
         cron = build_cron(workshop, file)
         cron.load()
-        parts = _build_parts(workshop, cron, Link(client, identity), facts)
+        parts = build_parts(workshop, cron, Link(client, identity), facts)
         try:
             await _run_loops(parts)
         finally:
@@ -154,7 +155,7 @@ def build_cron(workshop: Workshop, file: JournalFile) -> CronLoop:
     )
 
 
-def _build_parts(workshop: Workshop, cron: CronLoop, link: Link, facts: HostFacts) -> Parts:
+def build_parts(workshop: Workshop, cron: CronLoop, link: Link, facts: HostFacts) -> Parts:
     jobs = JobLoop(workshop)
     queries = QueryLoop(workshop, link)
     inbox = Inbox(
@@ -180,37 +181,55 @@ def _build_parts(workshop: Workshop, cron: CronLoop, link: Link, facts: HostFact
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """What a running agent does, all at the same time."""
+
+    sending: asyncio.Task[None]
+    polling: asyncio.Task[None]
+    working: asyncio.Task[None]
+    firing: asyncio.Task[None]
+    answering: asyncio.Task[None]
+
+
+def start_loops(parts: Parts, tasks: asyncio.TaskGroup) -> Loops:
+    """Introduce this process to the server, and start everything."""
+    parts.inbox.say_hello()
+    return Loops(
+        sending=tasks.create_task(
+            send_forever(parts.link, parts.spool, backoff=Backoff(), clock=parts.clock)
+        ),
+        polling=tasks.create_task(
+            poll_forever(parts.link, parts.inbox, parts.hold, backoff=Backoff(), clock=parts.clock)
+        ),
+        working=tasks.create_task(parts.jobs.run_until_stopped()),
+        firing=tasks.create_task(parts.cron.run_forever()),
+        answering=tasks.create_task(parts.queries.run_forever()),
+    )
+
+
 async def _run_loops(parts: Parts) -> None:
     """Run the loops until a signal comes. An unexpected error in any of them ends them all."""
     stop = Stop()
     _listen_for_signals(stop, parts.jobs)
-    parts.inbox.say_hello()
     async with asyncio.TaskGroup() as tasks:
-        sending = tasks.create_task(
-            send_forever(parts.link, parts.spool, backoff=Backoff(), clock=parts.clock)
-        )
-        polling = tasks.create_task(
-            poll_forever(parts.link, parts.inbox, parts.hold, backoff=Backoff(), clock=parts.clock)
-        )
-        working = tasks.create_task(parts.jobs.run_until_stopped())
-        firing = tasks.create_task(parts.cron.run_forever())
-        answering = tasks.create_task(parts.queries.run_forever())
+        loops = start_loops(parts, tasks)
         await stop.asked.wait()
 
         # 1. Nothing new: what would fire from now on is missed, and caught up at the next start.
         #    The held poll is dropped, and what the server would have said in its answer is said
         #    again. Whoever waits for the answer to a query is told that it did not come.
-        firing.cancel()
-        polling.cancel()
-        answering.cancel()
+        loops.firing.cancel()
+        loops.polling.cancel()
+        loops.answering.cancel()
         # 2. No further job; the one that runs is ended with SIGINT, and reports that.
         parts.jobs.stop_accepting()
         had_job = parts.jobs.abort_jobs()
-        await asyncio.wait({working})
+        await asyncio.wait({loops.working})
         # 3. What happened goes out, for a short while; it is on disk in any case.
         await _send_the_rest(parts.spool, LAST_SENDING_S if had_job else IDLE_SENDING_S)
         # 4. Only now nobody needs the link any more.
-        sending.cancel()
+        loops.sending.cancel()
     log.info("agent.stopped")
 
 

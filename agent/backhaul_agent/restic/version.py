@@ -7,11 +7,14 @@ import re
 from typing import NamedTuple
 
 from backhaul_agent.errors import ResticMissingError
+from backhaul_agent.process import ChildProcess, Graces, StartProgram
 from backhaul_agent.restic.output import parse_object
 
 _TEXT = re.compile(r"\brestic (\d+)\.(\d+)(?:\.(\d+))?(\S*)")
 _NUMBER = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(.*)")
 _TIMEOUT_S = 10.0
+_ENVIRONMENT = {"HOME": "/", "LANG": "C.UTF-8"}
+_GRACES = Graces(interrupt=0.5, terminate=0.5, pipe=0.5)
 
 
 class ResticVersion(NamedTuple):
@@ -40,35 +43,25 @@ def parse_version(output: str) -> ResticVersion | None:
     return None
 
 
-async def ask_version(restic: str) -> ResticVersion:
+async def ask_version(restic: str, start: StartProgram = ChildProcess.start) -> ResticVersion:
     """Run `restic version`, with an empty environment.
 
     Raises:
         ResticMissingError: there is no such program, or it is not restic.
     """
+    lines: list[str] = []
     try:
-        process = await asyncio.create_subprocess_exec(
-            restic,
-            "version",
-            "--json",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={"HOME": "/", "LANG": "C.UTF-8"},
-            start_new_session=True,
-        )
+        process = await start([restic, "version", "--json"], _ENVIRONMENT, _GRACES)
     except OSError as error:
         raise ResticMissingError(
             f"{restic} cannot be run ({error.strerror}); install restic, or set `restic` in the "
             "agent's settings"
         ) from error
     try:
-        stdout, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT_S)
+        await asyncio.wait_for(process.read_to_end(lambda _, line: lines.append(line)), _TIMEOUT_S)
     except TimeoutError as error:
-        process.kill()
-        await process.wait()
         raise ResticMissingError(f"{restic} does not answer `restic version`") from error
-    version = parse_version(stdout.decode(errors="replace"))
+    version = parse_version("\n".join(lines))
     if version is None:
         raise ResticMissingError(f"{restic} is not restic: `restic version` names no version")
     return version

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,35 @@ async def test_helper_in_a_session_of_its_own_does_not_hold_up_the_end() -> None
 async def test_missing_program_is_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await ChildProcess.start([str(tmp_path / "nothing")], ENVIRONMENT)
+
+
+async def test_child_outlives_its_agent_unharmed_until_it_is_ended_in_order(tmp_path: Path) -> None:
+    marker = tmp_path / "ended"
+    script = (
+        f"trap 'touch {marker}; exit 130' INT; while :; do echo line || exit 1; sleep 0.01; done"
+    )
+    agent = (
+        "import asyncio, os, signal\n"
+        "from backhaul_agent.process import ChildProcess\n"
+        "async def main():\n"
+        f"    child = await ChildProcess.start(['/bin/sh', '-c', {script!r}], {{}})\n"
+        "    print(child.child.pid, child.child.started, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())\n"
+    )
+    run = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", agent], capture_output=True, text=True, check=False
+    )
+    pid, started = map(int, run.stdout.split())
+    orphan = Child(pid=pid, started=started)
+
+    # A closed pipe would have ended it at its next line.
+    await asyncio.sleep(0.3)
+    assert is_alive(orphan)
+    was_killed = await end_orphan(orphan, Graces(interrupt=5.0))
+
+    assert not was_killed
+    assert marker.exists()
 
 
 async def test_orphan_is_ended_by_sigint() -> None:
