@@ -1,6 +1,6 @@
 """The server's real app and the agent's real loops over a path that loses, repeats and cuts.
 
-BACKHAUL_HISTORIES=1000 in the environment has it look at so many instead of 60.
+BACKHAUL_HISTORIES=1000 in the environment has it look at so many instead of 40.
 
 A random history: jobs are made, cancelled and fired; requests are dropped, delayed, sent twice, cut
 on the way there and back, and arrive when nobody expects them any more; agents die before or after
@@ -18,6 +18,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Coroutine
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
@@ -61,6 +62,9 @@ MEMORY = Path("/dev/shm")
 """Where a write costs no turn of a disk, on systems that have it."""
 NAMES = ("ash", "elm")
 KEYS = KeyRing([bytes(range(32))])
+STEP = timedelta(minutes=1)
+"""Between two slots of a schedule here."""
+FATES = [*Fate, Fate.LATE, Fate.LATE, Fate.ANSWER_LOST, Fate.SENT_TWICE]
 _QUIET_TURNS = 12
 _ENOUGH_ROUNDS = 300
 
@@ -264,20 +268,19 @@ class Delivery(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(NAMES),
         when=st.sampled_from(["run", "wait"]),
-        cron=st.sampled_from(["* * * * *", "*/2 * * * *"]),
     )
     @precondition(lambda self: self._is_begun and len(self.schedules) < 3)
-    def make_schedule(self, name: str, when: str, cron: str) -> None:
+    def make_schedule(self, name: str, when: str) -> None:
         made = self._run(
             self._post(
                 f"/v1/hosts/{name}/schedules",
                 kind="backup",
-                cron=cron,
+                cron="* * * * *",
                 repository="nas",
                 source="etc",
                 when_unreachable=when,
                 attempts=2,
-                retry_delay=5,
+                retry_delay=1,
             )
         )
         if made is not None:
@@ -304,7 +307,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(
         name=st.sampled_from(NAMES),
-        fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=6),
+        fates=st.lists(st.sampled_from(FATES), min_size=1, max_size=6),
         seconds=st.sampled_from([0, 5, 30]),
     )
     def plan_faults(self, name: str, fates: list[Fate], seconds: float) -> None:
@@ -499,8 +502,14 @@ class Delivery(RuleBasedStateMachine):
             if job["schedule_id"] is not None:
                 of_schedule[UUID(job["schedule_id"])].append(job)
         for found in of_schedule.values():
-            slots = Counter(job["scheduled_at"] for job in found)
-            assert set(slots.values()) == {1}
+            # A slot that two jobs stand for was fired twice.
+            covered = Counter(
+                slot - number * STEP
+                for job in found
+                for slot in [datetime.fromisoformat(job["scheduled_at"])]
+                for number in range(job["missed"] + 1)
+            )
+            assert set(covered.values()) == {1}, found
         for host in self.hosts.values():
             for schedule_id, slot in host.list_fired():
                 moment = slot.strftime("%Y-%m-%d %H:%M:%S")
@@ -573,7 +582,7 @@ def test_nothing_is_lost_nothing_is_done_twice(request: pytest.FixtureRequest) -
     Delivery.template = request.getfixturevalue("_sqlite_template")
     machine: Any = Delivery.TestCase
     machine.settings = settings(
-        max_examples=int(os.environ.get("BACKHAUL_HISTORIES", "60")),
+        max_examples=int(os.environ.get("BACKHAUL_HISTORIES", "40")),
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=list(HealthCheck),
