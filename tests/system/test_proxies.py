@@ -3,6 +3,7 @@ way out."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +25,14 @@ from backhaul.wire.accounts import CreateEnrollmentToken
 from backhaul.wire.fleet import CreateRepository
 from backhaul.wire.jobs import JobState
 from tests.conftest import stop_for_missing
+from tests.fakes.walled_in import open_door
 from tools.children import BACKHAUL, Child
 from tools.local_fleet import LocalFleet
 
 CUT_S = 10.0
 LEARNING_LIMIT_S = 60.0
 IDLE_S = 30.0
+QUIET_S = 20.0
 PROMPT_S = 3.0
 """Far below the hold that is learned: what comes sooner was not waited for."""
 
@@ -118,14 +122,23 @@ def server(restic: str, tmp_path: Path) -> Iterator[LocalFleet]:
 
 
 @contextmanager
-def _join(server: LocalFleet, url: str, **environment: str) -> Iterator[Child]:
-    """Enrol the host at a URL, and run its agent."""
+def _join(
+    server: LocalFleet, url: str, *, before: tuple[str, ...] = (), **environment: str
+) -> Iterator[Child]:
+    """Enrol the host at a URL, and run its agent. `before` its commands stands what runs them."""
     made = server.client.create_enrollment_token(CreateEnrollmentToken(host_name="web-1"))
     server.environment |= environment
-    server.run_cli(
-        "agent", "enroll", "--server", url, "--state-dir", str(server.state), typed=made.token
+    agent_command = [*before, str(BACKHAUL), "agent"]
+    state = ["--state-dir", str(server.state)]
+    subprocess.run(
+        [*agent_command, "enroll", "--server", url, *state],
+        env=server.environment,
+        input=made.token,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    command = [str(BACKHAUL), "agent", "run", "--state-dir", str(server.state)]
+    command = [*agent_command, "run", *state]
     agent = Child("agent", command, logs=server.logs, environment=server.environment)
     try:
         host = Fleet(server.client).hosts["web-1"]
@@ -219,14 +232,53 @@ def test_proxy_that_is_the_only_way_out_is_taken(server: LocalFleet, tmp_path: P
     configuration = folder / "tinyproxy.conf"
     configuration.write_text(TINYPROXY.format(folder=folder, port=port))
     tinyproxy = [_find_program("tinyproxy"), "-d", "-c", str(configuration)]
-    # A name that only the proxy knows how to reach would need a DNS of its own; the log of the
-    # proxy tells instead that everything went through it.
+    # In a network of its own, in which nothing but the proxy can be reached.
+    walled = (*_choose_wall(), str(tmp_path / "door"), str(port))
+
     with (
         _run(tinyproxy, port),
-        _join(server, server.client.url, BACKHAUL_AGENT_PROXY=f"http://127.0.0.1:{port}"),
+        open_door(tmp_path / "door", port),
+        _join(
+            server,
+            server.client.url,
+            before=walled,
+            BACKHAUL_AGENT_PROXY=f"http://127.0.0.1:{port}",
+        ),
     ):
+        knock = f"import socket; socket.create_connection(('127.0.0.1', {_port_of(server)}))"
+        direct = subprocess.run(
+            [*walled[:-1], str(_find_port()), sys.executable, "-c", knock],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         heard_s = _run_a_job(server, "init")
-        asked = re.findall(r"POST http://\S+(/v1/\S+)", (folder / "tinyproxy.log").read_text())
+        applied_s = _change_schedules(server)
+        time.sleep(1)
+        before = _list_asked(folder)
+        time.sleep(QUIET_S)
+        idle_requests = len(_list_asked(folder)) - len(before)
 
+    assert "ConnectionRefusedError" in direct.stderr
     assert heard_s < PROMPT_S
-    assert {"/v1/agents/enroll", "/v1/agent/poll", "/v1/agent/envelopes"} <= set(asked)
+    assert applied_s < PROMPT_S
+    assert {"/v1/agents/enroll", "/v1/agent/poll", "/v1/agent/envelopes"} <= set(before)
+    assert idle_requests <= QUIET_S / 5
+
+
+def _list_asked(folder: Path) -> list[str]:
+    return re.findall(r"POST http://\S+(/v1/\S+)", (folder / "tinyproxy.log").read_text())
+
+
+def _port_of(server: LocalFleet) -> int:
+    return int(server.client.url.rpartition(":")[2])
+
+
+def _choose_wall() -> tuple[str, ...]:
+    """Choose how to give a process a network of its own: as root, or as a root of its own."""
+    inside = (sys.executable, "-m", "tests.fakes.walled_in")
+    for unshare in (("unshare", "-n"), ("unshare", "-r", "-n")):
+        with contextlib.suppress(OSError):
+            if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0:
+                return *unshare, *inside
+    return stop_for_missing("a network of its own for a process (unshare -n)")
