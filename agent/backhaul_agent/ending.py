@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from backhaul.wire.jobs import FailureClass, Outcome, Result
+from backhaul_agent.restic.locks import explain_lock, read_lock
 from backhaul_agent.restic_runner import Exit
 
 
@@ -18,12 +19,10 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     result: Result | None = None
 
 
-_REMEDIES = {
-    FailureClass.LOCKED: (
-        "Another restic works on the repository, or one that died has left its lock: when none "
-        "runs any more, a job of the kind unlock removes it."
-    ),
-}
+_LOCKED = (
+    "Another restic works on the repository, or one that died has left its lock: when none runs "
+    "any more, a job of the kind unlock removes it."
+)
 
 
 def build_ending(done: Exit, result: Result | None) -> Ending:
@@ -62,6 +61,7 @@ def note_kill(ending: Ending) -> Ending:
 
 def _explain(done: Exit) -> str:
     said = done.message or f"restic ended with code {done.code}"
-    failure = done.verdict.failure_class
-    remedy = _REMEDIES.get(failure) if failure is not None else None
-    return said if remedy is None else f"{said}\n{remedy}"
+    if done.verdict.failure_class is not FailureClass.LOCKED:
+        return said
+    lock = read_lock(done.stderr)
+    return f"{said}\n{_LOCKED if lock is None else explain_lock(lock)}"

@@ -258,6 +258,7 @@ async def test_lock_of_a_process_that_died_is_removed(host: RunningHost, tmp_pat
 
     assert len(left) == 1
     assert refused.failure_class is FailureClass.LOCKED
+    assert "The lock is stale: process" in (refused.message or "")
     assert unlocked.result == UnlockResult(locks_left=0)
     assert pruned.outcome is Outcome.SUCCEEDED
 
