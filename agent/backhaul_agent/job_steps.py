@@ -121,9 +121,14 @@ class JobSteps:
         ending = _end_backup(done, result)
         if ending.outcome in {Outcome.SUCCEEDED, Outcome.INCOMPLETE} and result:
             self._log.write("agent", _describe_backup(result))
-            self._note_end(ending)
+            self._keep(ending)
             await self._report_new(result.snapshot_id)
         return ending
+
+    def _keep(self, ending: Ending) -> None:
+        """Keep how the work ended, and all that restic said of it, should the agent die now."""
+        self._log.flush()
+        self._note_end(ending)
 
     async def _report_new(self, snapshot_id: str | None) -> None:
         """Look up the snapshot that was made. It exists, whatever becomes of the look."""
@@ -153,7 +158,7 @@ class JobSteps:
     async def _forget(self, arguments: ForgetArguments) -> Ending:
         ending = await self._upkeep.forget(arguments)
         if isinstance(ending.result, ForgetResult) and ending.result.removed:
-            self._note_end(ending)
+            self._keep(ending)
             await self._report_what_is_left()
         return ending
 
