@@ -250,8 +250,16 @@ def _find_holes(logs: Sequence[JobLog], *, start: int, end: int) -> Iterator[tup
 
 
 def _stand_for(fire: ScheduleFire, older: Spooled) -> ScheduleFire:
-    missed = fire.missed + 1 + read_fire(older).missed
-    return msgspec.structs.replace(fire, missed=min(missed, MISSED_COUNTED))
+    replaced = read_fire(older)
+    since = min(
+        replaced.missed_since or replaced.scheduled_at, fire.missed_since or fire.scheduled_at
+    )
+    return msgspec.structs.replace(
+        fire,
+        missed=min(fire.missed + 1 + replaced.missed, MISSED_COUNTED),
+        # That one may have got to the server, without a receipt.
+        missed_since=since,
+    )
 
 
 def _read(

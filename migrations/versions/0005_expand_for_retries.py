@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("retry_delay", sa.Float(), nullable=True))
     op.add_column("jobs", sa.Column("retry_at", Moment(), nullable=True))
     op.add_column("jobs", sa.Column("progressed_at", Moment(), nullable=True))
+    op.add_column("jobs", sa.Column("missed_since", Moment(), nullable=True))
     op.create_index(
         "ix_jobs_active_repository",
         "jobs",
@@ -41,7 +42,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_jobs_active_repository", "jobs")
-    for column in ("progressed_at", "retry_at", "retry_delay", "attempts"):
+    for column in ("missed_since", "progressed_at", "retry_at", "retry_delay", "attempts"):
         op.drop_column("jobs", column)
     op.drop_column("schedules", "retry_delay")
     op.drop_column("schedules", "attempts")

@@ -602,3 +602,56 @@ async def test_fires_and_edits_at_once_do_not_wait_for_each_other_for_ever(
     async with services.database.reading() as connection:
         states = set(await connection.scalars(sa.select(jobs.c.state)))
     assert states == {"succeeded"}
+
+
+# Fires that were replaced while they were on their way --------------------------------------------
+
+
+async def test_fire_that_arrives_after_the_one_that_replaced_it_makes_no_second_job(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    schedule_id = await _add(operator)
+    later = SLOT + timedelta(minutes=3)
+    (receipt,) = await agent.send(
+        fired(schedule_id, scheduled_at=later, missed=2, missed_since=SLOT + timedelta(minutes=1))
+    )
+
+    late = [
+        (await agent.send(fired(schedule_id, scheduled_at=SLOT + timedelta(minutes=number))))[0]
+        for number in (0, 1, 2)
+    ]
+
+    assert [one.status for one in late] == [OK, DUPLICATE, DUPLICATE]
+    assert [one.job_id == receipt.job_id for one in late] == [False, True, True]
+
+
+async def test_slot_that_has_a_job_is_not_counted_by_the_fire_that_replaced_its_fire(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    schedule_id = await _add(operator)
+    # It made its job, and its receipt got lost; on the host, the next fire took its place.
+    await agent.send(fired(schedule_id, scheduled_at=SLOT, missed=1))
+    later = SLOT + timedelta(minutes=2)
+
+    (receipt,) = await agent.send(
+        fired(schedule_id, scheduled_at=later, missed=3, missed_since=SLOT)
+    )
+
+    assert receipt.status is OK
+    job = (await operator.get(f"/v1/jobs/{receipt.job_id}")).json()
+    assert job["missed"] == 1
+
+
+async def test_run_without_the_server_is_recorded_though_a_later_job_stands_for_its_slot(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    schedule_id = await _add(operator)
+    await agent.send(
+        fired(schedule_id, scheduled_at=SLOT + timedelta(minutes=1), missed=1, missed_since=SLOT)
+    )
+
+    (receipt,) = await agent.send(
+        fired(schedule_id, scheduled_at=SLOT, ran_offline=True, arguments=NIGHT)
+    )
+
+    assert receipt.status is OK

@@ -251,3 +251,27 @@ async def test_command_carries_the_priority_of_its_job(
         JobPriority.OPERATOR,
         JobPriority.SCHEDULED,
     ]
+
+
+async def test_job_of_a_host_that_is_gone_keeps_nobody_waiting_though_nobody_looks(
+    operator: httpx.AsyncClient,
+    fleet: tuple[FakeAgent, FakeAgent],
+    services: Services,
+    clock: FakeClock,
+) -> None:
+    web, db = fleet
+    await db.poll()
+    await run(db, await add_job(operator, kind="prune", host="db1"))
+    backup = await add_job(operator, host="web1")
+    assert await find_due(web) == []
+
+    clock.advance(services.settings.lost_after + 61)
+
+    # No operator has asked for jobs, which would have moved the prune to `lost`.
+    assert await find_due(web) == [backup]
+    assert (await web.accept(backup)).status is ReceiptStatus.OK
+    check = await add_job(operator, kind="check", host="web1")
+    await web.send(JobStarted(job_id=backup, attempt=1, at=START))
+    await end(web, backup)
+    assert await find_due(web) == [check]
+    assert (await web.accept(check)).status is ReceiptStatus.OK

@@ -442,6 +442,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             scheduled_at=AT,
             fired_at=AT,
             missed=2,
+            missed_since=AT,
             ran_offline=True,
             arguments=jobs.BackupArguments(paths=("/etc",)),
             repository_id=TWO,
@@ -452,6 +453,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "scheduled_at": AT_JSON,
             "fired_at": AT_JSON,
             "missed": 2,
+            "missed_since": AT_JSON,
             "ran_offline": True,
             "arguments": {
                 "kind": "backup",

@@ -221,6 +221,8 @@ jobs = Table(
     Column("schedule_id", ForeignKey("schedules.id")),
     Column("scheduled_at", Moment),
     Column("missed", Integer, nullable=False, server_default="0"),
+    # The earliest slot whose fire was replaced by this one's. NULL when there was none.
+    Column("missed_since", Moment),
     Column("ran_offline", Boolean, nullable=False, server_default=sa.false()),
     Column("attempt", Integer, nullable=False, server_default="1"),
     # How many attempts there may be, and how long before the second one, in seconds.

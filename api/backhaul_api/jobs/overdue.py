@@ -17,7 +17,7 @@ heard for want of a server are not silent."""
 async def close_overdue(services: Services) -> None:
     """Expire what no agent took up in time, and lose what is with a host that fell silent."""
     now = services.clock.now()
-    since = _silent_since(services, now)
+    since = find_silence(services, now)
     async with services.database.reading() as connection:
         overdue = await store.find_overdue(connection, now=now)
         silent = [] if since is None else await store.find_silent(connection, since=since)
@@ -31,7 +31,7 @@ async def close_if_overdue(services: Services, job: Job) -> bool:
     if rules.is_overdue(job, now):
         await _close(services, [job.id], [], now=now)
         return True
-    since = _silent_since(services, now)
+    since = find_silence(services, now)
     is_with_host = job.state in {JobState.ACCEPTED, JobState.RUNNING}
     if since is None or not is_with_host or job.accepted_at is None or job.accepted_at >= since:
         return False
@@ -48,7 +48,7 @@ async def _close(
     topics: set[UUID] = set()
     async with services.database.writing() as connection:
         closed = await store.expire_overdue(connection, now=now, job_ids=overdue)
-        since = _silent_since(services, now)
+        since = find_silence(services, now)
         if since is not None:
             closed += await store.lose_silent(connection, now=now, since=since, job_ids=silent)
         for job in closed:
@@ -56,7 +56,7 @@ async def _close(
     services.wakeups.wake(*topics)
 
 
-def _silent_since(services: Services, now: datetime) -> datetime | None:
+def find_silence(services: Services, now: datetime) -> datetime | None:
     """Give the moment since when a host must have been silent; None when this instance cannot tell
     yet. A function, which does not hold polls, lives too short to wait for that."""
     is_listening = now - services.started_at >= HEARING_AGAIN

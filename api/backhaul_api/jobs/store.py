@@ -50,6 +50,7 @@ class NewJob:
     schedule_id: UUID | None = None
     scheduled_at: datetime | None = None
     missed: int = 0
+    missed_since: datetime | None = None
     start_deadline_at: datetime | None = None
     max_duration: float | None = None
     attempts: int = 1
@@ -85,6 +86,7 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
             schedule_id=new.schedule_id,
             scheduled_at=new.scheduled_at,
             missed=new.missed,
+            missed_since=new.missed_since,
             created_at=now,
             start_deadline_at=new.start_deadline_at,
             max_duration=new.max_duration,
@@ -189,6 +191,33 @@ async def find_of_fire(
         )
     )
     return found
+
+
+async def find_next_of_schedule(
+    connection: AsyncConnection, schedule_id: UUID, *, after: datetime
+) -> Any:
+    """Find the job of a schedule's next slot: its id, and since when it stands for others."""
+    query = (
+        sa.select(jobs.c.id, jobs.c.missed_since)
+        .where(jobs.c.schedule_id == schedule_id, jobs.c.scheduled_at > after)
+        .order_by(jobs.c.scheduled_at)
+        .limit(1)
+    )
+    return (await connection.execute(query)).one_or_none()
+
+
+async def count_covered(
+    connection: AsyncConnection, schedule_id: UUID, *, since: datetime, before: datetime
+) -> int:
+    """Count the slots that the jobs of a schedule stand for, their own included."""
+    found = await connection.scalar(
+        sa.select(sa.func.sum(jobs.c.missed + 1)).where(
+            jobs.c.schedule_id == schedule_id,
+            jobs.c.scheduled_at >= since,
+            jobs.c.scheduled_at < before,
+        )
+    )
+    return int(found or 0)
 
 
 async def move(

@@ -8,7 +8,7 @@ started) does not let it go first, nor does anybody for a host that is away.
 
 A poll hands out only jobs whose turn it is; the claim asks again, under a lock, because two polls
 can look at the same moment. A host that works without the server asks nobody: there, restic's own
-lock decides.
+lock decides. So it does where a host has been silent for so long that its jobs count as lost.
 """
 
 from __future__ import annotations
@@ -71,18 +71,25 @@ def choose_priority(kind: JobKind | str, actor_kind: ActorKind | str) -> JobPrio
 
 
 async def find_obstacles(
-    connection: AsyncConnection, waiting: Sequence[Waiting], *, now: datetime
+    connection: AsyncConnection,
+    waiting: Sequence[Waiting],
+    *,
+    now: datetime,
+    silent_since: datetime | None,
 ) -> dict[UUID, Obstacle]:
-    """Find what each job has to wait for; a job whose turn it is has no entry."""
+    """Find what each job has to wait for; a job whose turn it is has no entry.
+
+    What is with a host that has been silent since `silent_since` keeps nobody waiting.
+    """
     if not waiting:
         return {}
     exclusive = await _fetch_exclusive(connection, {job.repository_id for job in waiting})
     found: dict[UUID, Obstacle] = {}
     for job in waiting:
         others = [row for row in exclusive if _concerns(row, job)]
-        at_work = next((row for row in others if row.state != JobState.QUEUED), None)
+        at_work = next((row for row in others if _is_at_work(row, silent_since)), None)
         if at_work is None and job.is_exclusive:
-            at_work = await _fetch_at_work(connection, job)
+            at_work = await _fetch_at_work(connection, job, silent_since)
         if at_work is None and (job.is_exclusive or job.priority is JobPriority.SCHEDULED):
             at_work = next((row for row in others if _goes_first(row, job, now)), None)
         if at_work is not None:
@@ -90,7 +97,9 @@ async def find_obstacles(
     return found
 
 
-async def find_obstacle_to_claim(connection: AsyncConnection, job: Job) -> Obstacle | None:
+async def find_obstacle_to_claim(
+    connection: AsyncConnection, job: Job, *, silent_since: datetime | None
+) -> Obstacle | None:
     """Find what keeps a job from being claimed now. Nobody else can claim another on the same
     repository before this transaction ends; if somebody is about to, that is the obstacle."""
     waiting = build_waiting(job)
@@ -99,10 +108,12 @@ async def find_obstacle_to_claim(connection: AsyncConnection, job: Job) -> Obsta
     if not await _lock(connection, waiting):
         return Obstacle(job_id=job.id, kind=job.kind, state=job.state, host=job.host)
     exclusive = await _fetch_exclusive(connection, {waiting.repository_id})
-    at_work = [row for row in exclusive if _concerns(row, waiting) and row.state != JobState.QUEUED]
+    at_work = [
+        row for row in exclusive if _concerns(row, waiting) and _is_at_work(row, silent_since)
+    ]
     found = at_work[0] if at_work else None
     if found is None and waiting.is_exclusive:
-        found = await _fetch_at_work(connection, waiting)
+        found = await _fetch_at_work(connection, waiting, silent_since)
     return None if found is None else _build(found)
 
 
@@ -148,7 +159,9 @@ async def _fetch_exclusive(
     return sorted(await connection.execute(query), key=lambda row: row.id)
 
 
-async def _fetch_at_work(connection: AsyncConnection, job: Waiting) -> Any:
+async def _fetch_at_work(
+    connection: AsyncConnection, job: Waiting, silent_since: datetime | None
+) -> Any:
     """Fetch any job that works on the repository, or else on the job's own host."""
     for where in (jobs.c.repository_id == job.repository_id, jobs.c.host_id == job.host_id):
         query = _SELECT.where(
@@ -157,6 +170,10 @@ async def _fetch_at_work(connection: AsyncConnection, job: Waiting) -> Any:
             _IS_ACTIVE,
             jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
         )
+        if silent_since is not None:
+            query = query.where(
+                sa.or_(jobs.c.accepted_at >= silent_since, hosts.c.last_seen_at >= silent_since)
+            )
         found: Sequence[Any] = (await connection.execute(query.limit(1))).all()
         if found:
             return found[0]
@@ -165,6 +182,13 @@ async def _fetch_at_work(connection: AsyncConnection, job: Waiting) -> Any:
 
 def _concerns(row: sa.Row[Any], job: Waiting) -> bool:
     return bool(row.repository_id == job.repository_id and row.id != job.id)
+
+
+def _is_at_work(row: sa.Row[Any], silent_since: datetime | None) -> bool:
+    if row.state == JobState.QUEUED:
+        return False
+    heard_at = max(filter(None, (row.accepted_at, row.last_seen_at)))
+    return bool(silent_since is None or heard_at >= silent_since)
 
 
 def _goes_first(row: sa.Row[Any], job: Waiting, now: datetime) -> bool:
@@ -195,6 +219,7 @@ _SELECT = sa.select(
     jobs.c.state,
     jobs.c.repository_id,
     jobs.c.created_at,
+    jobs.c.accepted_at,
     jobs.c.retry_at,
     hosts.c.name.label("host"),
     hosts.c.last_seen_at,

@@ -23,6 +23,8 @@ class Arrival:
     host_id: UUID
     now: datetime
     """The server's time, one for the whole batch."""
+    silent_since: datetime | None = None
+    """Who has not been heard of since then has lost its jobs; see `jobs.overdue`."""
     topics: set[UUID] = field(default_factory=set)
     """Whom to wake after the commit. One too many does no harm."""
 

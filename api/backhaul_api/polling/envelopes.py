@@ -45,9 +45,17 @@ class Due:
 
 
 async def fetch_due(
-    sealer: Sealer, host_id: UUID, held: Iterable[HeldJob], *, now: datetime
+    sealer: Sealer,
+    host_id: UUID,
+    held: Iterable[HeldJob],
+    *,
+    now: datetime,
+    silent_since: datetime | None,
 ) -> Due:
-    """Derive what is due from the host's active jobs and those that the agent says it holds."""
+    """Derive what is due from the host's active jobs and those that the agent says it holds.
+
+    `silent_since` is that of `turns.find_obstacles`.
+    """
     holds = {job.job_id: job for job in held}
     due = Due()
     cancels: list[msgspec.Raw] = []
@@ -67,7 +75,7 @@ async def fetch_due(
             again_at = min(again_at or row["retry_at"], row["retry_at"])
         else:
             waiting.append(row)
-    await _add_runs(due, sealer, waiting, now=now)
+    await _add_runs(due, sealer, waiting, now=now, silent_since=silent_since)
     return Due(
         envelopes=[*cancels, *due.envelopes][:MAX_DUE],
         overdue=due.overdue,
@@ -78,11 +86,18 @@ async def fetch_due(
 
 
 async def _add_runs(
-    due: Due, sealer: Sealer, waiting: list[sa.RowMapping], *, now: datetime
+    due: Due,
+    sealer: Sealer,
+    waiting: list[sa.RowMapping],
+    *,
+    now: datetime,
+    silent_since: datetime | None,
 ) -> None:
     """Add the jobs whose turn it is, those of the highest priority first."""
     wanted = [built for row in waiting if (built := turns.build_waiting(row)) is not None]
-    obstacles = await turns.find_obstacles(sealer.connection, wanted, now=now)
+    obstacles = await turns.find_obstacles(
+        sealer.connection, wanted, now=now, silent_since=silent_since
+    )
     for row in sorted(waiting, key=lambda row: (-_priority_of(row), row["id"])):
         if len(due.envelopes) == MAX_DUE:
             break

@@ -172,7 +172,9 @@ async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
 
 
 async def _check_turn(arrival: Arrival, job: Job) -> None:
-    obstacle = await turns.find_obstacle_to_claim(arrival.connection, job)
+    obstacle = await turns.find_obstacle_to_claim(
+        arrival.connection, job, silent_since=arrival.silent_since
+    )
     if obstacle is not None:
         raise JobWaitsError(
             f"Job {job.id} waits for {obstacle.kind} on {obstacle.host} (job {obstacle.job_id})."

@@ -25,6 +25,7 @@ from backhaul_api.db.tables import hosts, queries
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.jobs import store as jobs
 from backhaul_api.jobs import turns
+from backhaul_api.jobs.overdue import find_silence
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode, fetch_due
 from backhaul_api.polling.parking import Wait, look_until
@@ -113,7 +114,13 @@ class Poll:
 
     async def _find_due(self, connection: AsyncConnection, host: Any, now: datetime) -> Due:
         sealer = Sealer(connection, self.services.keys, host.public_key)
-        due = await fetch_due(sealer, self.host_id, self.body.jobs, now=now)
+        due = await fetch_due(
+            sealer,
+            self.host_id,
+            self.body.jobs,
+            now=now,
+            silent_since=find_silence(self.services, now),
+        )
         if host.schedule_version != self.body.schedule_version:
             due = await self._add_set(due, sealer, host, now)
         if host.has_queries:

@@ -39,6 +39,7 @@ from backhaul_api.errors import (
     UnknownEnvelopeError,
 )
 from backhaul_api.identity import AgentIdentity
+from backhaul_api.jobs.overdue import find_silence
 from backhaul_api.polling import (
     hello,
     job_reports,
@@ -92,7 +93,8 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
     """
     batch = decode_batch(body)
     async with services.database.writing() as connection:
-        arrival = Arrival(connection, agent.host_id, services.clock.now())
+        now = services.clock.now()
+        arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
         await _lock_host(arrival)
         receipts = [await _take(arrival, raw) for raw in batch.envelopes]
     services.wakeups.wake(*arrival.topics)

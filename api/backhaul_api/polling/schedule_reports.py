@@ -81,6 +81,10 @@ async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
     """
     schedule = await _fetch_schedule(arrival, fire)
     known = await store.find_of_fire(arrival.connection, fire.schedule_id, fire.scheduled_at)
+    if known is None and not fire.ran_offline:
+        later = await _find_later(arrival, fire)
+        if later is not None:
+            return Receipt(status=ReceiptStatus.DUPLICATE, job_id=later)
     if known is None:
         job = await _create_job(arrival, fire, schedule)
     else:
@@ -116,7 +120,8 @@ async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapp
         actor=Actor(kind=ActorKind.SCHEDULE, id=fire.schedule_id, name="schedule"),
         schedule_id=fire.schedule_id,
         scheduled_at=fire.scheduled_at,
-        missed=min(fire.missed, MAX_MISSED),
+        missed=await _count_missed(arrival, fire),
+        missed_since=fire.missed_since,
         # From the receipt on: a fire that was late for want of a server is not late for its job.
         start_deadline_at=rules.build_deadline(arrival.now, schedule["start_deadline"]),
         max_duration=schedule["max_duration"],
@@ -126,6 +131,37 @@ async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapp
     job = await store.insert(arrival.connection, new, now=arrival.now)
     arrival.topics.add(arrival.host_id)
     return job
+
+
+async def _find_later(arrival: Arrival, fire: ScheduleFire) -> UUID | None:
+    """Find the job that stands for the slot of a fire. A later fire has replaced it on the host
+    while it was on its way: with a job of its own, the slot would be run twice."""
+    later = await store.find_next_of_schedule(
+        arrival.connection, fire.schedule_id, after=fire.scheduled_at
+    )
+    stands_for_it = (
+        later is not None
+        and later.missed_since is not None
+        and later.missed_since <= fire.scheduled_at
+    )
+    return later.id if stands_for_it else None
+
+
+async def _count_missed(arrival: Arrival, fire: ScheduleFire) -> int:
+    """Count the slots that have no job but this one.
+
+    The host counts those whose fires it has replaced. One of them may have got here, and only its
+    receipt got lost.
+    """
+    if fire.missed_since is None:
+        return min(fire.missed, MAX_MISSED)
+    covered = await store.count_covered(
+        arrival.connection,
+        fire.schedule_id,
+        since=fire.missed_since,
+        before=fire.scheduled_at,
+    )
+    return max(min(fire.missed, MAX_MISSED) - covered, 0)
 
 
 async def _note_offline_run(

@@ -76,6 +76,8 @@ class ScheduleFire(Wire, frozen=True, kw_only=True, tag_field="type", tag="sched
     fired_at: Instant
     missed: int = 0
     """How many earlier slots this fire stands for, besides its own."""
+    missed_since: Instant | None = None
+    """The slot of the earliest fire that waited for the server and was replaced by this one."""
     ran_offline: bool = False
     """The agent has begun under the run template, without the server."""
     arguments: Arguments | None = None
