@@ -91,7 +91,13 @@ class Server:
         sa.event.listen(engine, "commit", self._count)
         self.services = Services(
             # Polls are not held: time moves only when the test says so.
-            settings=Settings(data_dir=self._file.parent, poll_hold=0.0, poll_pause=15.0),
+            # Nor is a host given up: what is with a silent one keeps others waiting, here for ever.
+            settings=Settings(
+                data_dir=self._file.parent,
+                poll_hold=0.0,
+                poll_pause=15.0,
+                lost_after=366 * 86_400.0,
+            ),
             clock=self._clock,
             database=self._database,
             keys=KEYS,
