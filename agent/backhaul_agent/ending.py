@@ -47,15 +47,20 @@ def build_failure(message: str, *, exit_code: int | None = None) -> Ending:
     )
 
 
-AFTER_A_KILL = (
-    "restic had to be killed, and may have left a lock in the repository: a job of the kind unlock "
-    "removes it"
-)
+def describe_cut(*, is_lock_left: bool) -> str:
+    """Tell what a restic leaves behind that could not be ended in order, and the remedy."""
+    if is_lock_left:
+        return (
+            "restic may have left a lock in the repository that could not be removed: a job of the "
+            "kind unlock does that"
+        )
+    return "restic had to be killed; the lock that it left was removed"
 
 
-def note_kill(ending: Ending) -> Ending:
-    """Add to an ending what a killed restic leaves behind, and the remedy."""
-    message = f"{ending.message}\n{AFTER_A_KILL}" if ending.message else AFTER_A_KILL
+def note_cut(ending: Ending, *, is_lock_left: bool) -> Ending:
+    """Add that to an ending."""
+    text = describe_cut(is_lock_left=is_lock_left)
+    message = f"{ending.message}\n{text}" if ending.message else text
     return msgspec.structs.replace(ending, message=message)
 
 

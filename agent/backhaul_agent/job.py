@@ -19,7 +19,7 @@ from backhaul.wire.commands import CommandRun, Credentials
 from backhaul.wire.jobs import Arguments, FailureClass, Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_agent.clock import Clock
-from backhaul_agent.ending import AFTER_A_KILL, Ending, note_kill
+from backhaul_agent.ending import Ending, describe_cut, note_cut
 from backhaul_agent.errors import (
     AgentError,
     CredentialsError,
@@ -63,6 +63,15 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
     graces: Graces = Graces()
     start: StartProgram = ChildProcess.start
     """How restic is started."""
+
+    def build_environment(self, credentials: Credentials) -> dict[str, str]:
+        """Build what restic finds in its environment."""
+        return build_environment(
+            credentials,
+            inherited=self.inherited,
+            cache_dir=self.settings.effective_cache_dir,
+            also_allowed=self.policy.environment,
+        )
 
 
 class EndReason(StrEnum):
@@ -150,12 +159,7 @@ class JobRun:
         if refusal is not None:
             return Ending(outcome=Outcome.FAILED, message=refusal)
         credentials = workshop.identity.open_credentials(command)
-        environment = build_environment(
-            credentials,
-            inherited=workshop.inherited,
-            cache_dir=workshop.settings.effective_cache_dir,
-            also_allowed=workshop.policy.environment,
-        )
+        environment = workshop.build_environment(credentials)
         # Asked each time: restic can be upgraded under a running agent.
         version = await ask_version(workshop.settings.restic, workshop.start)
         if self._end_reason is not None:
@@ -244,8 +248,9 @@ class JobRun:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             await restic.is_over()
-            if restic.was_killed:
-                job_log.write("agent", AFTER_A_KILL)
+            await restic.clean_up()
+            if restic.was_killed or restic.has_left_lock:
+                job_log.write("agent", describe_cut(is_lock_left=restic.has_left_lock))
             job_log.flush()
 
     async def _end_after(self, seconds: float) -> None:
@@ -257,8 +262,9 @@ class JobRun:
         if self._end_reason is None or ending.outcome is not Outcome.FAILED:
             return ending
         adjusted = _ENDINGS[self._end_reason]
-        if self._restic is not None and self._restic.was_killed:
-            adjusted = note_kill(adjusted)
+        restic = self._restic
+        if restic is not None and (restic.was_killed or restic.has_left_lock):
+            adjusted = note_cut(adjusted, is_lock_left=restic.has_left_lock)
         return msgspec.structs.replace(adjusted, exit_code=ending.exit_code, result=ending.result)
 
     async def _write(self, write: Callable[[], None]) -> None:

@@ -9,9 +9,11 @@ from uuid import UUID
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.reports import JobFinished
-from backhaul_agent.ending import Ending, note_kill
+from backhaul_agent.ending import Ending, note_cut
+from backhaul_agent.errors import CredentialsError
 from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
 from backhaul_agent.journal import JournalJob
+from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.logs import fields
 from backhaul_agent.process import end_orphan, find_marked, is_alive
 
@@ -92,10 +94,12 @@ class JobLoop:
             child = job.child if job.child and is_alive(job.child) else None
             # The agent can die between starting restic and noting it.
             child = child or find_marked(JOB_MARK, str(job.id))
-            was_killed = False
+            has_left_lock = False
             if child is not None:
                 log.warning("job.orphan_ended", extra=fields(job_id=job.id, pid=child.pid))
-                was_killed = await end_orphan(child, self._workshop.graces)
+                await end_orphan(child, self._workshop.graces)
+            if child is not None or job.child is not None:
+                has_left_lock = not await self._remove_lock(job)
             if job.noted_end is not None:
                 # restic's work was done; only the list of what is in the repository is missing.
                 self._finish(job, job.noted_end)
@@ -105,7 +109,18 @@ class JobLoop:
                 failure_class=FailureClass.INTERRUPTED,
                 message="the agent was restarted while restic ran; run the job again",
             )
-            self._report(job, note_kill(ending) if was_killed else ending)
+            if has_left_lock:
+                ending = note_cut(ending, is_lock_left=True)
+            self._report(job, ending)
+
+    async def _remove_lock(self, job: JournalJob) -> bool:
+        workshop = self._workshop
+        try:
+            credentials = workshop.identity.open_credentials(job.command)
+        except CredentialsError:
+            return False
+        environment = workshop.build_environment(credentials)
+        return await remove_lock(workshop.settings.restic, environment, workshop.start)
 
     def _report(self, job: JournalJob, ending: Ending) -> None:
         self._finish(job, build_finished(job.command, ending, self._workshop.clock))

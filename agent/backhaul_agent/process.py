@@ -307,22 +307,18 @@ def find_marked(name: str, value: str) -> Child | None:
     return None
 
 
-async def end_orphan(child: Child, graces: Graces = Graces()) -> bool:  # noqa: B008 (frozen)
-    """End a process that an earlier run of the agent started, in the usual order of signals.
-
-    Gives whether it had to be killed.
-    """
+async def end_orphan(child: Child, graces: Graces = Graces()) -> None:  # noqa: B008 (frozen)
+    """End a process that an earlier run of the agent started, in the usual order of signals."""
     for number, grace in (
         (signal.SIGINT, graces.interrupt),
         (signal.SIGTERM, graces.terminate),
         (signal.SIGKILL, graces.terminate),
     ):
         if not is_alive(child):
-            return False
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, number)
         waited_s = 0.0
         while is_alive(child) and waited_s < grace:
             await asyncio.sleep(_LOOK_EVERY_S / 5)
             waited_s += _LOOK_EVERY_S / 5
-    return True

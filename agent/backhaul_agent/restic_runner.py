@@ -13,6 +13,7 @@ import msgspec
 from backhaul.wire.jobs import JobKind
 from backhaul_agent.errors import ResticMissingError, ResticStartError
 from backhaul_agent.job_log import JobLog
+from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.process import Child, ChildProcess, Graces, Program, StartProgram, Stream
 from backhaul_agent.restic.exit_codes import Verdict, interpret, pick_message
 from backhaul_agent.restic.version import ResticVersion
@@ -64,6 +65,10 @@ class ResticRunner:
         self._is_ended = False
         self._ending: asyncio.Task[None] | None = None
         self.was_killed = False
+        self.was_cut_short = False
+        """A command was ended, and may have left a lock."""
+        self.has_left_lock = False
+        """It could not be removed, if there is one."""
 
     async def run(
         self,
@@ -127,6 +132,7 @@ class ResticRunner:
         try:
             self._on_child(process.child)
         except Exception:
+            self.was_cut_short = True
             process.kill()
             await process.read_to_end(lambda *_: None)
             raise
@@ -141,7 +147,14 @@ class ResticRunner:
         """End what runs, at once."""
         self._is_ended = True
         if self._process is not None:
+            self.was_cut_short = True
             self._process.kill()
+
+    async def clean_up(self) -> None:
+        """Remove the lock that a command which was ended may have left."""
+        if self.was_cut_short:
+            self._log.write("agent", "$ restic unlock")
+            self.has_left_lock = not await remove_lock(self._restic, self._environment, self._start)
 
     async def is_over(self) -> None:
         """Wait for what `end` began."""
@@ -150,6 +163,7 @@ class ResticRunner:
 
     def _start_ending(self) -> None:
         assert self._process is not None  # noqa: S101 (both callers have looked)
+        self.was_cut_short = True
         self._ending = asyncio.create_task(self._process.end())
 
 

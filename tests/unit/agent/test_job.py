@@ -416,8 +416,23 @@ async def test_killed_restic_is_mentioned_with_its_lock(host: Host) -> None:
     await running
 
     assert host.finished.exit_code == -9
-    assert any("left a lock" in line for line in host.log)
-    assert "a job of the kind unlock removes it" in (host.finished.message or "")
+    assert "restic had to be killed; the lock that it left was removed" in host.log
+    assert "the lock that it left was removed" in (host.finished.message or "")
+    assert host.fake.calls[-1]["argv"][1] == "unlock"
+
+
+async def test_lock_that_cannot_be_removed_is_told_of(host: Host) -> None:
+    host.fake.on("backup", hang=True, on_sigint=130)
+    host.fake.on("unlock", exit=1)
+    run = host.prepare(BACKUP)
+
+    running = asyncio.create_task(run.run())
+    await wait_until_ready(host.fake)
+    run.end(EndReason.CANCELLED)
+    await running
+
+    assert host.finished.outcome is Outcome.CANCELLED
+    assert "a job of the kind unlock does that" in (host.finished.message or "")
 
 
 async def test_child_is_on_record_while_it_runs(host: Host) -> None:
@@ -511,7 +526,8 @@ async def test_job_that_was_running_before_a_restart_is_reported_as_interrupted(
     assert host.finished.outcome is Outcome.FAILED
     assert host.finished.failure_class is FailureClass.INTERRUPTED
     assert "restarted while restic ran" in (host.finished.message or "")
-    assert host.fake.calls == []
+    # Whatever became of the first one, no lock of it is left.
+    assert [call["argv"][1] for call in host.fake.calls] == ["unlock"]
 
 
 async def test_backup_that_was_done_before_a_restart_is_reported_as_done(host: Host) -> None:

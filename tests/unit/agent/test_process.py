@@ -203,9 +203,8 @@ async def test_child_outlives_its_agent_unharmed_until_it_is_ended_in_order(tmp_
     # A closed pipe would have ended it at its next line.
     await asyncio.sleep(0.3)
     assert is_alive(orphan)
-    was_killed = await end_orphan(orphan, Graces(interrupt=5.0))
+    await end_orphan(orphan, Graces(interrupt=5.0))
 
-    assert not was_killed
     assert marker.exists()
 
 
