@@ -119,7 +119,8 @@ class JobLoop:
             credentials = workshop.identity.open_credentials(job.command)
         except CredentialsError:
             return False
-        environment = workshop.build_environment(credentials)
+        # Marked like all that runs for the job: an agent that dies here leaves it to be found, too.
+        environment = workshop.build_environment(credentials) | {JOB_MARK: str(job.id)}
         return await remove_lock(workshop.settings.restic, environment, workshop.start)
 
     def _report(self, job: JournalJob, ending: Ending) -> None:
