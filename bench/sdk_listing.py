@@ -24,8 +24,8 @@ import msgspec
 
 import backhaul
 from backhaul.objects.fleet import Fleet
-from backhaul.wire.jobs import BackupRequest, BackupResult
 from backhaul.wire.jobs import Job as JobData
+from backhaul.wire.kinds import BackupRequest, BackupResult
 from backhaul.wire.pages import Page
 from backhaul.wire.tokens import TokenKind, build_token
 from tools.local_fleet import LocalFleet

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from backhaul.wire.fleet import CreateSource
-from backhaul.wire.jobs import BackupRequest, BackupResult, Job, JobState, RestoreRequest
+from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.kinds import BackupRequest, BackupResult, RestoreRequest
 from tools.children import BACKHAUL
 from tools.local_fleet import HOST, JOB_LIMIT_S, REPOSITORY, LocalFleet
 from tools.trees import TreeSize, compare_trees, make_tree

@@ -16,7 +16,8 @@ from pathlib import Path
 import backhaul
 from backhaul.wire.accounts import CreateApiToken, CreateEnrollmentToken
 from backhaul.wire.fleet import CreateRepository
-from backhaul.wire.jobs import InitRequest, Job, JobRequest
+from backhaul.wire.jobs import Job
+from backhaul.wire.kinds import InitRequest, JobRequest
 from tools.children import BACKHAUL, Child, build_environment
 from tools.leaks import require_no_secrets
 

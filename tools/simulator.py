@@ -45,13 +45,11 @@ from backhaul.wire.agents import (
 )
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION, SPOKEN_PROTOCOLS
 from backhaul.wire.commands import CommandAck
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import FailureClass, LogLine, Outcome
+from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
-    FailureClass,
     ForgetResult,
-    LogLine,
-    Outcome,
     PruneResult,
     Result,
 )

@@ -22,7 +22,8 @@ from backhaul.errors import JobFailedError
 from backhaul.html import render, render_error, render_scene, render_table
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, HostState, ScheduleDrift
-from backhaul.wire.jobs import BackupResult, Job, JobState, Progress
+from backhaul.wire.jobs import Job, JobState, Progress
+from backhaul.wire.kinds import BackupResult
 from tests.unit.sdk.builders import NOW, build_host, build_job
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from backhaul.wire.jobs import FailureClass, Outcome, Result
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import Result
 from backhaul_agent.restic.locks import explain_lock, read_lock
 from backhaul_agent.restic_runner import Exit
 

@@ -13,7 +13,7 @@ import msgspec
 
 from backhaul.wire.agents import DownEnvelope, Hello, PollRequest
 from backhaul.wire.commands import CommandCancel, CommandRun, QueryRun
-from backhaul.wire.jobs import Arguments
+from backhaul.wire.kinds import Arguments
 from backhaul_agent.journal import Journal
 from backhaul_agent.logs import fields
 from backhaul_agent.policy import Policy

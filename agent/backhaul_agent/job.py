@@ -16,8 +16,10 @@ from enum import StrEnum
 import msgspec
 
 from backhaul.wire.commands import CommandRun, Credentials
-from backhaul.wire.jobs import Arguments, FailureClass, Outcome
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import Arguments
 from backhaul.wire.reports import JobFinished, JobStarted
+from backhaul_agent.bench import Bench
 from backhaul_agent.clock import Clock
 from backhaul_agent.ending import Ending, describe_cut, note_cut
 from backhaul_agent.errors import (
@@ -29,9 +31,9 @@ from backhaul_agent.errors import (
 )
 from backhaul_agent.identity import Identity
 from backhaul_agent.job_log import JobLog
-from backhaul_agent.job_steps import JobSteps
 from backhaul_agent.journal import Journal, JournalJob
 from backhaul_agent.journal_file import ROOM_EVERY_S
+from backhaul_agent.kinds import work
 from backhaul_agent.logs import fields, job_id_in_log
 from backhaul_agent.policy import Policy
 from backhaul_agent.process import Child, ChildProcess, Graces, StartProgram
@@ -176,9 +178,8 @@ class JobRun:
             start=workshop.start,
         )
         await self._start(version)
-        return await self._supervise(
-            self._build_steps(self._restic, job_log, credentials), arguments, job_log
-        )
+        bench = self._build_bench(self._restic, job_log, credentials, version)
+        return await self._supervise(bench, arguments)
 
     def _open_log(self, redactor: Redactor) -> JobLog:
         return JobLog(
@@ -190,13 +191,19 @@ class JobRun:
             redactor=redactor,
         )
 
-    def _build_steps(
-        self, restic: ResticRunner, job_log: JobLog, credentials: Credentials
-    ) -> JobSteps:
-        return JobSteps(
+    def _build_bench(
+        self,
+        restic: ResticRunner,
+        job_log: JobLog,
+        credentials: Credentials,
+        version: ResticVersion,
+    ) -> Bench:
+        return Bench(
             job_id=self._command.job_id,
-            repository_id=credentials.repository_id,
             host=self._workshop.identity.name,
+            credentials=credentials,
+            version=version,
+            policy=self._workshop.policy,
             restic=restic,
             log=job_log,
             progress=ProgressGate(
@@ -234,15 +241,14 @@ class JobRun:
         workshop.spool.notify()
         log.info("job.started", extra=fields(kind=command.kind, restic=str(version)))
 
-    async def _supervise(self, steps: JobSteps, arguments: Arguments, job_log: JobLog) -> Ending:
+    async def _supervise(self, bench: Bench, arguments: Arguments) -> Ending:
         """Work, with the log flushed beside it and the time limit kept."""
-        assert self._restic is not None  # noqa: S101 (_work made it)
-        restic = self._restic
+        restic, job_log = bench.restic, bench.log
         beside = [asyncio.create_task(job_log.flush_forever())]
         if self._command.max_duration is not None:
             beside.append(asyncio.create_task(self._end_after(self._command.max_duration)))
         try:
-            return await steps.work(arguments, self._workshop.policy)
+            return await work(bench, arguments)
         finally:
             for task in beside:
                 task.cancel()

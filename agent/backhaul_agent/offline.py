@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
-from backhaul.wire.jobs import BackupArguments
+from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.schedules import RunTemplate, ScheduleEntry
 from backhaul_agent.journal import Journal, TakeUp
 from backhaul_agent.logs import fields

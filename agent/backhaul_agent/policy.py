@@ -8,17 +8,12 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from backhaul.wire.jobs import (
+from backhaul.wire.kinds import (
     Arguments,
     BackupArguments,
-    CheckArguments,
-    ForgetArguments,
-    InitArguments,
     JobKind,
-    PruneArguments,
     RestoreArguments,
-    SnapshotsArguments,
-    UnlockArguments,
+    kind_of,
 )
 from backhaul_agent.settings import PolicySettings
 
@@ -61,7 +56,7 @@ class Policy:
 
     def refusal(self, arguments: Arguments) -> str | None:
         """Say why a job is not allowed here, or None when it is."""
-        kind = _kind_of(arguments)
+        kind = kind_of(arguments)
         if kind not in self._settings.kinds:
             return f"the policy of this host does not allow {kind} jobs"
         if "\\u0000" in msgspec.json.encode(arguments).decode():
@@ -129,26 +124,6 @@ class Policy:
         if _touches(target, self._own_folders) or ".ssh" in PurePosixPath(target).parts:
             return True
         return _touches(target, SYSTEM_FOLDERS) and not _is_below(target, self._named_paths)
-
-
-def _kind_of(arguments: Arguments) -> JobKind:
-    match arguments:
-        case InitArguments():
-            return JobKind.INIT
-        case BackupArguments():
-            return JobKind.BACKUP
-        case SnapshotsArguments():
-            return JobKind.SNAPSHOTS
-        case RestoreArguments():
-            return JobKind.RESTORE
-        case ForgetArguments():
-            return JobKind.FORGET
-        case PruneArguments():
-            return JobKind.PRUNE
-        case CheckArguments():
-            return JobKind.CHECK
-        case UnlockArguments():
-            return JobKind.UNLOCK
 
 
 def _is_absolute(path: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 from backhaul_agent.errors import ResticMissingError, ResticStartError
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.lock_removal import remove_lock
@@ -77,8 +77,11 @@ class ResticRunner:
         kind: JobKind,
         on_stdout: OnText,
         on_stderr: OnText | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Exit:
         """Run one command to its end. Lines of stderr go to the log, unless `on_stderr` has them.
+
+        `environment` comes on top of the job's own, for this command.
 
         Raises:
             RunEndedError: `end` was called before.
@@ -100,7 +103,7 @@ class ResticRunner:
             elif line.strip():
                 self._log.write("stderr", line)
 
-        code = await self._read([self._restic, *arguments], take)
+        code = await self._read([self._restic, *arguments], environment or {}, take)
         stderr = tuple(errors)
         message = pick_message(stderr)
         return Exit(
@@ -110,9 +113,14 @@ class ResticRunner:
             stderr=stderr,
         )
 
-    async def _read(self, argv: Sequence[str], take: Callable[[Stream, str], None]) -> int:
+    async def _read(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        take: Callable[[Stream, str], None],
+    ) -> int:
         try:
-            process = await self._start(argv, self._environment, self._graces)
+            process = await self._start(argv, {**self._environment, **environment}, self._graces)
         except (OSError, ValueError) as error:
             raise explain_start(argv[0], error) from error
         self._process = process

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from backhaul.wire.agents import DEFAULT_HOLD_S
-from backhaul.wire.jobs import AbsolutePath, JobKind
+from backhaul.wire.kinds import AbsolutePath, JobKind
 from backhaul_agent.errors import SettingsError
 from backhaul_agent.journal import DEFAULT_SPOOL_LIMIT
 

@@ -16,7 +16,7 @@ from litestar import Request
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, InternalServerException
 
-from backhaul.wire import accounts, base, fleet, jobs
+from backhaul.wire import accounts, base, fleet, kinds
 from backhaul.wire.problems import FieldError
 from backhaul_api.errors import InvalidError
 
@@ -170,12 +170,12 @@ def _remedies() -> dict[str, str]:
         base.Name: "must be letters, digits, dots, underscores and hyphens, and begin with a "
         "letter or digit",
         accounts.Username: "must be letters, digits and . _ @ - , and begin with a letter or digit",
-        jobs.AbsolutePath: "must be an absolute path, like /etc",
-        jobs.Pattern: "must be one line",
-        jobs.Tag: "must be one line without a comma",
-        jobs.KeepWithin: "must be a duration like 7d or 1y5m, of y, m, d and h",
-        jobs.ReadDataSubset: "must be a part like 1/7, or a percentage like 2.5%",
-        jobs.SnapshotId: "must be latest, or at least 8 hex digits of a snapshot's id",
+        kinds.AbsolutePath: "must be an absolute path, like /etc",
+        kinds.Pattern: "must be one line",
+        kinds.Tag: "must be one line without a comma",
+        kinds.KeepWithin: "must be a duration like 7d or 1y5m, of y, m, d and h",
+        kinds.ReadDataSubset: "must be a part like 1/7, or a percentage like 2.5%",
+        kinds.SnapshotId: "must be latest, or at least 8 hex digits of a snapshot's id",
         fleet.Location: "must be one line",
         fleet.RepositoryPassword: "must be one line",
         get_args(fleet.Environment)[0]: "must be the name of an environment variable",

@@ -12,16 +12,8 @@ from uuid import UUID
 
 from backhaul.wire import accounts, events, fleet, jobs, schedules, snapshots
 from backhaul.wire.agents import HostFacts
-from backhaul.wire.jobs import (
-    ActorKind,
-    Arguments,
-    FailureClass,
-    JobKind,
-    JobState,
-    Progress,
-    Result,
-    Retention,
-)
+from backhaul.wire.jobs import ActorKind, FailureClass, JobState, Progress
+from backhaul.wire.kinds import Arguments, JobKind, Result, Retention
 
 T = TypeVar("T")
 D = TypeVar("D")

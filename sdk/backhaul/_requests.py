@@ -15,7 +15,7 @@ import msgspec
 
 from backhaul._fields import Record
 from backhaul.errors import InvalidRequestError, refuse
-from backhaul.wire.jobs import JobKind, JobRequest
+from backhaul.wire.kinds import JobKind, JobRequest
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from backhaul import frames
 from backhaul.errors import MissingPackageError
 from backhaul.wire.fleet import Host
-from backhaul.wire.jobs import Job, JobKind, JobState
+from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.kinds import JobKind
 from backhaul.wire.schedules import Schedule
 
 if TYPE_CHECKING:

@@ -45,7 +45,8 @@ from backhaul.wire.fleet import (
     UpdateRepository,
     UpdateSource,
 )
-from backhaul.wire.jobs import Job, JobKind, JobRequest, JobState, NumberedLogLine
+from backhaul.wire.jobs import Job, JobState, NumberedLogLine
+from backhaul.wire.kinds import JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import FileList, Snapshot

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from backhaul.errors import MissingPackageError
 from backhaul.wire.fleet import HostState
-from backhaul.wire.jobs import JobKind, JobState
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame

@@ -40,7 +40,7 @@ from backhaul.wire.commands import (
     QueryAnswer,
     QueryRun,
 )
-from backhaul.wire.jobs import Arguments
+from backhaul.wire.kinds import Arguments
 from backhaul.wire.problems import Problem, ProblemType, removal_message
 from backhaul.wire.reports import JobFinished, JobLog
 from backhaul.wire.schedules import (

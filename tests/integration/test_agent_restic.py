@@ -16,18 +16,17 @@ import pytest
 
 from backhaul.wire.agents import EnrollRequest, Hello
 from backhaul.wire.commands import Credentials
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import (
     Arguments,
     BackupArguments,
     BackupResult,
     CheckArguments,
     CheckResult,
-    FailureClass,
     ForgetArguments,
     ForgetResult,
     InitArguments,
     InitResult,
-    Outcome,
     PruneArguments,
     PruneResult,
     RestoreArguments,

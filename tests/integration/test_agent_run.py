@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from backhaul.wire.agents import Hello
-from backhaul.wire.jobs import BackupArguments, FailureClass, Outcome
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished
 from backhaul.wire.tokens import TokenKind, build_token

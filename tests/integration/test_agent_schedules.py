@@ -19,7 +19,8 @@ import msgspec
 import nacl.public
 import pytest
 
-from backhaul.wire.jobs import BackupArguments, Outcome
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.reports import JobFinished
 from backhaul.wire.schedules import (
     RunTemplate,

@@ -32,13 +32,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from backhaul.wire.jobs import (
-    EXCLUSIVE_KINDS,
-    MOVES,
-    TERMINAL_STATES,
-    FailureClass,
-    JobState,
-)
+from backhaul.wire.jobs import MOVES, TERMINAL_STATES, FailureClass, JobState
+from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_agent.identity import Identity
 from backhaul_api.app import create_app

@@ -22,15 +22,13 @@ from backhaul.wire.agents import (
 )
 from backhaul.wire.commands import CommandAck, QueryAnswer
 from backhaul.wire.jobs import (
-    BackupResult,
     FailureClass,
-    InitResult,
     JobEvent,
     LogLine,
     Outcome,
     Progress,
-    SnapshotsResult,
 )
+from backhaul.wire.kinds import BackupResult, InitResult, SnapshotsResult
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.snapshots import RepositoryStats

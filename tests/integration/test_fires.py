@@ -16,7 +16,8 @@ from litestar import Litestar
 
 from backhaul.wire.agents import HeldJob, Receipt, ReceiptStatus
 from backhaul.wire.commands import CommandAck, CommandRun
-from backhaul.wire.jobs import Arguments, BackupArguments, Outcome, PruneArguments
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.kinds import Arguments, BackupArguments, PruneArguments
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire, build_scheduled_job_id

@@ -14,7 +14,8 @@ from litestar import Litestar
 from backhaul import AsyncClient, AsyncFleet, Client, Fleet
 from backhaul.errors import InvalidRequestError, JobFailedError, PreconditionFailedError
 from backhaul.wire.fleet import HostState
-from backhaul.wire.jobs import BackupResult, LogLine, Outcome, RestoreArguments
+from backhaul.wire.jobs import LogLine, Outcome
+from backhaul.wire.kinds import BackupResult, RestoreArguments
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
 from backhaul_api.hosts.presence import OFFLINE_AFTER
 from backhaul_api.services import Services

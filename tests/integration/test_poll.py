@@ -16,7 +16,7 @@ from litestar import Litestar
 
 from backhaul.wire.agents import HeldJob, PollReply
 from backhaul.wire.commands import CommandCancel, CommandRun
-from backhaul.wire.jobs import BackupArguments
+from backhaul.wire.kinds import BackupArguments
 from backhaul_api.app import create_app
 from backhaul_api.db.tables import hosts, jobs, repository_secrets
 from backhaul_api.logs import JsonFormatter

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul.wire.agents import PollReply, Receipt, ReceiptStatus
-from backhaul.wire.jobs import BackupArguments
+from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.schedules import EntryError, ScheduleAck, ScheduleEntry
 from backhaul_api.db.tables import hosts, repository_secrets, server_identity
 from backhaul_api.keys import KeyRing

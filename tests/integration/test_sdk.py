@@ -22,16 +22,8 @@ from backhaul.errors import (
     NotFoundError,
     PreconditionFailedError,
 )
-from backhaul.wire.jobs import (
-    BackupRequest,
-    BackupResult,
-    InitRequest,
-    Job,
-    JobState,
-    LogLine,
-    Outcome,
-    Progress,
-)
+from backhaul.wire.jobs import Job, JobState, LogLine, Outcome, Progress
+from backhaul.wire.kinds import BackupRequest, BackupResult, InitRequest
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_api.services import Services

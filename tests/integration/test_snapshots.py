@@ -13,7 +13,8 @@ from litestar import Litestar
 
 from backhaul.wire.agents import ReceiptStatus
 from backhaul.wire.commands import CommandAck
-from backhaul.wire.jobs import BackupResult, Outcome
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.kinds import BackupResult
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.snapshots import ReportedSnapshot, SnapshotsReport

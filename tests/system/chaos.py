@@ -26,14 +26,12 @@ from pathlib import Path
 from uuid import UUID
 
 from backhaul.errors import BackhaulError
-from backhaul.wire.jobs import (
-    TERMINAL_STATES,
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
+from backhaul.wire.kinds import (
     BackupRequest,
     BackupResult,
     CheckRequest,
-    Job,
     JobKind,
-    JobState,
     PruneRequest,
 )
 from backhaul.wire.schedules import UpdateSchedule

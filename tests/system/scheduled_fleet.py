@@ -17,7 +17,8 @@ from uuid import UUID
 
 from backhaul.wire.accounts import CreateEnrollmentToken
 from backhaul.wire.fleet import CreateRepository, CreateSource, Host
-from backhaul.wire.jobs import TERMINAL_STATES, InitRequest, Job, JobState
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
+from backhaul.wire.kinds import InitRequest
 from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, WhenUnreachable
 from tools.children import Child
 from tools.leaks import require_no_secrets

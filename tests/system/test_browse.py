@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backhaul.errors import NotFoundError
-from backhaul.wire.jobs import BackupRequest, JobState, RestoreRequest
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import BackupRequest, RestoreRequest
 from tools.local_fleet import HOST, REPOSITORY, CommandFailedError, LocalFleet
 
 LIMIT_S = 3.0

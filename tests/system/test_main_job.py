@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 
 from backhaul.errors import ConflictError
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import FailureClass, Job, JobState
+from backhaul.wire.kinds import (
     BackupRequest,
     BackupResult,
-    FailureClass,
     InitRequest,
-    Job,
-    JobState,
     RestoreRequest,
 )
 from tools.children import BACKHAUL

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from backhaul.wire.jobs import ActorKind, BackupArguments, BackupResult, Job, JobState
+from backhaul.wire.jobs import ActorKind, Job, JobState
+from backhaul.wire.kinds import BackupArguments, BackupResult
 from backhaul.wire.schedules import UpdateSchedule
 from tests.system.scheduled_fleet import (
     MINUTE,

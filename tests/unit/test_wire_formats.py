@@ -15,7 +15,17 @@ from uuid import RFC_4122, UUID
 import msgspec
 import pytest
 
-from backhaul.wire import agents, base, commands, jobs, problems, reports, schedules, snapshots
+from backhaul.wire import (
+    agents,
+    base,
+    commands,
+    jobs,
+    kinds,
+    problems,
+    reports,
+    schedules,
+    snapshots,
+)
 from backhaul.wire.base import Request, Wire
 
 AT = datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC)
@@ -44,7 +54,7 @@ FACTS_JSON = {
     "restic_version": "0.14.0",
     "capabilities": ["backup", "restore"],
 }
-BACKUP_RESULT = jobs.BackupResult(snapshot_id=HEX, files_new=1, unreadable=2, total_duration=1.5)
+BACKUP_RESULT = kinds.BackupResult(snapshot_id=HEX, files_new=1, unreadable=2, total_duration=1.5)
 BACKUP_RESULT_JSON = {
     "kind": "backup",
     "snapshot_id": HEX,
@@ -146,7 +156,7 @@ SCHEDULE_ENTRY = schedules.ScheduleEntry(
     max_duration=7200.0,
     when_unreachable="run",
     template=schedules.RunTemplate(
-        arguments=jobs.BackupArguments(paths=("/etc",)), repository_id=TWO, credentials=b"\x00"
+        arguments=kinds.BackupArguments(paths=("/etc",)), repository_id=TWO, credentials=b"\x00"
     ),
 )
 SCHEDULE_ENTRY_JSON = {
@@ -175,7 +185,7 @@ SCHEDULE_ENTRY_JSON = {
 }
 
 OBSTACLE = jobs.Obstacle(
-    job_id=TWO, kind=jobs.JobKind.PRUNE, state=jobs.JobState.RUNNING, host="db1"
+    job_id=TWO, kind=kinds.JobKind.PRUNE, state=jobs.JobState.RUNNING, host="db1"
 )
 MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     # base
@@ -415,7 +425,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     # schedules
     (SCHEDULE_ENTRY, SCHEDULE_ENTRY_JSON),
     (
-        schedules.RunTemplate(arguments=jobs.InitArguments()),
+        schedules.RunTemplate(arguments=kinds.InitArguments()),
         {"arguments": {"kind": "init"}, "repository_id": None, "credentials": None},
     ),
     (
@@ -444,7 +454,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             missed=2,
             missed_since=AT,
             ran_offline=True,
-            arguments=jobs.BackupArguments(paths=("/etc",)),
+            arguments=kinds.BackupArguments(paths=("/etc",)),
             repository_id=TWO,
         ),
         {
@@ -677,10 +687,10 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"field": "paths[0]", "message": "must be absolute"},
     ),
     # jobs
-    (jobs.InitArguments(), {"kind": "init"}),
-    (jobs.SnapshotsArguments(), {"kind": "snapshots"}),
+    (kinds.InitArguments(), {"kind": "init"}),
+    (kinds.SnapshotsArguments(), {"kind": "snapshots"}),
     (
-        jobs.BackupArguments(
+        kinds.BackupArguments(
             paths=("/etc",), excludes=("*.iso",), tags=("home",), one_file_system=True
         ),
         {
@@ -692,7 +702,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        jobs.RestoreArguments(snapshot="latest", target="/tmp/r", include=("/etc",), verify=True),
+        kinds.RestoreArguments(snapshot="latest", target="/tmp/r", include=("/etc",), verify=True),
         {
             "kind": "restore",
             "snapshot": "latest",
@@ -702,7 +712,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        jobs.Retention(
+        kinds.Retention(
             keep_last=1,
             keep_hourly=2,
             keep_daily=3,
@@ -722,18 +732,18 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        jobs.ForgetArguments(tag="etc", keep=jobs.Retention(keep_daily=7)),
+        kinds.ForgetArguments(tag="etc", keep=kinds.Retention(keep_daily=7)),
         {"kind": "forget", "tag": "etc", "keep": {"keep_daily": 7}},
     ),
-    (jobs.PruneArguments(), {"kind": "prune"}),
-    (jobs.UnlockArguments(remove_all=True), {"kind": "unlock", "remove_all": True}),
-    (jobs.UnlockResult(locks_left=2), {"kind": "unlock", "locks_left": 2}),
+    (kinds.PruneArguments(), {"kind": "prune"}),
+    (kinds.UnlockArguments(remove_all=True), {"kind": "unlock", "remove_all": True}),
+    (kinds.UnlockResult(locks_left=2), {"kind": "unlock", "locks_left": 2}),
     (
-        jobs.CheckArguments(read_data_subset="1/7"),
+        kinds.CheckArguments(read_data_subset="1/7"),
         {"kind": "check", "read_data_subset": "1/7"},
     ),
     (
-        jobs.ForgetResult(kept=3, removed=2, removed_snapshots=("0a1b2c3d", "4e5f6a7b")),
+        kinds.ForgetResult(kept=3, removed=2, removed_snapshots=("0a1b2c3d", "4e5f6a7b")),
         {
             "kind": "forget",
             "kept": 3,
@@ -741,16 +751,16 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "removed_snapshots": ["0a1b2c3d", "4e5f6a7b"],
         },
     ),
-    (jobs.PruneResult(), {"kind": "prune"}),
+    (kinds.PruneResult(), {"kind": "prune"}),
     (
-        jobs.CheckResult(read_data_subset="2.5%"),
+        kinds.CheckResult(read_data_subset="2.5%"),
         {"kind": "check", "read_data_subset": "2.5%"},
     ),
-    (jobs.InitResult(repository_id=HEX), {"kind": "init", "repository_id": HEX}),
+    (kinds.InitResult(repository_id=HEX), {"kind": "init", "repository_id": HEX}),
     (BACKUP_RESULT, BACKUP_RESULT_JSON),
-    (jobs.SnapshotsResult(snapshots_count=3), {"kind": "snapshots", "snapshots_count": 3}),
+    (kinds.SnapshotsResult(snapshots_count=3), {"kind": "snapshots", "snapshots_count": 3}),
     (
-        jobs.RestoreResult(snapshot_id=HEX, target="/tmp/r", files_restored=2, bytes_restored=3),
+        kinds.RestoreResult(snapshot_id=HEX, target="/tmp/r", files_restored=2, bytes_restored=3),
         {
             "kind": "restore",
             "snapshot_id": HEX,
@@ -788,15 +798,15 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"at": AT_JSON, "stream": "agent", "text": "begun"},
     ),
     (
-        jobs.InitRequest(host="web1", repository="nas"),
+        kinds.InitRequest(host="web1", repository="nas"),
         {"kind": "init", "host": "web1", "repository": "nas"},
     ),
     (
-        jobs.SnapshotsRequest(host="web1", repository="nas"),
+        kinds.SnapshotsRequest(host="web1", repository="nas"),
         {"kind": "snapshots", "host": "web1", "repository": "nas"},
     ),
     (
-        jobs.BackupRequest(
+        kinds.BackupRequest(
             host="web1",
             repository="nas",
             source="home",
@@ -817,7 +827,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        jobs.RestoreRequest(
+        kinds.RestoreRequest(
             host="web1",
             repository="nas",
             snapshot="latest",
@@ -836,31 +846,31 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        jobs.ForgetRequest(host="web1", repository="nas", source="etc"),
+        kinds.ForgetRequest(host="web1", repository="nas", source="etc"),
         {"kind": "forget", "host": "web1", "repository": "nas", "source": "etc"},
     ),
     (
-        jobs.UnlockRequest(host="web1", repository="nas"),
+        kinds.UnlockRequest(host="web1", repository="nas"),
         {"kind": "unlock", "host": "web1", "repository": "nas", "remove_all": False},
     ),
     (
-        jobs.PruneRequest(host="web1", repository="nas"),
+        kinds.PruneRequest(host="web1", repository="nas"),
         {"kind": "prune", "host": "web1", "repository": "nas"},
     ),
     (
-        jobs.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),
+        kinds.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),
         {"kind": "check", "host": "web1", "repository": "nas", "read_data_subset": "1/7"},
     ),
     (
         jobs.Job(
             id=ONE,
-            kind=jobs.JobKind.INIT,
+            kind=kinds.JobKind.INIT,
             state=jobs.JobState.QUEUED,
             host_id=TWO,
             host="web1",
             repository_id=TWO,
             repository="nas",
-            arguments=jobs.InitArguments(),
+            arguments=kinds.InitArguments(),
             actor_kind=jobs.ActorKind.USER,
             actor_id=TWO,
             created_at=AT,
@@ -923,7 +933,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     ),
 ]
 
-PINNED_MODULES = [agents, base, commands, jobs, problems, reports, schedules, snapshots]
+PINNED_MODULES = [agents, base, commands, jobs, kinds, problems, reports, schedules, snapshots]
 
 _ids = [type(message).__name__ for message, _ in MESSAGES]
 
@@ -1053,7 +1063,7 @@ def _structs_of(*modules: ModuleType) -> set[type[msgspec.Struct]]:
         for module in modules
         for _, type_ in inspect.getmembers(module, inspect.isclass)
         if issubclass(type_, msgspec.Struct)
-        and type_.__module__ == module.__name__
+        and type_.__module__.startswith(module.__name__)
         and type_ not in {Wire, Request}
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from backhaul.wire.jobs import BackupArguments, BackupResult
+from backhaul.wire.kinds import BackupArguments, BackupResult
 from backhaul_agent.restic.output import (
     JsonObject,
     parse_object,

@@ -5,7 +5,7 @@ Without reading data, flipped bytes in a pack pass (0.14.0): `--read-data-subset
 
 from __future__ import annotations
 
-from backhaul.wire.jobs import CheckArguments
+from backhaul.wire.kinds import CheckArguments
 
 
 def build_arguments(arguments: CheckArguments) -> list[str]:

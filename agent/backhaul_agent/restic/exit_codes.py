@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from backhaul.wire.jobs import FailureClass, JobKind, Outcome
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import JobKind
 from backhaul_agent.restic.output import parse_object, read_text
 from backhaul_agent.restic.version import ResticVersion
 

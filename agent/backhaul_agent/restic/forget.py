@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from backhaul.wire.jobs import ForgetArguments, ForgetResult, Retention
+from backhaul.wire.kinds import ForgetArguments, ForgetResult, Retention
 from backhaul_agent.restic.output import clean_line, parse_array, read_text
 
 MAX_NAMED = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from backhaul.wire.jobs import InitResult
+from backhaul.wire.kinds import InitResult
 from backhaul_agent.restic.output import parse_object, read_text
 
 _CREATED = re.compile(r"created restic repository ([0-9a-f]+) at ")

@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from backhaul.wire.jobs import RestoreArguments, RestoreResult
+from backhaul.wire.kinds import RestoreArguments, RestoreResult
 
 
 def build_arguments(arguments: RestoreArguments, *, snapshot_id: str) -> list[str]:

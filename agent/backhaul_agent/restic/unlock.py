@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backhaul.wire.jobs import UnlockArguments
+from backhaul.wire.kinds import UnlockArguments
 
 
 def build_arguments(arguments: UnlockArguments) -> list[str]:

@@ -10,19 +10,16 @@ from litestar import Router, get, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.fleet import Source
 from backhaul.wire.jobs import (
     TERMINAL_STATES,
-    BackupRequest,
-    ForgetRequest,
-    InitRequest,
     Job,
     JobEvent,
-    JobKind,
     JobLogPage,
-    JobRequest,
     JobState,
-    RestoreRequest,
+)
+from backhaul.wire.kinds import (
+    JobKind,
+    JobRequest,
 )
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
@@ -31,6 +28,8 @@ from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.jobs import log, rules, store, targets, turns
 from backhaul_api.jobs.overdue import close_if_overdue, close_overdue, find_silence
+from backhaul_api.kinds import plan
+from backhaul_api.kinds.order import Order
 from backhaul_api.moments import parse_moment
 from backhaul_api.names import named_in
 from backhaul_api.paging import (
@@ -43,7 +42,6 @@ from backhaul_api.paging import (
 )
 from backhaul_api.polling.parking import Wait, look_until
 from backhaul_api.services import Needs, Services
-from backhaul_api.sources import store as sources
 
 MAX_WAIT_S = 25.0
 """Under the 30 s at which the more impatient proxies cut."""
@@ -135,11 +133,8 @@ async def create_job(
             host = await hosts.fetch(connection, data.host, for_update=True)
         with named_in("repository"):
             repository = await targets.fetch_present_repository(connection, data.repository)
-        if isinstance(data, InitRequest):
-            await targets.refuse_second_init(connection, repository)
-        if isinstance(data, RestoreRequest):
-            await targets.refuse_ambiguous_snapshot(connection, repository, data.snapshot)
-        arguments = rules.build_arguments(data, await _fetch_source(connection, data))
+        order = Order(connection=connection, host=host, repository=repository)
+        arguments = await plan(order, data)
         new = store.NewJob(
             host_id=host.id,
             repository_id=repository.id,
@@ -299,13 +294,6 @@ async def _tell(services: Services, connection: AsyncConnection, found: list[Job
 
 def _wait_for(request: OperatorRequest, services: Services, job_id: UUID, seconds: float) -> Wait:
     return Wait(wakeups=services.wakeups, topic=job_id, seconds=seconds, receive=request.receive)
-
-
-async def _fetch_source(connection: AsyncConnection, data: JobRequest) -> Source | None:
-    if not isinstance(data, BackupRequest | ForgetRequest) or data.source is None:
-        return None
-    with named_in("source"):
-        return await sources.fetch(connection, data.source)
 
 
 router = Router(

@@ -18,15 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.jobs import (
     ACTIVE_STATES,
     TERMINAL_STATES,
-    Arguments,
     IllegalMoveError,
     Job,
     JobEvent,
-    JobKind,
     JobState,
     Progress,
 )
 from backhaul.wire.jobs import move as find_move
+from backhaul.wire.kinds import Arguments, JobKind, kind_of
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
 from backhaul_api.events import store as events
@@ -78,7 +77,7 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
             id=id_,
             host_id=new.host_id,
             repository_id=new.repository_id,
-            kind=type(new.arguments).__struct_config__.tag,
+            kind=kind_of(new.arguments),
             state=JobState.QUEUED,
             arguments=new.arguments,
             actor_kind=new.actor.kind,

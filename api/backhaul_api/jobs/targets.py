@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 from backhaul_api.db.references import matches_reference
 from backhaul_api.db.tables import hosts, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError

@@ -23,7 +23,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.commands import JobPriority
-from backhaul.wire.jobs import EXCLUSIVE_KINDS, ActorKind, Job, JobKind, JobState, Obstacle
+from backhaul.wire.jobs import ActorKind, Job, JobState, Obstacle
+from backhaul.wire.kinds import JobKind
+from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.tables import hosts, jobs
 
 LETS_GO_FIRST_FOR = timedelta(hours=6)

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from backhaul.wire.agents import HeldJob
 from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
-from backhaul.wire.jobs import EXCLUSIVE_KINDS, JobState
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import NotFoundError
 from backhaul_api.jobs import turns

@@ -17,12 +17,12 @@ from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import (
     OUTCOME_EVENTS,
     TERMINAL_STATES,
-    InitResult,
     Job,
     JobEvent,
     JobState,
     Outcome,
 )
+from backhaul.wire.kinds import InitResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError, InvalidError, JobWaitsError, LogGapError
@@ -215,7 +215,7 @@ def _is_known(job: Job, ack: CommandAck) -> bool:
 def _check_end(job: Job, report: JobFinished) -> None:
     if report.log_lines > job.log_lines:
         raise LogGapError(job.id, expected_seq=job.log_lines, got=report.log_lines)
-    if report.result is not None and report.result.__struct_config__.tag != job.kind:
+    if report.result is not None and kind_of(report.result) is not job.kind:
         raise InvalidError.of("result", f"is not that of a {job.kind} job")
     if report.exit_code is not None and abs(report.exit_code) > _MAX_EXIT_CODE:
         raise InvalidError.of("exit_code", "is not an exit code")

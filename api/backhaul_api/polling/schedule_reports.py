@@ -9,8 +9,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from backhaul.wire.agents import Receipt, ReceiptStatus
-from backhaul.wire.fleet import Source
-from backhaul.wire.jobs import ActorKind, Arguments, Job, JobEvent, JobState
+from backhaul.wire.jobs import ActorKind, Job, JobEvent, JobState
+from backhaul.wire.kinds import Arguments, JobKind, kind_of
 from backhaul.wire.schedules import (
     EntryError,
     ScheduleAck,
@@ -22,8 +22,9 @@ from backhaul_api.db.tables import hosts, schedules
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.identity import Actor
 from backhaul_api.jobs import rules, store
+from backhaul_api.kinds import plan_fired
+from backhaul_api.kinds.order import Fired
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
-from backhaul_api.sources import store as sources
 
 MAX_MISSED = 2**31 - 1
 """The column's; nobody counts further."""
@@ -232,17 +233,16 @@ async def _choose_arguments(
     kind = ScheduleKind(schedule["kind"])
     if fire.ran_offline and fire.arguments is not None:
         return _check_arguments(fire.arguments, kind)
-    return rules.build_scheduled(kind, await _fetch_source(arrival, schedule))
-
-
-async def _fetch_source(arrival: Arrival, schedule: sa.RowMapping) -> Source | None:
-    if schedule["source_id"] is None:
-        return None
-    return await sources.fetch(arrival.connection, str(schedule["source_id"]))
+    fired = Fired(
+        connection=arrival.connection,
+        repository_id=schedule["repository_id"],
+        source_id=schedule["source_id"],
+    )
+    return await plan_fired(fired, kind)
 
 
 def _check_arguments(arguments: Arguments, kind: ScheduleKind) -> Arguments:
-    if arguments.__struct_config__.tag != kind:
+    if kind_of(arguments) != JobKind(kind):
         raise InvalidError.of("arguments", f"are not those of a {kind}, which the schedule fires")
     return arguments
 

@@ -11,8 +11,8 @@ from backhaul.wire.fleet import Source
 from backhaul.wire.schedules import RunTemplate, ScheduleEntry, ScheduleKind, ScheduleSet
 from backhaul_api.db.tables import schedules
 from backhaul_api.errors import NotFoundError
-from backhaul_api.jobs.rules import build_source_backup
 from backhaul_api.keys import SecretDoesNotOpenError
+from backhaul_api.kinds.backup import build_of_source
 from backhaul_api.logs import facts
 from backhaul_api.polling.sealing import Sealer
 from backhaul_api.sources import store as sources
@@ -59,7 +59,7 @@ async def _build_template(
         log.error("schedule.without_template", extra=facts(schedule=row["id"], reason=str(error)))
         return None
     return RunTemplate(
-        arguments=build_source_backup(found[row["source_id"]]),
+        arguments=build_of_source(found[row["source_id"]]),
         repository_id=row["repository_id"],
         credentials=credentials,
     )

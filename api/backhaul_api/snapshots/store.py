@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.jobs import Job, JobKind
+from backhaul.wire.jobs import Job
+from backhaul.wire.kinds import JobKind
 from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
 from backhaul_api.db.tables import jobs, repositories, snapshots
 from backhaul_api.errors import InvalidError, NotFoundError

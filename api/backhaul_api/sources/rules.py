@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from backhaul.wire.fleet import Source
-from backhaul.wire.jobs import Retention
+from backhaul.wire.kinds import Retention
 from backhaul.wire.problems import FieldError
 from backhaul_api.errors import InvalidError
 
@@ -56,3 +56,14 @@ def require_keep_rule(source: Source) -> Retention:
             "give it a retention first, like keep_daily",
         )
     return source.retention
+
+
+def require_source(source: Source | None, kind: str) -> Source:
+    """Give the source.
+
+    Raises:
+        InvalidError: there is none, and the kind of job needs one.
+    """
+    if source is None:
+        raise InvalidError.of("source", f"name the source to {kind}")
+    return source

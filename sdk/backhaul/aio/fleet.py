@@ -28,7 +28,8 @@ from backhaul.aio.users import AsyncUsers
 from backhaul.async_client import AsyncClient
 from backhaul.wire.accounts import Me
 from backhaul.wire.fleet import Health
-from backhaul.wire.jobs import JobKind, JobState
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from backhaul._view import View

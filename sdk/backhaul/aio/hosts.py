@@ -16,7 +16,7 @@ from backhaul.aio.schedules import AsyncSchedules
 from backhaul.aio.snapshots import AsyncSnapshots
 from backhaul.wire.fleet import Host as HostData
 from backhaul.wire.fleet import HostState, UpdateHost
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from backhaul.aio.fleet import AsyncFleet

@@ -13,7 +13,8 @@ from backhaul._fields import HostFields, JobFields, RepositoryFields, ScheduleFi
 from backhaul.aio.collections import AsyncKeyed
 from backhaul.errors import JobFailedError
 from backhaul.wire.jobs import Job as JobData
-from backhaul.wire.jobs import JobKind, JobRequest, JobState, NumberedLogLine
+from backhaul.wire.jobs import JobState, NumberedLogLine
+from backhaul.wire.kinds import JobKind, JobRequest
 
 if TYPE_CHECKING:
     from backhaul.aio.fleet import AsyncFleet

@@ -13,7 +13,7 @@ from backhaul.aio.jobs import AsyncJob, AsyncJobs
 from backhaul.aio.snapshots import AsyncSnapshots
 from backhaul.wire.fleet import CreateRepository, UpdateRepository
 from backhaul.wire.fleet import Repository as RepositoryData
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from backhaul.aio.fleet import AsyncFleet

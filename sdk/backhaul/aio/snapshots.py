@@ -10,7 +10,7 @@ from backhaul import _requests
 from backhaul._fields import FileEntry, HostFields, RepositoryFields, SnapshotFields
 from backhaul.aio.collections import AsyncCollection
 from backhaul.aio.jobs import AsyncJob
-from backhaul.wire.jobs import RestoreRequest
+from backhaul.wire.kinds import RestoreRequest
 from backhaul.wire.snapshots import FileEntry as FileEntryData
 from backhaul.wire.snapshots import FileList
 from backhaul.wire.snapshots import Snapshot as SnapshotData

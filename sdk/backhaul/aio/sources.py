@@ -11,7 +11,7 @@ from backhaul._fields import SourceFields
 from backhaul.aio.collections import AsyncKeyed
 from backhaul.wire.fleet import CreateSource, UpdateSource
 from backhaul.wire.fleet import Source as SourceData
-from backhaul.wire.jobs import Retention
+from backhaul.wire.kinds import Retention
 
 if TYPE_CHECKING:
     from backhaul.aio.fleet import AsyncFleet

@@ -10,15 +10,12 @@ import typer
 from backhaul import display
 from backhaul.cli import output
 from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
-from backhaul.wire.jobs import (
-    TERMINAL_STATES,
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
+from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
     ForgetResult,
     InitResult,
-    Job,
-    JobState,
-    Progress,
     PruneResult,
     RestoreResult,
     SnapshotsResult,

@@ -14,7 +14,7 @@ from backhaul import display
 from backhaul.cli import job_progress
 from backhaul.cli.connection import open_client
 from backhaul.cli.failures import INTERRUPTED
-from backhaul.cli.job_requests import JobOptions, build_request, choose_repository
+from backhaul.cli.kinds import app as run_app
 from backhaul.cli.output import (
     STATE_STYLES,
     AsJson,
@@ -22,8 +22,6 @@ from backhaul.cli.output import (
     Form,
     Output,
     Quiet,
-    is_terminal,
-    note,
     now,
     print_changed,
     print_json,
@@ -32,88 +30,14 @@ from backhaul.cli.output import (
     say,
 )
 from backhaul.cli.values import parse_since
-from backhaul.wire.jobs import TERMINAL_STATES, Job, JobKind, JobState, NumberedLogLine
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, NumberedLogLine
+from backhaul.wire.kinds import JobKind
 
 app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
+app.add_typer(run_app, name="run")
 
 JobId = Annotated[UUID, typer.Argument(metavar="JOB", help="Its id.")]
 Texts = list[str] | None
-
-
-@app.command("run")
-def run_job(
-    host: Annotated[
-        str, typer.Argument(metavar="HOST", help="The name or id of the host that does it.")
-    ],
-    kind: Annotated[JobKind, typer.Argument(metavar="KIND", help=", ".join(JobKind))],
-    repository: Annotated[
-        str | None, typer.Option(help="May be left out while there is only one.")
-    ] = None,
-    source: Annotated[str | None, typer.Option(help="backup, forget: the source.")] = None,
-    path: Annotated[
-        Texts, typer.Option(metavar="DIR", help="backup: absolute. Repeatable.")
-    ] = None,
-    exclude: Annotated[
-        Texts, typer.Option(metavar="PATTERN", help="backup: a pattern. Repeatable.")
-    ] = None,
-    tag: Annotated[
-        Texts, typer.Option(metavar="TAG", help="backup: for the snapshot. Repeatable.")
-    ] = None,
-    one_file_system: Annotated[
-        bool, typer.Option("--one-file-system", help="backup: stay on one disk.")
-    ] = False,
-    snapshot: Annotated[str | None, typer.Option(help="restore: an id, or latest.")] = None,
-    target: Annotated[str | None, typer.Option(help="restore: a new or empty folder.")] = None,
-    include: Annotated[
-        Texts, typer.Option(metavar="PATTERN", help="restore: only these. Repeatable.")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="restore: read everything again and compare.")
-    ] = False,
-    read_data: Annotated[
-        str | None, typer.Option(metavar="PART", help="check: read data too, like 1/7 or 2.5%.")
-    ] = None,
-    remove_all: Annotated[
-        bool,
-        typer.Option("--remove-all", help="unlock: also locks that may be of living processes."),
-    ] = False,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Wait for its end; exit 0 succeeded, 3 incomplete, else 1."),
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run a job on a host, now or when its agent is back."""
-    options = JobOptions(
-        source=source,
-        path=tuple(path or ()),
-        exclude=tuple(exclude or ()),
-        tag=tuple(tag or ()),
-        one_file_system=one_file_system,
-        snapshot=snapshot,
-        target=target,
-        include=tuple(include or ()),
-        verify=verify,
-        read_data=read_data,
-        remove_all=remove_all,
-    )
-    build_request(host, kind, repository or "", options)  # refuses before anything is asked
-    with open_client() as client:
-        request = build_request(host, kind, choose_repository(client, repository), options)
-        job = client.create_job(request)
-        if quiet and not as_json:
-            say(str(job.id))
-        elif not as_json:
-            say(f"Job {job.id} is {job.state}: {job.kind} on {job.host}.")
-        if wait:
-            job = job_progress.wait(client, job, is_silent=as_json or quiet)
-    if as_json:
-        print_json(job)
-    if wait:
-        raise typer.Exit(job_progress.choose_exit_code(job))
-    if is_terminal() and not (as_json or quiet):
-        note(f"Follow it: backhaul jobs log -f {job.id}")
 
 
 @app.command("list")

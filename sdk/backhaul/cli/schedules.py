@@ -13,7 +13,6 @@ from msgspec import UNSET, UnsetType
 from backhaul import display
 from backhaul.cli.connection import open_client
 from backhaul.cli.failures import BadInputError
-from backhaul.cli.job_requests import choose_repository
 from backhaul.cli.output import (
     AsJson,
     Column,
@@ -27,6 +26,7 @@ from backhaul.cli.output import (
     print_removed,
 )
 from backhaul.cli.prompts import confirm_removal
+from backhaul.cli.repository_choice import choose_repository
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
 from backhaul.wire.schedules import (

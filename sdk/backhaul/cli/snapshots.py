@@ -11,8 +11,8 @@ import typer
 
 from backhaul import display
 from backhaul.cli.connection import open_client
-from backhaul.cli.job_requests import choose_repository
 from backhaul.cli.output import AsJson, Column, Form, Output, Quiet, note, now, print_list, say
+from backhaul.cli.repository_choice import choose_repository
 from backhaul.wire.snapshots import FileEntry, FileList, Snapshot
 
 _Snapshot = Annotated[str, typer.Argument(help="Its id, or enough of the first digits.")]

@@ -26,7 +26,7 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.prompts import confirm_removal
 from backhaul.wire.fleet import CreateSource, Source, UpdateSource
-from backhaul.wire.jobs import Retention
+from backhaul.wire.kinds import Retention
 
 app = typer.Typer(help="What to back up: named sets of paths.", rich_markup_mode=None)
 

@@ -12,7 +12,8 @@ from backhaul.html.states import show_drift, show_enabled, show_host_state, show
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, Source
-from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Retention
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
+from backhaul.wire.kinds import Retention
 from backhaul.wire.schedules import Schedule
 from backhaul.wire.snapshots import FileEntry, Snapshot
 

@@ -9,13 +9,12 @@ from backhaul.display import render_age, render_bytes, render_duration
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, Source
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
     ForgetResult,
     InitResult,
-    Job,
-    JobState,
     PruneResult,
     RestoreResult,
     SnapshotsResult,

@@ -29,7 +29,8 @@ from backhaul.objects.tokens import ApiTokens, EnrollmentTokens
 from backhaul.objects.users import Users
 from backhaul.wire.accounts import Me
 from backhaul.wire.fleet import Health
-from backhaul.wire.jobs import JobKind, JobState
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from backhaul._view import View

@@ -17,7 +17,7 @@ from backhaul.objects.schedules import Schedules
 from backhaul.objects.snapshots import Snapshots
 from backhaul.wire.fleet import Host as HostData
 from backhaul.wire.fleet import HostState, UpdateHost
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet

@@ -14,7 +14,8 @@ from backhaul._fields import HostFields, JobFields, RepositoryFields, ScheduleFi
 from backhaul.errors import JobFailedError
 from backhaul.objects.collections import Keyed
 from backhaul.wire.jobs import Job as JobData
-from backhaul.wire.jobs import JobKind, JobRequest, JobState, NumberedLogLine
+from backhaul.wire.jobs import JobState, NumberedLogLine
+from backhaul.wire.kinds import JobKind, JobRequest
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet

@@ -14,7 +14,7 @@ from backhaul.objects.jobs import Job, Jobs
 from backhaul.objects.snapshots import Snapshots
 from backhaul.wire.fleet import CreateRepository, UpdateRepository
 from backhaul.wire.fleet import Repository as RepositoryData
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
     from backhaul.charts import AnyChart

@@ -11,7 +11,7 @@ from backhaul import _requests
 from backhaul._fields import FileEntry, HostFields, RepositoryFields, SnapshotFields
 from backhaul.objects.collections import Collection
 from backhaul.objects.jobs import Job
-from backhaul.wire.jobs import RestoreRequest
+from backhaul.wire.kinds import RestoreRequest
 from backhaul.wire.snapshots import FileEntry as FileEntryData
 from backhaul.wire.snapshots import FileList
 from backhaul.wire.snapshots import Snapshot as SnapshotData

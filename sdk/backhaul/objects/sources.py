@@ -12,7 +12,7 @@ from backhaul._fields import SourceFields
 from backhaul.objects.collections import Keyed
 from backhaul.wire.fleet import CreateSource, UpdateSource
 from backhaul.wire.fleet import Source as SourceData
-from backhaul.wire.jobs import Retention
+from backhaul.wire.kinds import Retention
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet

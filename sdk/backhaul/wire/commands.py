@@ -40,7 +40,7 @@ class CommandRun(Wire, frozen=True, kw_only=True, tag_field="type", tag="command
     attempt: int
     kind: str
     arguments: msgspec.Raw
-    """One of `backhaul.wire.jobs.Arguments`; raw, so that an agent can refuse a kind that it does
+    """One of `backhaul.wire.kinds.Arguments`; raw, so that an agent can refuse a kind that it does
     not know instead of failing to read the command."""
     repository_id: UUID | None = None
     credentials: bytes | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from backhaul.wire.base import Instant, Wire
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 
 
 class Event(Wire, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from uuid import UUID
 
 from backhaul.wire.base import Instant, Wire
-from backhaul.wire.jobs import FailureClass, LogLine, Outcome, Progress, Result
+from backhaul.wire.jobs import FailureClass, LogLine, Outcome, Progress
+from backhaul.wire.kinds import Result
 
 
 class JobStarted(Wire, frozen=True, kw_only=True, tag_field="type", tag="job.started"):

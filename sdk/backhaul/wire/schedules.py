@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from backhaul.wire.base import Instant, Name, Request, Seconds, Wire
-from backhaul.wire.jobs import Arguments
+from backhaul.wire.kinds import Arguments
 
 
 class RunTemplate(Wire, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import nacl.signing
 from backhaul.wire.agents import HostFacts, PollReply, PollRequest, Receipt, ReceiptStatus
 from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.commands import CommandRun, Credentials
-from backhaul.wire.jobs import Arguments, BackupArguments
+from backhaul.wire.kinds import Arguments, BackupArguments
 from backhaul.wire.problems import Problem
 from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_agent.identity import Identity

@@ -13,7 +13,8 @@ from uuid import UUID, uuid4
 import msgspec
 
 from backhaul.wire.agents import Batch, BatchReply, Hello, PollReply, Receipt, UpEnvelope
-from backhaul.wire.jobs import BackupArguments, Outcome
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import RunTemplate, ScheduleEntry, ScheduleFire
 from backhaul_agent.errors import LinkLostError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backhaul.wire.jobs import FailureClass, JobKind, Outcome
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import JobKind
 from backhaul_agent.restic.exit_codes import interpret, pick_message
 from backhaul_agent.restic.version import ResticVersion
 from tests.unit.agent.hosts import read_recorded

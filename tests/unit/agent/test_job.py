@@ -12,14 +12,13 @@ import pytest
 
 from backhaul.wire.agents import UpEnvelope
 from backhaul.wire.commands import CommandRun
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import (
     Arguments,
     BackupArguments,
     BackupResult,
-    FailureClass,
     InitArguments,
     InitResult,
-    Outcome,
     RestoreArguments,
     RestoreResult,
     SnapshotsArguments,

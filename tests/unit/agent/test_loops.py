@@ -14,7 +14,8 @@ import pytest
 
 from backhaul.wire.agents import Hello, UpEnvelope
 from backhaul.wire.commands import CommandAck, CommandCancel, QueryRun
-from backhaul.wire.jobs import Progress, RestoreArguments
+from backhaul.wire.jobs import Progress
+from backhaul.wire.kinds import RestoreArguments
 from backhaul.wire.reports import JobProgress
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.errors import (

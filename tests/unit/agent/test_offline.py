@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from backhaul.wire.jobs import BackupArguments, PruneArguments
+from backhaul.wire.kinds import BackupArguments, PruneArguments
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import RunTemplate, ScheduleFire, build_scheduled_job_id
 from tests.fakes.fake_api import build_run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backhaul.wire.jobs import (
+from backhaul.wire.kinds import (
     BackupArguments,
     CheckArguments,
     ForgetArguments,

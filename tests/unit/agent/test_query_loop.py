@@ -15,7 +15,7 @@ import pytest
 
 from backhaul.wire.agents import Receipt
 from backhaul.wire.commands import QueryAnswer, QueryRun
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 from backhaul.wire.snapshots import FindFiles, FoundFiles, ListFiles, QueryArguments
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.errors import LinkLostError

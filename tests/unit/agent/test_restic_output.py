@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backhaul.wire.jobs import BackupArguments, RestoreArguments
+from backhaul.wire.kinds import BackupArguments, RestoreArguments
 from backhaul_agent.restic import backup, init, restore, snapshots
 from backhaul_agent.restic.output import (
     MAX_LINE_LENGTH,

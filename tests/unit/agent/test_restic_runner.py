@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 from backhaul_agent.errors import AgentError, ResticMissingError, ResticStartError, StateFileError
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.journal import Journal

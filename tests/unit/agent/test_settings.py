@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backhaul.wire.jobs import JobKind
+from backhaul.wire.kinds import JobKind
 from backhaul_agent.errors import SettingsError
 from backhaul_agent.settings import load_settings
 

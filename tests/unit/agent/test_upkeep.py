@@ -10,15 +10,14 @@ import msgspec
 import pytest
 
 from backhaul.wire.agents import UpEnvelope
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import FailureClass, Outcome
+from backhaul.wire.kinds import (
     Arguments,
     CheckArguments,
     CheckResult,
-    FailureClass,
     ForgetArguments,
     ForgetResult,
     JobKind,
-    Outcome,
     PruneArguments,
     PruneResult,
     Retention,

@@ -9,22 +9,18 @@ from uuid import uuid4
 import pytest
 
 from backhaul.wire.fleet import Source
-from backhaul.wire.jobs import (
-    ActorKind,
+from backhaul.wire.jobs import ActorKind, Job, JobState
+from backhaul.wire.kinds import (
     BackupArguments,
     BackupRequest,
     InitArguments,
-    InitRequest,
-    Job,
     JobKind,
-    JobState,
     RestoreArguments,
     RestoreRequest,
-    SnapshotsArguments,
-    SnapshotsRequest,
 )
 from backhaul_api.errors import InvalidError
 from backhaul_api.jobs import rules
+from backhaul_api.kinds import backup, restore
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 WHERE: dict[str, Any] = {"host": "web1", "repository": "nas"}
@@ -41,15 +37,10 @@ HOME = Source(
 )
 
 
-def test_kinds_without_choices_take_nothing() -> None:
-    assert rules.build_arguments(InitRequest(**WHERE), None) == InitArguments()
-    assert rules.build_arguments(SnapshotsRequest(**WHERE), None) == SnapshotsArguments()
-
-
 def test_source_gives_everything_and_its_name_is_the_first_tag() -> None:
     request = BackupRequest(**WHERE, source="home")
 
-    assert rules.build_arguments(request, HOME) == BackupArguments(
+    assert backup.build(request, HOME) == BackupArguments(
         paths=("/home", "/root"), excludes=("*.iso",), tags=("home", "people")
     )
 
@@ -59,7 +50,7 @@ def test_request_adds_to_its_source() -> None:
         **WHERE, source="home", excludes=("*.tmp", "*.iso"), tags=("once",), one_file_system=True
     )
 
-    assert rules.build_arguments(request, HOME) == BackupArguments(
+    assert backup.build(request, HOME) == BackupArguments(
         paths=("/home", "/root"),
         excludes=("*.iso", "*.tmp"),
         tags=("home", "people", "once"),
@@ -70,7 +61,7 @@ def test_request_adds_to_its_source() -> None:
 def test_repeated_paths_are_backed_up_once() -> None:
     request = BackupRequest(**WHERE, paths=("/etc", "/srv", "/etc"))
 
-    assert rules.build_arguments(request, None) == BackupArguments(paths=("/etc", "/srv"))
+    assert backup.build(request, None) == BackupArguments(paths=("/etc", "/srv"))
 
 
 @pytest.mark.parametrize(
@@ -80,25 +71,29 @@ def test_repeated_paths_are_backed_up_once() -> None:
         (BackupRequest(**WHERE, paths=("/etc",), source="home"), HOME, "paths"),
         (BackupRequest(**WHERE, paths=("/etc", "/srv/")), None, "paths[1]"),
         (BackupRequest(**WHERE, paths=("/etc/../srv",)), None, "paths[0]"),
-        (BackupRequest(**WHERE, paths=("/etc",) * (rules.MAX_PATHS + 1)), None, "paths"),
-        (RestoreRequest(**WHERE, snapshot="latest", target="/"), None, "target"),
-        (RestoreRequest(**WHERE, snapshot="latest", target="//"), None, "target"),
-        (RestoreRequest(**WHERE, snapshot="latest", target="/tmp/.."), None, "target"),
-        (RestoreRequest(**WHERE, snapshot="latest", target="/tmp/"), None, "target"),
+        (BackupRequest(**WHERE, paths=("/etc",) * (backup.MAX_PATHS + 1)), None, "paths"),
     ],
 )
-def test_refusal_names_the_field(
-    request_: BackupRequest | RestoreRequest, source: Source | None, field: str
+def test_refused_backup_names_the_field(
+    request_: BackupRequest, source: Source | None, field: str
 ) -> None:
     with pytest.raises(InvalidError) as refused:
-        rules.build_arguments(request_, source)
+        backup.build(request_, source)
 
     assert [error.field for error in refused.value.errors] == [field]
 
 
+@pytest.mark.parametrize("target", ["/", "//", "/tmp/..", "/tmp/"])
+def test_refused_target_names_the_field(target: str) -> None:
+    with pytest.raises(InvalidError) as refused:
+        restore.build(RestoreRequest(**WHERE, snapshot="latest", target=target))
+
+    assert [error.field for error in refused.value.errors] == ["target"]
+
+
 def test_refused_target_says_what_to_write_instead() -> None:
     with pytest.raises(InvalidError, match="write /srv/restored instead"):
-        rules.check_restore_target("/srv/x/../restored/")
+        restore.check_target("/srv/x/../restored/")
 
 
 def test_restore_keeps_what_was_asked() -> None:
@@ -106,7 +101,7 @@ def test_restore_keeps_what_was_asked() -> None:
         **WHERE, snapshot="0a1b2c3d", target="/tmp/restored", include=("/etc",), verify=True
     )
 
-    assert rules.build_arguments(request, None) == RestoreArguments(
+    assert restore.build(request) == RestoreArguments(
         snapshot="0a1b2c3d", target="/tmp/restored", include=("/etc",), verify=True
     )
 

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 from backhaul.wire.accounts import BootstrapRequest, CreateApiToken, CreateEnrollmentToken
 from backhaul.wire.agents import Batch, EnrollRequest
 from backhaul.wire.fleet import CreateRepository, CreateSource, UpdateSource
-from backhaul.wire.jobs import JobRequest
+from backhaul.wire.kinds import JobRequest
 from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_api.bodies import decode_body
 from backhaul_api.errors import InvalidError

@@ -10,16 +10,11 @@ import pytest
 
 from backhaul.cron import draw_jitter
 from backhaul.wire.fleet import Source
-from backhaul.wire.jobs import (
-    BackupArguments,
-    CheckArguments,
-    ForgetArguments,
-    PruneArguments,
+from backhaul.wire.kinds import (
     Retention,
 )
 from backhaul.wire.schedules import Schedule, ScheduleKind
 from backhaul_api.errors import InvalidError
-from backhaul_api.jobs.rules import build_scheduled
 from backhaul_api.moments import parse_moment
 from backhaul_api.schedules import rules
 from backhaul_api.sources.rules import has_keep_rule
@@ -115,19 +110,6 @@ def test_only_a_backup_runs_without_the_server(kind: ScheduleKind) -> None:
 
     assert rules.choose_when_unreachable(kind, None) == ("run" if is_backup else "wait")
     assert rules.choose_when_unreachable(kind, "wait") == "wait"
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("backup", BackupArguments(paths=("/etc",), tags=("etc", "nightly"))),
-        ("forget", ForgetArguments(tag="etc", keep=DAILY)),
-        ("prune", PruneArguments()),
-        ("check", CheckArguments()),
-    ],
-)
-def test_arguments_of_a_fire_follow_from_its_kind(kind: str, expected: object) -> None:
-    assert build_scheduled(ScheduleKind(kind), build_source()) == expected
 
 
 def test_next_fire_is_the_slot_and_the_jitter() -> None:

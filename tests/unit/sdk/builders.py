@@ -17,13 +17,12 @@ from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.fleet import Host, Repository
 from backhaul.wire.jobs import (
     ActorKind,
-    BackupArguments,
     Job,
-    JobKind,
     JobLogPage,
     JobState,
     NumberedLogLine,
 )
+from backhaul.wire.kinds import BackupArguments, JobKind
 from backhaul.wire.problems import PROBLEM_MEDIA_TYPE, FieldError, Problem, ProblemType
 from backhaul.wire.schedules import Schedule, ScheduleKind
 from backhaul.wire.tokens import TokenKind, build_token

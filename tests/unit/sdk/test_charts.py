@@ -11,7 +11,8 @@ import pytest
 
 from backhaul import charts
 from backhaul.errors import MissingPackageError
-from backhaul.wire.jobs import BackupResult, JobState
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import BackupResult
 from tests.unit.sdk.builders import NOW, build_host, build_job, build_schedule
 
 DAY = timedelta(days=1)

@@ -26,19 +26,18 @@ from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
 from backhaul.display import render_moment
 from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
 from backhaul.wire.fleet import ScheduleDrift
-from backhaul.wire.jobs import (
+from backhaul.wire.jobs import JobState, Progress
+from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
     ForgetArguments,
     ForgetResult,
     JobKind,
-    JobState,
-    Progress,
     PruneResult,
     Retention,
     UnlockResult,
 )
-from backhaul.wire.jobs import Result as JobResult
+from backhaul.wire.kinds import Result as JobResult
 from backhaul.wire.problems import FieldError, ProblemType
 from backhaul.wire.schedules import EntryError
 from backhaul.wire.tokens import TokenKind, build_token

@@ -18,7 +18,8 @@ from backhaul.errors import (
     TimedOutError,
 )
 from backhaul.wire.accounts import UpdateUser
-from backhaul.wire.jobs import BackupRequest, JobState
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import BackupRequest
 from backhaul.wire.problems import FieldError, ProblemType
 from backhaul.wire.schedules import (
     CreateSchedule,

@@ -13,7 +13,7 @@ from backhaul.aio.fleet import AsyncFleet
 from backhaul.async_client import AsyncClient
 from backhaul.errors import InvalidRequestError
 from backhaul.objects.fleet import Fleet
-from backhaul.wire.jobs import BackupRequest, JobRequest
+from backhaul.wire.kinds import BackupRequest, JobRequest
 from backhaul.wire.problems import ProblemType
 from tests.unit.sdk.builders import (
     HOST_ID,

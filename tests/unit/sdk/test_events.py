@@ -18,7 +18,8 @@ from backhaul.errors import ConfigurationError
 from backhaul.objects.fleet import Fleet
 from backhaul.wire.events import Event, EventPage
 from backhaul.wire.fleet import HostState
-from backhaul.wire.jobs import JobKind, JobState, Progress
+from backhaul.wire.jobs import JobState, Progress
+from backhaul.wire.kinds import JobKind
 from tests.unit.sdk.builders import (
     JOB_ID,
     NOW,

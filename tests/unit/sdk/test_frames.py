@@ -11,7 +11,8 @@ pandas = pytest.importorskip("pandas")
 
 from backhaul import frames  # noqa: E402
 from backhaul.errors import MissingPackageError  # noqa: E402
-from backhaul.wire.jobs import BackupResult, JobState  # noqa: E402
+from backhaul.wire.jobs import JobState  # noqa: E402
+from backhaul.wire.kinds import BackupResult  # noqa: E402
 from tests.unit.sdk.builders import NOW, build_host, build_job  # noqa: E402
 from tests.unit.sdk.test_html import THINGS  # noqa: E402
 

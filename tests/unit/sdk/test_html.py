@@ -20,7 +20,8 @@ from backhaul.html.tables import COLUMNS
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import HostState, ScheduleDrift, Source
-from backhaul.wire.jobs import BackupResult, JobKind, JobState, Progress, Retention
+from backhaul.wire.jobs import JobState, Progress
+from backhaul.wire.kinds import BackupResult, JobKind, Retention
 from backhaul.wire.problems import Problem, ProblemType
 from backhaul.wire.snapshots import FileEntry, Snapshot
 from tests.unit.sdk.builders import (

@@ -1,0 +1,45 @@
+"""What a kind of job is planned from: an operator's order, or a fire of a schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.fleet import Host, Source
+from backhaul_api.jobs.targets import TargetRepository
+from backhaul_api.names import named_in
+from backhaul_api.sources import store as sources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A job that an operator wants, in the transaction that makes it."""
+
+    connection: AsyncConnection
+    host: Host
+    repository: TargetRepository
+
+    async def fetch_source(self, reference: str) -> Source:
+        """Fetch the source that the request names.
+
+        Raises:
+            InvalidError: there is none.
+        """
+        with named_in("source"):
+            return await sources.fetch(self.connection, reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """A job that a schedule fires, in the transaction that makes it."""
+
+    connection: AsyncConnection
+    repository_id: UUID
+    source_id: UUID | None
+
+    async def fetch_source(self) -> Source | None:
+        if self.source_id is None:
+            return None
+        return await sources.fetch(self.connection, str(self.source_id))

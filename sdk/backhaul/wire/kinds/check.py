@@ -1,0 +1,39 @@
+"""`check`: look for errors in the repository."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from backhaul.wire.base import Request, Wire
+
+ReadDataSubset = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(\d{1,6}/\d{1,6}|\d{1,3}(\.\d{1,4})?%)$(?!\n)",
+        examples=["1/7", "2.5%"],
+        description="A part like 1/7, or a random percentage like 2.5%.",
+    ),
+]
+
+
+class CheckArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """Check the repository for errors."""
+
+    read_data_subset: str | None = None
+    """Which part of the data to read too, like `1/7` or `2.5%`; without it only the structure."""
+
+
+class CheckRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """Check the repository for errors."""
+
+    host: str
+    repository: str
+    read_data_subset: ReadDataSubset | None = None
+
+
+class CheckResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """A check that found no error; one that found errors is a failed job, class `damaged`."""
+
+    read_data_subset: str | None = None
