@@ -20,6 +20,7 @@ from backhaul_agent.errors import DiskFullError
 from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.logs import fields
 from backhaul_agent.offline import OfflineRuns
+from backhaul_agent.room import wait_for_room
 from backhaul_agent.schedule_entries import ReceivedSet, read_entry
 from backhaul_agent.schedule_journal import ScheduleJournal
 from backhaul_agent.schedule_plan import Plan, read_entries
@@ -66,7 +67,11 @@ class CronLoop:
     async def run_forever(self) -> None:
         """Tick. Ends by cancellation only."""
         while True:
-            await self.tick()
+            try:
+                await self.tick()
+            except DiskFullError as full:
+                # The clock was set back, and that could not be noted: the next tick sees it again.
+                await wait_for_room(full, self._clock)
             await self._clock.sleep(TICK_S)
 
     async def tick(self) -> None:

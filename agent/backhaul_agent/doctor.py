@@ -26,7 +26,13 @@ from backhaul.wire.base import PROTOCOL_HEADER
 from backhaul.wire.problems import decode_problem
 from backhaul_agent.errors import ResticMissingError
 from backhaul_agent.identity import Identity
-from backhaul_agent.link import CONNECT_TIMEOUT_S, POLL_MARGIN_S, build_client
+from backhaul_agent.link import (
+    CONNECT_TIMEOUT_S,
+    POLL_MARGIN_S,
+    build_client,
+    lies_in_network,
+    read_environment_no_proxy,
+)
 from backhaul_agent.restic.version import ask_version
 from backhaul_agent.settings import Settings
 
@@ -120,10 +126,14 @@ class Doctor:
             names = (self._settings.no_proxy or "").split(",")
             bare = [name.strip() for name in names if name.strip()]
             is_free = any(host == name or host.endswith(f".{name.lstrip('.')}") for name in bare)
-            return None if is_free else httpx.URL(self._settings.proxy)
+            return (
+                None if is_free or lies_in_network(host, bare) else httpx.URL(self._settings.proxy)
+            )
         proxies = urllib.request.getproxies()
         found = proxies.get(self._url.scheme) or proxies.get("all")
         if found is None or urllib.request.proxy_bypass(host):
+            return None
+        if lies_in_network(host, read_environment_no_proxy()):
             return None
         return httpx.URL(found if "://" in found else f"http://{found}")
 

@@ -48,6 +48,16 @@ def build_failure(message: str, *, exit_code: int | None = None) -> Ending:
     )
 
 
+def build_refusal(message: str, *, exit_code: int | None = None) -> Ending:
+    """Build the ending of a job that this host does not do, however often it is asked."""
+    return Ending(
+        outcome=Outcome.FAILED,
+        exit_code=exit_code,
+        failure_class=FailureClass.REFUSED,
+        message=message,
+    )
+
+
 def describe_cut(*, is_lock_left: bool) -> str:
     """Tell what a restic leaves behind that could not be ended in order, and the remedy."""
     if is_lock_left:

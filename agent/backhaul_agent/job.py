@@ -21,7 +21,7 @@ from backhaul.wire.kinds import Arguments
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_agent.bench import Bench
 from backhaul_agent.clock import Clock
-from backhaul_agent.ending import Ending, describe_cut, note_cut
+from backhaul_agent.ending import Ending, build_refusal, describe_cut, note_cut
 from backhaul_agent.errors import (
     AgentError,
     CredentialsError,
@@ -32,7 +32,6 @@ from backhaul_agent.errors import (
 from backhaul_agent.identity import Identity
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.journal import Journal, JournalJob
-from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.kinds import work
 from backhaul_agent.logs import fields, job_id_in_log
 from backhaul_agent.policy import Policy
@@ -42,6 +41,7 @@ from backhaul_agent.redact import Redactor, build_redactor
 from backhaul_agent.restic.environment import build_environment
 from backhaul_agent.restic.version import ResticVersion, ask_version
 from backhaul_agent.restic_runner import ResticRunner, RunEndedError
+from backhaul_agent.room import write_once_there_is_room
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
 
@@ -105,6 +105,7 @@ class JobRun:
         self._command = job.command
         self._workshop = workshop
         self._restic: ResticRunner | None = None
+        self._log: JobLog | None = None
         self._end_reason: EndReason | None = None
 
     async def run(self) -> None:
@@ -112,7 +113,9 @@ class JobRun:
         job_id_in_log.set(str(self._command.job_id))
         try:
             ending = await self._work()
-        except (CredentialsError, ResticStartError) as error:
+        except CredentialsError as error:
+            ending = build_refusal(str(error))
+        except ResticStartError as error:
             ending = Ending(outcome=Outcome.FAILED, message=str(error))
         except ResticMissingError as error:
             ending = Ending(
@@ -159,7 +162,7 @@ class JobRun:
         # Asked again: since the job was accepted, the policy may have got stricter.
         refusal = workshop.policy.refusal(arguments)
         if refusal is not None:
-            return Ending(outcome=Outcome.FAILED, message=refusal)
+            return build_refusal(refusal)
         credentials = workshop.identity.open_credentials(command)
         environment = workshop.build_environment(credentials)
         # Asked each time: restic can be upgraded under a running agent.
@@ -167,7 +170,7 @@ class JobRun:
         if self._end_reason is not None:
             raise RunEndedError
         redactor = build_redactor(credentials)
-        job_log = self._open_log(redactor)
+        job_log = self._log = self._open_log(redactor)
         self._restic = ResticRunner(
             workshop.settings.restic,
             version=version,
@@ -274,25 +277,18 @@ class JobRun:
         return msgspec.structs.replace(adjusted, exit_code=ending.exit_code, result=ending.result)
 
     async def _write(self, write: Callable[[], None]) -> None:
-        """Write what must not be lost, however long it takes until there is room for it.
-
-        Raises:
-            DiskFullError: there is none, and the agent is to stop.
-        """
-        while True:
-            try:
-                return write()
-            except DiskFullError as full:
-                if self._end_reason is EndReason.AGENT_STOPPED:
-                    raise
-                log.error("journal.full", extra=fields(reason=str(full)))
-                await self._workshop.clock.sleep(ROOM_EVERY_S)
+        await write_once_there_is_room(
+            write,
+            self._workshop.clock,
+            is_stopping=lambda: self._end_reason is EndReason.AGENT_STOPPED,
+        )
 
     async def _finish(self, ending: Ending) -> None:
         command, workshop = self._command, self._workshop
         workshop.spool.forget_progress(command.job_id)
         finished = build_finished(command, ending, workshop.clock)
-        await self._write(lambda: workshop.journal.finish(finished))
+        left_out = 0 if self._log is None else self._log.left_out
+        await self._write(lambda: workshop.journal.finish(finished, left_out=left_out))
         workshop.spool.notify()
         log.info(
             "job.finished",

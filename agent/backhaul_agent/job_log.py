@@ -40,7 +40,8 @@ class JobLog:
         self.redactor = redactor
         self._waiting: list[LogLine] = []
         self._written = 0
-        self._left_out = 0
+        self.left_out = 0
+        """How many lines there was no room for, since the last one that was kept."""
 
     def write(self, stream: Literal["stdout", "stderr", "agent"], text: str) -> None:
         """Add a line. Beyond the limit only what the agent itself says is kept."""
@@ -60,16 +61,16 @@ class JobLog:
         if not self._waiting:
             return
         lines, self._waiting = self._waiting, []
-        if self._left_out:
-            text = f"({self._left_out} lines are left out here: the agent's disk was full)"
+        if self.left_out:
+            text = f"({self.left_out} lines are left out here: the agent's disk was full)"
             lines.insert(0, LogLine(at=lines[0].at, stream="agent", text=text))
         try:
             self._journal.append_log(self._job_id, attempt=self._attempt, lines=lines)
         except DiskFullError:
             # A backup is worth more than its log.
-            self._left_out += len(lines) - bool(self._left_out)
+            self.left_out += len(lines) - bool(self.left_out)
             return
-        self._left_out = 0
+        self.left_out = 0
         self._spool.notify()
 
     async def flush_forever(self) -> None:

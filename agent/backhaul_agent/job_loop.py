@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
+from functools import partial
 from uuid import UUID
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.reports import JobFinished
 from backhaul_agent.ending import Ending, note_cut
-from backhaul_agent.errors import CredentialsError
+from backhaul_agent.errors import CredentialsError, DiskFullError
 from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
 from backhaul_agent.journal import JournalJob
 from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.logs import fields
 from backhaul_agent.process import end_orphan, find_marked, is_alive
+from backhaul_agent.room import write_once_there_is_room
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +76,8 @@ class JobLoop:
         job = self._workshop.journal.find(job_id)
         if job is None or job.step in {"running", "finished"}:
             return False
-        self._report(
-            job, Ending(outcome=Outcome.CANCELLED, message="cancelled before restic started")
-        )
+        ending = Ending(outcome=Outcome.CANCELLED, message="cancelled before restic started")
+        self._finish(job, build_finished(job.command, ending, self._workshop.clock))
         return True
 
     async def _run(self, job_id: UUID, run: JobRun) -> None:
@@ -91,29 +93,39 @@ class JobLoop:
         Their output is lost, and restic is not run again unasked: it may have done its work.
         """
         for job in self._workshop.journal.left_running():
-            child = job.child if job.child and is_alive(job.child) else None
-            # The agent can die between starting restic and noting it.
-            child = child or find_marked(JOB_MARK, str(job.id))
-            has_left_lock = False
-            if child is not None:
-                log.warning("job.orphan_ended", extra=fields(job_id=job.id, pid=child.pid))
-                await end_orphan(child, self._workshop.graces)
-            if child is not None or job.child is not None:
-                has_left_lock = not await self._remove_lock(job)
-            if job.noted_end is not None:
-                # restic's work was done; only the list of what is in the repository is missing.
-                self._finish(job, job.noted_end)
-                continue
-            ending = Ending(
-                outcome=Outcome.FAILED,
-                failure_class=FailureClass.INTERRUPTED,
-                message="the agent was restarted while restic ran; run the job again",
-            )
-            if has_left_lock:
-                ending = note_cut(ending, is_lock_left=True)
-            self._report(job, ending)
+            finished = await self._end_left_behind(job)
+            try:
+                await write_once_there_is_room(
+                    partial(self._finish, job, finished),
+                    self._workshop.clock,
+                    is_stopping=lambda: self._is_stopping,
+                )
+            except DiskFullError:
+                return  # It is on disk as running, so the next process reports it.
 
-    async def _remove_lock(self, job: JournalJob) -> bool:
+    async def _end_left_behind(self, job: JournalJob) -> JobFinished:
+        """End what still runs for a job, remove its lock, and say how it ended."""
+        child = job.child if job.child and is_alive(job.child) else None
+        # The agent can die between starting restic and noting it.
+        child = child or find_marked(JOB_MARK, str(job.id))
+        if child is not None:
+            log.warning("job.orphan_ended", extra=fields(job_id=job.id, pid=child.pid))
+            await end_orphan(child, self._workshop.graces)
+        # Also when none was found: it may have ended by itself, and not in order.
+        is_unlocked = await self._remove_lock(job, {one.pid for one in (job.child, child) if one})
+        if job.noted_end is not None:
+            # restic's work was done; only the list of what is in the repository is missing.
+            return job.noted_end
+        ending = Ending(
+            outcome=Outcome.FAILED,
+            failure_class=FailureClass.INTERRUPTED,
+            message="the agent was restarted while restic ran; run the job again",
+        )
+        if not is_unlocked:
+            ending = note_cut(ending, is_lock_left=True)
+        return build_finished(job.command, ending, self._workshop.clock)
+
+    async def _remove_lock(self, job: JournalJob, pids: Collection[int]) -> bool:
         workshop = self._workshop
         try:
             credentials = workshop.identity.open_credentials(job.command)
@@ -121,10 +133,8 @@ class JobLoop:
             return False
         # Marked like all that runs for the job: an agent that dies here leaves it to be found, too.
         environment = workshop.build_environment(credentials) | {JOB_MARK: str(job.id)}
-        return await remove_lock(workshop.settings.restic, environment, workshop.start)
-
-    def _report(self, job: JournalJob, ending: Ending) -> None:
-        self._finish(job, build_finished(job.command, ending, self._workshop.clock))
+        restic = workshop.settings.restic
+        return await remove_lock(restic, environment, workshop.start, pids=pids)
 
     def _finish(self, job: JournalJob, finished: JobFinished) -> None:
         self._workshop.journal.finish(finished)

@@ -199,14 +199,18 @@ class Journal:
             gap = _close_gap(connection, key, at=lines[0].at)
             _append_log(connection, job_id, attempt, (*gap, *lines))
 
-    def finish(self, finished: JobFinished) -> None:
-        """Note the end with its report; `log_lines` is filled in here. Idempotent."""
+    def finish(self, finished: JobFinished, *, left_out: int = 0) -> None:
+        """Note the end with its report; `log_lines` is filled in here. Idempotent.
+
+        `left_out` is how many of the last lines of the log there was no room for.
+        """
         job_id = str(finished.job_id)
         with self._file.transaction() as connection:
             moved = connection.execute(
-                "UPDATE jobs SET state = 'finished', pid = NULL, pid_started = NULL"
+                "UPDATE jobs SET state = 'finished', pid = NULL, pid_started = NULL,"
+                " lines_left_out = lines_left_out + ?"
                 " WHERE job_id = ? AND state != 'finished'",
-                (job_id,),
+                (left_out, job_id),
             )
             if moved.rowcount == 0:
                 return

@@ -139,6 +139,7 @@ def open_journal_file(state_dir: Path) -> JournalFile:
     """Open the journal, or make one where there is none.
 
     Raises:
+        DiskFullError: there is no room for what SQLite keeps beside it.
         StateFileError: there is one and it cannot be used; it is left as it is.
     """
     path = state_dir / FILE_NAME
@@ -212,8 +213,12 @@ _REMEDY = (
 )
 
 
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+"""The second: no room for the file that SQLite keeps beside the journal while it is open."""
+
+
 def _failure(path: Path, error: sqlite3.Error) -> StateFileError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    if getattr(error, "sqlite_errorcode", None) in _FULL:
         return DiskFullError(f"{path}: the disk is full; make room")
     if isinstance(error, sqlite3.OperationalError):
         return StateFileError(f"{path}: {error}; look at the disk and the file's owner")

@@ -7,8 +7,11 @@ the table of the protocol says of each status is `_judge`; no other file looks a
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import ssl
 import time
+import urllib.request
+from collections.abc import Iterable
 from typing import TypeVar
 
 import httpx
@@ -206,7 +209,7 @@ def build_client(settings: Settings, *, server_url: str, ca_file: str | None) ->
         SettingsError: the certificates or the proxy cannot be used.
     """
     verify = _build_ssl_context(str(settings.ca_file) if settings.ca_file else ca_file)
-    _check_no_proxy(settings.no_proxy)
+    direct = _list_direct(settings, httpx.URL(server_url).host)
     try:
         return httpx.AsyncClient(
             base_url=server_url,
@@ -219,11 +222,7 @@ def build_client(settings: Settings, *, server_url: str, ca_file: str | None) ->
             # A proxy from the settings replaces those of the environment.
             trust_env=settings.proxy is None,
             proxy=settings.proxy,
-            mounts={
-                pattern: httpx.AsyncHTTPTransport(verify=verify)
-                for pattern in _list_no_proxy(settings.no_proxy)
-            }
-            or None,
+            mounts={pattern: httpx.AsyncHTTPTransport(verify=verify) for pattern in direct} or None,
         )
     except (ValueError, httpx.InvalidURL) as error:
         # httpx quotes the URL, which may hold the proxy's password.
@@ -240,15 +239,55 @@ def _build_ssl_context(ca_file: str | None) -> ssl.SSLContext:
     return context
 
 
-def _check_no_proxy(no_proxy: str | None) -> None:
-    for pattern in _list_no_proxy(no_proxy):
-        try:
-            httpx.URL(pattern)
-        except (ValueError, httpx.InvalidURL) as error:
-            name = pattern.removeprefix("all://")
-            raise SettingsError(f"no_proxy: {name} is not the name of a host") from error
+def lies_in_network(host: str, names: Iterable[str]) -> bool:
+    """Tell whether a host is an address in one of the networks among these names.
+
+    Like curl and Go, it looks no name up. httpx knows no networks at all.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    networks = [network for name in names if (network := _read_network(name.strip())) is not None]
+    return any(address in network for network in networks)
 
 
-def _list_no_proxy(no_proxy: str | None) -> list[str]:
-    names = [name.strip() for name in (no_proxy or "").split(",")]
-    return [f"all://*{name}" if name.startswith(".") else f"all://{name}" for name in names if name]
+def read_environment_no_proxy() -> list[str]:
+    """Read the names of NO_PROXY."""
+    return urllib.request.getproxies().get("no", "").split(",")
+
+
+def _list_direct(settings: Settings, host: str) -> list[str]:
+    """List what is asked without a proxy, as patterns of httpx.
+
+    Raises:
+        SettingsError: `no_proxy` has something that can be no host.
+    """
+    names = [name.strip() for name in (settings.no_proxy or "").split(",") if name.strip()]
+    patterns = [_build_pattern(name) for name in names if _read_network(name) is None]
+    # A network in the environment counts as in the settings, where the environment counts.
+    networks = [*names, *(read_environment_no_proxy() if settings.proxy is None else ())]
+    if lies_in_network(host, networks):
+        patterns.append(f"all://[{host}]" if ":" in host else f"all://{host}")
+    return patterns
+
+
+def _build_pattern(name: str) -> str:
+    pattern = f"all://*{name}" if name.startswith(".") else f"all://{name}"
+    try:
+        url = httpx.URL(pattern)
+    except (ValueError, httpx.InvalidURL) as error:
+        raise SettingsError(f"no_proxy: {name} is not the name of a host") from error
+    if url.path not in {"", "/"}:
+        raise SettingsError(
+            f"no_proxy: {name} is neither a host nor a network; write names like"
+            " backup.example.com, addresses, or networks like 10.0.0.0/8"
+        )
+    return pattern
+
+
+def _read_network(name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(name, strict=False) if "/" in name else None
+    except ValueError:
+        return None

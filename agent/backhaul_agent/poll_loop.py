@@ -21,9 +21,9 @@ from backhaul_agent.errors import (
 )
 from backhaul_agent.hold import Hold
 from backhaul_agent.inbox import Inbox
-from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.link import Link
 from backhaul_agent.logs import fields
+from backhaul_agent.room import wait_for_room, write_once_there_is_room
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ async def poll_forever(
         except SupersededError:
             log.warning("poll.superseded", extra=fields(hint="another process has this identity"))
             await clock.sleep(backoff.around(SUPERSEDED_RETRY_S))
-            inbox.say_hello()
+            await write_once_there_is_room(inbox.say_hello, clock)
             continue
         except HostRemovedError:
             raise
@@ -86,8 +86,7 @@ async def poll_forever(
             has_news = await inbox.take(reply.envelopes)
         except DiskFullError as full:
             # What was not written was not taken: the next poll brings it again.
-            log.error("journal.full", extra=fields(reason=str(full)))
-            await clock.sleep(ROOM_EVERY_S)
+            await wait_for_room(full, clock)
             continue
         interval_s = 0.0 if has_news else SHORTEST_INTERVAL_S
         passed_s = clock.monotonic() - started_s

@@ -62,6 +62,7 @@ class ResticRunner:
         self._on_child = on_child
         self._graces = graces
         self._process: Program | None = None
+        self._pids: set[int] = set()
         self._is_ended = False
         self._ending: asyncio.Task[None] | None = None
         self.was_killed = False
@@ -124,6 +125,7 @@ class ResticRunner:
         except (OSError, ValueError) as error:
             raise explain_start(argv[0], error) from error
         self._process = process
+        self._pids.add(process.child.pid)
         try:
             await self._announce(process)
             if self._is_ended:
@@ -162,7 +164,9 @@ class ResticRunner:
         """Remove the lock that a command which was ended may have left."""
         if self.was_cut_short:
             self._log.write("agent", "$ restic unlock")
-            self.has_left_lock = not await remove_lock(self._restic, self._environment, self._start)
+            self.has_left_lock = not await remove_lock(
+                self._restic, self._environment, self._start, pids=self._pids
+            )
 
     async def is_over(self) -> None:
         """Wait for what `end` began."""

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 import msgspec
@@ -31,6 +32,7 @@ from backhaul_agent.offline import OfflineRuns
 from backhaul_agent.policy import Policy
 from backhaul_agent.poll_loop import poll_forever
 from backhaul_agent.query_loop import QueryLoop
+from backhaul_agent.room import write_once_there_is_room
 from backhaul_agent.schedule_journal import ScheduleJournal
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
@@ -98,7 +100,7 @@ async def run_agent(settings: Settings, environment: Mapping[str, str]) -> int:
 
 async def _run_as(identity: Identity, settings: Settings, environment: Mapping[str, str]) -> None:
     clock = SystemClock()
-    file = open_journal_file(settings.state_dir)
+    file = await write_once_there_is_room(partial(open_journal_file, settings.state_dir), clock)
     try:
         client = build_client(settings, server_url=identity.server_url, ca_file=identity.ca_file)
         facts = await gather_facts(settings)
@@ -123,13 +125,14 @@ async def _run_as(identity: Identity, settings: Settings, environment: Mapping[s
             clock=clock,
             inherited=environment,
         )
-        waiting = workshop.journal.claim_again()
+        waiting = await write_once_there_is_room(workshop.journal.claim_again, clock)
         if waiting:
             log.info("jobs.claimed_again", extra=fields(count=waiting))
         cron = build_cron(workshop, file)
-        cron.load()
+        await write_once_there_is_room(cron.load, clock)
         parts = build_parts(workshop, cron, Link(client, identity), facts)
         try:
+            await write_once_there_is_room(parts.inbox.say_hello, clock)
             await _run_loops(parts)
         finally:
             await parts.link.close()
@@ -193,8 +196,7 @@ class Loops:
 
 
 def start_loops(parts: Parts, tasks: asyncio.TaskGroup) -> Loops:
-    """Introduce this process to the server, and start everything."""
-    parts.inbox.say_hello()
+    """Start everything. The hello of this process is in the spool."""
     return Loops(
         sending=tasks.create_task(
             send_forever(parts.link, parts.spool, backoff=Backoff(), clock=parts.clock)

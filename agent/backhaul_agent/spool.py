@@ -164,13 +164,15 @@ class Spool:
                 self._remove(spooled, is_refused=True)
         for job_id, expected in gaps.items():
             self._rewind(job_id, expected)
-        self._land()
+        self.in_flight = frozenset()
+        self.merge_fires()
         self.job_claimed.set()
 
     def refuse(self, batch: OutgoingBatch, refused: BatchRefusedError) -> None:
         """Go on after the server refused a batch as a whole: send less, or drop the one."""
         self.is_link_down = False
-        self._land()
+        self.in_flight = frozenset()
+        self.merge_fires()
         if len(batch.spooled) > 1:
             self._limit = max(1, len(batch.spooled) // 2)
             return
@@ -184,7 +186,8 @@ class Spool:
     def take_back(self, *, is_link_down: bool, loss: Loss = Loss.OTHER) -> None:
         """Go on after a batch brought no receipts; whether it arrived, nobody knows.
 
-        When its size, or something in it, may be the reason, the next one is smaller.
+        When its size, or something in it, may be the reason, the next one is smaller. Writes
+        nothing: `merge_fires` comes after it.
         """
         self.is_link_down = is_link_down
         size = len(self.in_flight)
@@ -193,7 +196,7 @@ class Spool:
             self._limit = max(1, size // 2)
         if size == 1 and self._stumbles >= STUMBLES_ALONE:
             self._set_aside(min(self.in_flight))
-        self._land()
+        self.in_flight = frozenset()
 
     def _set_aside(self, position: int) -> None:
         """Let what waits behind an envelope go first: the server fails at this one again and again.
@@ -219,8 +222,9 @@ class Spool:
         )
         asyncio.get_running_loop().call_later(ASIDE_FOR.total_seconds(), self.notify)
 
-    def _land(self) -> None:
-        self.in_flight = frozenset()
+    def merge_fires(self) -> None:
+        """Have the latest fire of each schedule stand for those that could not be merged while
+        they were under way. Idempotent."""
         with self._file.transaction() as connection:
             spool_table.merge_fires(connection)
 

@@ -77,8 +77,8 @@ def _choose(folder: Path, command: str) -> dict[str, Any]:
         for play in json.loads((folder / "plays.json").read_text())
         if play["command"] == command
     ]
-    if not plays and command == "unlock":
-        return {}  # there was no lock
+    if not plays and command in {"unlock", "list"}:
+        return {}  # there is no lock
     calls = (folder / "calls.jsonl").read_text().splitlines()
     number = sum(1 for line in calls if json.loads(line).get("argv", ["", ""])[1] == command)
     play: dict[str, Any] = plays[min(number, len(plays)) - 1]

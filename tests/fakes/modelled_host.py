@@ -94,7 +94,9 @@ class ModelRestic:
         if command == "version":
             return ModelProcess(self._clock, self._tick, ["restic 0.14.0 compiled"], 0.0, 0)
         job_id = UUID(environment[JOB_MARK])
-        if command in {"snapshots", "unlock"}:
+        if command in {"unlock", "list"}:
+            return ModelProcess(self._clock, self._tick, [], 0.0, 0)
+        if command == "snapshots":
             return ModelProcess(self._clock, self._tick, ["[]"], 0.0, 0)
         self._tick("start")
         self.starts[job_id] += 1
@@ -270,6 +272,7 @@ class ModelledHost:
         cron.load()
         self._watch_fires(cron)
         self.parts = parts = build_parts(workshop, cron, Link(client, self.identity), FACTS)
+        parts.inbox.say_hello()
         async with asyncio.TaskGroup() as tasks:
             start_loops(parts, tasks)
 

@@ -161,9 +161,13 @@ async def test_proxy_is_named_without_its_password(tmp_path: Path) -> None:
     spared = await examine(
         identity, tmp_path, proxy="http://u:hunter2@127.0.0.1:9", no_proxy="127.0.0.1"
     )
+    by_network = await examine(
+        identity, tmp_path, proxy="http://u:hunter2@127.0.0.1:9", no_proxy="127.0.0.0/8"
+    )
 
     assert used["proxy"].detail == "127.0.0.1:9, from the settings"
     assert "none" in spared["proxy"].detail
+    assert "none" in by_network["proxy"].detail
     assert "hunter2" not in str((used, spared))
 
 

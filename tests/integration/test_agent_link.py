@@ -348,6 +348,50 @@ async def test_no_proxy_goes_straight(api: FakeApi, identity: Identity, tmp_path
         assert len(api.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("proxy_from", "no_proxy", "is_direct"),
+    [
+        ("settings", "10.0.0.0/8, 127.0.0.0/8", True),
+        ("settings", "127.0.0.1/8", True),
+        ("settings", "10.0.0.0/8, fd00::/8", False),
+        ("environment", "10.0.0.0/8,127.0.0.0/8", True),
+    ],
+)
+async def test_networks_without_a_proxy_hold_for_addresses(
+    api: FakeApi,
+    identity: Identity,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    proxy_from: str,
+    no_proxy: str,
+    is_direct: bool,
+) -> None:
+    async with FakeApi() as proxy:
+        proxy.agent_token = identity.agent_token
+        settings = Settings(state_dir=tmp_path)
+        if proxy_from == "settings":
+            settings = Settings(state_dir=tmp_path, proxy=proxy.url, no_proxy=no_proxy)
+        else:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            monkeypatch.setenv("no_proxy", no_proxy)
+        link = Link(build_client(settings, server_url=api.url, ca_file=None), identity)
+
+        await ask(link)
+        await link.close()
+
+        assert (len(proxy.requests), len(api.requests)) == ((0, 1) if is_direct else (1, 0))
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0/33", "backup.example.com/24", "http://proxy:3128"])
+def test_no_proxy_that_matches_nothing_is_refused_with_what_to_write(
+    tmp_path: Path, name: str
+) -> None:
+    settings = Settings(state_dir=tmp_path, proxy="http://proxy:3128", no_proxy=name)
+
+    with pytest.raises(SettingsError, match=r"^no_proxy: .* or networks like 10\.0\.0\.0/8"):
+        build_client(settings, server_url="http://x", ca_file=None)
+
+
 def test_bad_proxy_is_refused_without_being_shown(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, proxy="ftp://user:secret@proxy")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -49,8 +51,10 @@ from backhaul_agent.job_loop import JobLoop
 from backhaul_agent.journal import Journal
 from backhaul_agent.journal_file import JournalFile, open_journal_file
 from backhaul_agent.link import Link, build_client
+from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.policy import Policy
 from backhaul_agent.poll_loop import poll_forever
+from backhaul_agent.process import ChildProcess
 from backhaul_agent.query_loop import QueryLoop
 from backhaul_agent.run import build_cron
 from backhaul_agent.settings import Settings
@@ -171,19 +175,29 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 def leave_lock(credentials: Credentials) -> list[Path]:
     """Kill a restic in the midst of a backup. Gives the locks that are left."""
+    process = begin_backup(credentials)
+    process.kill()
+    process.wait()
+    return list((Path(credentials.location) / "locks").iterdir())
+
+
+def begin_backup(credentials: Credentials) -> subprocess.Popen[bytes]:
+    """Start a backup that takes a while, and wait for its lock."""
     locks = Path(credentials.location) / "locks"
-    environment = {
+    command = ["restic", "backup", "--no-cache", "--quiet", "/usr"]
+    process = subprocess.Popen(command, env=build_restic_environment(credentials))
+    # Under another name while it is written.
+    while not any(len(one.name) == 64 for one in locks.iterdir()) and process.poll() is None:
+        time.sleep(0.02)
+    return process
+
+
+def build_restic_environment(credentials: Credentials) -> dict[str, str]:
+    return {
         "PATH": os.environ["PATH"],
         "RESTIC_REPOSITORY": credentials.location,
         "RESTIC_PASSWORD": credentials.password,
     }
-    command = ["restic", "backup", "--no-cache", "--quiet", "/usr"]
-    process = subprocess.Popen(command, env=environment)
-    while not list(locks.iterdir()) and process.poll() is None:
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    return list(locks.iterdir())
 
 
 def read_state(folder: Path) -> bytes:
@@ -260,6 +274,43 @@ async def test_lock_of_a_process_that_died_is_removed(host: RunningHost, tmp_pat
     assert "The lock is stale: process" in (refused.message or "")
     assert unlocked.result == UnlockResult(locks_left=0)
     assert pruned.outcome is Outcome.SUCCEEDED
+
+
+async def test_lock_counts_as_removed_only_when_none_of_the_job_is_left(
+    host: RunningHost, restic: str
+) -> None:
+    await host.run(InitArguments())
+    locks = Path(host.credentials.location) / "locks"
+    environment = build_restic_environment(host.credentials)
+    stopped = await asyncio.to_thread(begin_backup, host.credentials)
+    # As if a process that is none of ours had got the number of the dead restic.
+    stopped.send_signal(signal.SIGSTOP)
+    remove = partial(remove_lock, restic, environment, ChildProcess.start)
+    try:
+        # restic says "successfully removed locks", with exit code 0, each time.
+        of_this_job = await remove(pids={stopped.pid})
+        of_another_job_here = await remove(pids={2**22 + 1})
+        of_another_host = await remove(hostname="elsewhere")
+    finally:
+        stopped.kill()
+        stopped.wait()
+    still_there = list(locks.iterdir())
+    of_the_dead = await remove(pids={stopped.pid})
+
+    assert not of_this_job
+    assert of_another_job_here
+    assert of_another_host
+    assert len(still_there) == 1
+    assert of_the_dead
+    assert list(locks.iterdir()) == []
+
+
+async def test_lock_of_a_repository_that_cannot_be_asked_is_not_called_removed(
+    restic: str, tmp_path: Path
+) -> None:
+    environment = build_restic_environment(build_credentials(location=str(tmp_path / "none")))
+
+    assert not await remove_lock(restic, environment, ChildProcess.start)
 
 
 async def test_damage_in_a_pack_is_found_by_reading_it(host: RunningHost, tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ async def test_killed_agent_reports_its_job_as_interrupted_and_runs_it_no_more(
     assert code == 0
     assert finished.failure_class is FailureClass.INTERRUPTED
     commands = [call["argv"][1] for call in machine.fake.calls if "argv" in call]
-    assert commands == ["backup", "unlock"]
+    assert commands == ["backup", "unlock", "list"]
     # The first restic outlived its agent, and the second agent ended it.
     assert {"signal": int(signal.SIGINT)} in machine.fake.calls
 

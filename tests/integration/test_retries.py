@@ -152,6 +152,7 @@ async def test_last_attempt_fails_for_good(operator: httpx.AsyncClient, agent: F
         FailureClass.DAMAGED,
         FailureClass.SOURCE_MISSING,
         FailureClass.RESTIC_MISSING,
+        FailureClass.REFUSED,
     ],
 )
 async def test_what_a_person_has_to_mend_is_not_tried_again(

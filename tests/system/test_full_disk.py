@@ -88,3 +88,19 @@ def test_job_waits_for_room_before_it_begins_and_before_it_ends(
     assert waiting.state is JobState.SUCCEEDED
     assert running.state is JobState.SUCCEEDED
     assert full_fleet.restic("list", "locks").split() == []
+
+
+def test_agent_that_was_killed_on_a_full_disk_comes_back_and_waits_for_room(
+    full_fleet: LocalFleet, small_disk: Path
+) -> None:
+    host = Fleet(full_fleet.client).hosts[HOST]
+    full_fleet.agent.process.kill()
+    full_fleet.agent.process.wait()
+    filler = _fill(small_disk)
+
+    full_fleet.start_agent()
+    _wait_for_complaint(full_fleet, 1)
+    filler.unlink()
+    job = host.backup(["/etc/hostname"]).wait(LIMIT_S)
+
+    assert job.state is JobState.SUCCEEDED

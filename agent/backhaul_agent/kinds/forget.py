@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import ForgetArguments, ForgetResult, JobKind
 from backhaul_agent.bench import Bench
-from backhaul_agent.ending import Ending, build_ending, build_failure
+from backhaul_agent.ending import Ending, build_ending, build_failure, build_refusal
 from backhaul_agent.listing import report_what_is_left
 from backhaul_agent.restic import forget
 from backhaul_agent.restic_runner import Exit
@@ -25,7 +25,7 @@ async def _forget(bench: Bench, arguments: ForgetArguments) -> Ending:
     """Two processes: what the second removes is what the first one named, or newer."""
     fault = forget.find_fault(arguments)
     if fault is not None:
-        return build_failure(fault)
+        return build_refusal(fault)
     done, groups = await _ask(bench, arguments, is_dry_run=True)
     if done.verdict.outcome is not Outcome.SUCCEEDED:
         return build_ending(done, None)
@@ -33,7 +33,7 @@ async def _forget(bench: Bench, arguments: ForgetArguments) -> Ending:
         return build_failure("restic printed no groups of snapshots, so nothing was removed")
     danger = forget.find_danger(groups)
     if danger is not None:
-        return build_failure(danger, exit_code=done.code)
+        return build_refusal(danger, exit_code=done.code)
     if not any(group.removed for group in groups):
         bench.log.write("agent", "every snapshot is kept")
         return build_ending(done, forget.build_result(groups))

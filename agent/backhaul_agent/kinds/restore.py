@@ -9,7 +9,7 @@ import msgspec
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import JobKind, RestoreArguments
 from backhaul_agent.bench import Bench
-from backhaul_agent.ending import Ending, build_ending, build_failure
+from backhaul_agent.ending import Ending, build_ending, build_failure, build_refusal
 from backhaul_agent.listing import list_snapshots
 from backhaul_agent.restic import restore
 
@@ -31,7 +31,7 @@ async def work(bench: Bench, arguments: RestoreArguments) -> Ending:
         snapshot_id = max(found.snapshots, key=lambda one: one.time).id
     refusal = await asyncio.to_thread(bench.policy.prepare_target, arguments.target)
     if refusal is not None:
-        return Ending(outcome=Outcome.FAILED, message=refusal)
+        return build_refusal(refusal)
     done = await bench.restic.run(
         restore.build_arguments(arguments, snapshot_id=snapshot_id),
         kind=JobKind.RESTORE,

@@ -13,10 +13,10 @@ async def work(bench: Bench, arguments: UnlockArguments) -> Ending:
     ending = await bench.run_text(unlock.build_arguments(arguments), JobKind.UNLOCK, None)
     if ending.outcome is not Outcome.SUCCEEDED:
         return ending
-    done, lines = await bench.run(unlock.build_count_arguments(), kind=JobKind.UNLOCK)
+    done, lines = await bench.run(unlock.build_list_arguments(), kind=JobKind.UNLOCK)
     if done.verdict.outcome is not Outcome.SUCCEEDED:
         return build_ending(done, None)
-    left = unlock.count_locks(lines)
+    left = len(unlock.list_locks(lines))
     if left:
         bench.log.write("agent", f"{left} locks are left, perhaps of processes that live")
     return build_ending(done, UnlockResult(locks_left=left))

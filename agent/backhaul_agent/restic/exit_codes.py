@@ -42,6 +42,12 @@ _WORDS: Sequence[tuple[str, FailureClass]] = (
     ("all target directories/files do not exist", FailureClass.SOURCE_MISSING),
     ("/config: no such file or directory", FailureClass.REPOSITORY_MISSING),
     ("<config/> does not exist", FailureClass.REPOSITORY_MISSING),
+    ("open config file: Lstat: file does not exist", FailureClass.REPOSITORY_MISSING),
+    ("open config file: Stat: The specified key does not exist", FailureClass.REPOSITORY_MISSING),
+    (
+        "open config file: Stat: The specified bucket does not exist",
+        FailureClass.REPOSITORY_MISSING,
+    ),
     ("ciphertext verification failed", FailureClass.DAMAGED),
     ("Pack ID does not match", FailureClass.DAMAGED),
     ("packs from index missing in repo", FailureClass.DAMAGED),

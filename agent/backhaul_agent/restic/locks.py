@@ -5,6 +5,8 @@ restic says it on stderr, since 0.14.0 at the latest (tests/data/restic/locked-*
     repository is already locked by PID 1967 on web-1 by root (UID 0, GID 0)
     lock was created at 2026-11-23 02:47:40 (4.775909033s ago)
 
+`restic cat lock` shows any lock in JSON (tests/data/restic/locked-exclusive-cat-lock).
+
 A restic that lives writes its lock anew every five minutes, and takes one of more than 30 minutes
 for stale; so do we.
 """
@@ -17,12 +19,34 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 STALE_AFTER_S = 30 * 60.0
 
 _OWNER = re.compile(r"already locked (?:exclusively )?by PID (\d+) on (\S+) by")
 _AGE = re.compile(r"lock was created at .* \(((?:\d+h)?(?:\d+m)?[\d.]+(?:m?s|µs|ns)) ago\)")
 _PART = re.compile(r"([\d.]+)(h|ms|µs|ns|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose a lock is."""
+
+    hostname: str
+    pid: int
+
+
+def build_show_arguments(lock_id: str) -> list[str]:
+    """Build the command line that shows a lock, without one of its own."""
+    return ["cat", "lock", lock_id, "--no-lock"]
+
+
+def read_owner(lines: Iterable[str]) -> Owner | None:
+    """Read a lock that restic shows; None when it is none that we know."""
+    try:
+        return msgspec.json.decode("\n".join(lines), type=Owner)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
 
 
 class Lock(NamedTuple):

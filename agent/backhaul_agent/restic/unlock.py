@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from backhaul.wire.kinds import UnlockArguments
 
 
-def build_arguments(arguments: UnlockArguments) -> list[str]:
+def build_arguments(arguments: UnlockArguments = UnlockArguments()) -> list[str]:  # noqa: B008 (frozen)
     return ["unlock", "--remove-all"] if arguments.remove_all else ["unlock"]
 
 
-def build_count_arguments() -> list[str]:
+def build_list_arguments() -> list[str]:
     """Build the command line that lists what is left, without a lock of its own."""
     return ["list", "locks", "--no-lock"]
 
 
-def count_locks(lines: Iterable[str]) -> int:
-    """Count the locks of a list: one id a line."""
-    return sum(1 for line in lines if len(line.strip()) == 64)
+def list_locks(lines: Iterable[str]) -> list[str]:
+    """Read the ids of a list of locks: one a line."""
+    return [line.strip() for line in lines if len(line.strip()) == 64]

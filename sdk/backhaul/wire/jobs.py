@@ -148,7 +148,15 @@ class FailureClass(StrEnum):
     RESTIC_MISSING = "restic_missing"
     INTERRUPTED = "interrupted"
     """The agent was stopped, or died, while restic ran."""
+    REFUSED = "refused"
+    """The host does not do it: its policy says no, the credentials do not open, or a forget would
+    leave nothing."""
     OTHER = "other"
+
+    @classmethod
+    def _missing_(cls, value: object) -> FailureClass | None:
+        """A newer program knows classes that this one does not: its reports still count."""
+        return cls.OTHER if isinstance(value, str) else None
 
 
 RETRYABLE = frozenset(

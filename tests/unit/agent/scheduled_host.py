@@ -145,6 +145,7 @@ class ScheduledHost:
             receipts = await self._deliver(batch)
         except LinkLostError:
             self.spool.take_back(is_link_down=True)
+            self.spool.merge_fires()
         else:
             self.spool.settle(batch, receipts)
 

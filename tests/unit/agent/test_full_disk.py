@@ -15,17 +15,25 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from backhaul.wire.agents import UpEnvelope
+from backhaul.wire.agents import Hello, UpEnvelope
 from backhaul.wire.commands import CommandAck
-from backhaul.wire.jobs import LogLine, Outcome
+from backhaul.wire.jobs import FailureClass, LogLine, Outcome
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import SystemClock
-from backhaul_agent.errors import DiskFullError
+from backhaul_agent.errors import (
+    BatchRefusedError,
+    DiskFullError,
+    LinkLostError,
+    SupersededError,
+)
+from backhaul_agent.hold import Hold
 from backhaul_agent.job import EndReason
 from backhaul_agent.job_log import JobLog as LogWriter
+from backhaul_agent.job_loop import JobLoop
 from backhaul_agent.journal import Journal
-from backhaul_agent.journal_file import FILE_NAME, JournalFile, open_journal_file
+from backhaul_agent.journal_file import FILE_NAME, ROOM_EVERY_S, JournalFile, open_journal_file
+from backhaul_agent.poll_loop import poll_forever
 from backhaul_agent.redact import Redactor
 from backhaul_agent.spool import Spool
 from backhaul_agent.spool_loop import send_forever
@@ -150,6 +158,29 @@ async def test_log_lines_go_first_and_the_gap_is_marked(journal_file: JournalFil
     assert finished.log_lines == 2
 
 
+async def test_gap_at_the_end_of_a_log_is_marked(
+    journal_file: JournalFile, state_dir: Path, tmp_path: Path
+) -> None:
+    host = Host(journal_file, install_fake_restic(tmp_path / "fake"), state_dir)
+    clock = ManualClock()
+    host.workshop = msgspec.structs.replace(host.workshop, clock=clock)
+    host.fake.on("backup", hang=True, on_sigint=130)
+    run = host.prepare(BACKUP)
+    running = asyncio.create_task(run.run())
+    while not host.fake.calls or not [job for job in host.journal.left_running() if job.child]:
+        await asyncio.sleep(0.01)
+
+    with full_disk(journal_file):
+        run.end(EndReason.CANCELLED)
+        while clock.sleeps.count(5.0) < 3:
+            await asyncio.sleep(0.01)
+    await running
+
+    assert host.log[-1].endswith("lines are left out here: the agent had no room for them)")
+    assert "signal interrupt received, cleaning up" not in host.log
+    assert host.finished.log_lines == len(host.log)
+
+
 async def test_end_of_a_job_waits_for_room(
     journal_file: JournalFile, state_dir: Path, tmp_path: Path
 ) -> None:
@@ -207,6 +238,134 @@ async def test_receipts_on_a_full_disk_are_asked_for_again(journal_file: Journal
     claimed = journal.next_claimed()
     assert claimed is not None
     assert claimed.id == COMMAND.job_id
+
+
+async def test_lost_sending_on_a_full_disk_is_taken_back_once_there_is_room(
+    state_dir: Path,
+) -> None:
+    host = ScheduledHost(state_dir)
+    await host.apply(build_entry(1, "0 * * * *"))
+    await host.send_all()
+    await host.live(3600, every=60)
+    # While the first fire is under way, the second one is written beside it.
+    link = ScriptedLink(LinkLostError("no answer"))
+    host.spool.in_flight = frozenset(one.position for one in host.spool._list_unsent())
+    await host.live(3600, every=60)
+    assert len(host.fires) == 2
+    clock = ManualClock()
+
+    with full_disk(host.file):
+        sending = asyncio.create_task(
+            send_forever(link, host.spool, backoff=Backoff(), clock=clock)
+        )
+        while clock.sleeps.count(ROOM_EVERY_S) < 3 and not sending.done():
+            await asyncio.sleep(0)
+        assert not sending.done()
+    await link.is_used_up.wait()
+    sending.cancel()
+
+    assert [fire.missed for fire in host.fires] == [1]
+    host.close()
+
+
+async def test_refused_envelope_on_a_full_disk_is_dropped_once_there_is_room(
+    journal_file: JournalFile,
+) -> None:
+    spool = Spool(journal_file, now=SystemClock().now)
+    Journal(journal_file).accept(COMMAND)
+    clock = ManualClock()
+    link = ScriptedLink(BatchRefusedError("too large"))
+
+    with full_disk(journal_file):
+        sending = asyncio.create_task(send_forever(link, spool, backoff=Backoff(), clock=clock))
+        while clock.sleeps.count(ROOM_EVERY_S) < 3 and not sending.done():
+            await asyncio.sleep(0)
+        assert not sending.done()
+    while not spool.is_empty:
+        await asyncio.sleep(0)
+    sending.cancel()
+
+    assert len(link.sent) == 1
+
+
+async def test_superseded_process_says_hello_again_once_there_is_room(state_dir: Path) -> None:
+    host = ScheduledHost(state_dir)
+    host.spool.hello_received.set()
+    clock = ManualClock()
+    polling = poll_forever(
+        ScriptedLink(SupersededError("another process")),
+        host.inbox,
+        Hold(25.0, now_s=0.0),
+        backoff=Backoff(),
+        clock=clock,
+    )
+
+    with full_disk(host.file):
+        task = asyncio.create_task(polling)
+        while clock.sleeps.count(ROOM_EVERY_S) < 3 and not task.done():
+            await asyncio.sleep(0)
+        assert not task.done()
+    while host.spool.is_empty:
+        await asyncio.sleep(0)
+    task.cancel()
+
+    assert [type(one) for one in host.waiting] == [Hello]
+    host.close()
+
+
+async def test_job_that_was_left_behind_is_reported_once_there_is_room(
+    journal_file: JournalFile, state_dir: Path, tmp_path: Path
+) -> None:
+    host = Host(journal_file, install_fake_restic(tmp_path / "fake"), state_dir)
+    clock = ManualClock()
+    host.workshop = msgspec.structs.replace(host.workshop, clock=clock)
+    command = host.claim(BACKUP)
+    host.journal.start(JobStarted(job_id=command.job_id, attempt=1, at=START))
+    loop = JobLoop(host.workshop)
+
+    with full_disk(journal_file):
+        running = asyncio.create_task(loop.run_until_stopped())
+        while clock.sleeps.count(ROOM_EVERY_S) < 3 and not running.done():
+            await asyncio.sleep(0.001)
+        assert not running.done()
+    while host.journal.left_running():
+        await asyncio.sleep(0.001)
+    loop.stop_accepting()
+    await running
+
+    assert host.finished.failure_class is FailureClass.INTERRUPTED
+
+
+async def test_job_that_was_left_behind_does_not_keep_the_agent_from_stopping(
+    journal_file: JournalFile, state_dir: Path, tmp_path: Path
+) -> None:
+    host = Host(journal_file, install_fake_restic(tmp_path / "fake"), state_dir)
+    command = host.claim(BACKUP)
+    host.journal.start(JobStarted(job_id=command.job_id, attempt=1, at=START))
+    loop = JobLoop(host.workshop)
+    loop.stop_accepting()
+
+    with full_disk(journal_file):
+        await loop.run_until_stopped()
+
+    assert [job.id for job in host.journal.left_running()] == [command.job_id]
+
+
+async def test_clock_that_is_set_back_on_a_full_disk_does_not_end_the_cron(
+    state_dir: Path,
+) -> None:
+    host = ScheduledHost(state_dir)
+    await host.apply(build_entry(1, "0 * * * *"))
+    await host.live(7200, every=60)
+    host.clock.step(-3600.0)
+
+    with full_disk(host.file):
+        running = asyncio.create_task(host.cron.run_forever())
+        while host.clock.sleeps.count(ROOM_EVERY_S) < 3 and not running.done():
+            await asyncio.sleep(0)
+        assert not running.done()
+    running.cancel()
+    host.close()
 
 
 # A spool that is full ----------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.ending import Ending
 from backhaul_agent.identity import Identity
-from backhaul_agent.job import EndReason, JobRun, Workshop, build_finished
+from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
 from backhaul_agent.job_loop import JobLoop
 from backhaul_agent.journal import Journal
 from backhaul_agent.journal_file import JournalFile
@@ -336,7 +336,7 @@ async def test_target_that_filled_up_meanwhile_is_left_alone(host: Host, tmp_pat
 
     await run.run()
 
-    assert host.finished.outcome is Outcome.FAILED
+    assert host.finished.failure_class is FailureClass.REFUSED
     assert host.fake.calls == []
     assert not any(isinstance(one, JobStarted) for one in host.envelopes)
 
@@ -417,7 +417,7 @@ async def test_killed_restic_is_mentioned_with_its_lock(host: Host) -> None:
     assert host.finished.exit_code == -9
     assert "restic had to be killed; the lock that it left was removed" in host.log
     assert "the lock that it left was removed" in (host.finished.message or "")
-    assert host.fake.calls[-1]["argv"][1] == "unlock"
+    assert [call["argv"][1] for call in host.fake.calls[-2:]] == ["unlock", "list"]
 
 
 async def test_lock_that_cannot_be_removed_is_told_of(host: Host) -> None:
@@ -432,6 +432,26 @@ async def test_lock_that_cannot_be_removed_is_told_of(host: Host) -> None:
 
     assert host.finished.outcome is Outcome.CANCELLED
     assert "a job of the kind unlock does that" in (host.finished.message or "")
+
+
+async def test_lock_of_a_number_that_is_in_use_again_is_told_of(host: Host) -> None:
+    host.fake.on("backup", hang=True, on_sigint=130)
+    # restic takes the stranger for the owner, leaves the lock, and says that it removed it.
+    host.fake.on("unlock", stdout="successfully removed locks\n")
+    host.fake.on("list", stdout=f"{'ab' * 32}\n")
+    run = host.prepare(BACKUP)
+
+    running = asyncio.create_task(run.run())
+    await wait_until_ready(host.fake)
+    child = host.journal.left_running()[0].child
+    assert child is not None
+    lock = {"hostname": "web-1", "pid": child.pid}
+    host.fake.on("cat", stdout=json.dumps(lock, indent=2))
+    run.end(EndReason.CANCELLED)
+    await running
+
+    assert "may have left a lock" in (host.finished.message or "")
+    assert host.fake.calls[-1]["argv"][1:] == ["cat", "lock", "ab" * 32, "--no-lock"]
 
 
 async def test_child_is_on_record_while_it_runs(host: Host) -> None:
@@ -526,7 +546,31 @@ async def test_job_that_was_running_before_a_restart_is_reported_as_interrupted(
     assert host.finished.failure_class is FailureClass.INTERRUPTED
     assert "restarted while restic ran" in (host.finished.message or "")
     # Whatever became of the first one, no lock of it is left.
-    assert [call["argv"][1] for call in host.fake.calls] == ["unlock"]
+    assert [call["argv"][1] for call in host.fake.calls] == ["unlock", "list"]
+
+
+async def test_lock_of_a_restic_that_was_never_noted_is_removed_too(host: Host) -> None:
+    command = host.claim(BACKUP)
+    # The agent died before it noted its restic, and then that one died as well.
+    host.journal.start(JobStarted(job_id=command.job_id, attempt=1, at=START))
+    loop = JobLoop(host.workshop)
+    loop.stop_accepting()
+
+    await loop.run_until_stopped()
+
+    assert [call["argv"][1] for call in host.fake.calls] == ["unlock", "list"]
+
+
+async def test_unlock_for_a_job_that_was_left_behind_carries_its_mark(host: Host) -> None:
+    command = host.claim(BACKUP)
+    host.journal.start(JobStarted(job_id=command.job_id, attempt=1, at=START))
+    loop = JobLoop(host.workshop)
+    loop.stop_accepting()
+
+    await loop.run_until_stopped()
+
+    # An agent that dies now leaves an unlock that the next one finds.
+    assert {call["env"].get(JOB_MARK) for call in host.fake.calls} == {str(command.job_id)}
 
 
 async def test_backup_that_was_done_before_a_restart_is_reported_as_done(host: Host) -> None:
@@ -597,5 +641,6 @@ async def test_stricter_policy_holds_for_a_job_that_already_waits(host: Host) ->
     await JobRun(job, msgspec.structs.replace(host.workshop, policy=strict)).run()
 
     assert host.finished.outcome is Outcome.FAILED
+    assert host.finished.failure_class is FailureClass.REFUSED
     assert "does not allow backups of /data" in (host.finished.message or "")
     assert host.fake.calls == []

@@ -160,7 +160,7 @@ async def test_restic_is_not_even_asked_to_forget_too_much(
 ) -> None:
     finished = await host.run(arguments)
 
-    assert finished.outcome is Outcome.FAILED
+    assert finished.failure_class is FailureClass.REFUSED
     assert named in (finished.message or "")
     assert "nothing was removed" in (finished.message or "")
     assert host.fake.calls == []
@@ -171,7 +171,7 @@ async def test_forget_that_would_keep_nothing_ends_after_the_dry_run(host: Host)
 
     finished = await host.run(FORGET)
 
-    assert finished.outcome is Outcome.FAILED
+    assert (finished.failure_class, finished.exit_code) == (FailureClass.REFUSED, 0)
     assert finished.message == (
         "the keep rules match none of the 2 snapshots of db-1: all of them would go, "
         "so nothing was removed"

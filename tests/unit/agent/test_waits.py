@@ -6,7 +6,7 @@ import pytest
 
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.errors import LinkLostError, LinkRefusedError, Loss
-from backhaul_agent.hold import PROBE_AFTER_S, Hold
+from backhaul_agent.hold import PROBE_AFTER_S, PROBE_EARLY_AFTER_S, Hold
 
 LOST = LinkLostError("no answer")
 
@@ -69,6 +69,44 @@ def test_path_that_cuts_early_is_known_when_it_does_so_twice(age_s: float) -> No
 
     assert after_one == 25.0
     assert 5.0 <= hold.seconds < age_s
+
+
+@pytest.mark.parametrize(
+    ("age_s", "hold_s"), [(4.0, 3.2), (1.5, 1.2), (1.0, 0.0)], ids=["held", "barely", "not held"]
+)
+def test_path_that_cuts_very_early_is_known_when_it_does_so_twice(
+    age_s: float, hold_s: float
+) -> None:
+    hold = Hold(25.0, now_s=0.0)
+
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=age_s), now_s=0.0)
+    after_one = hold.seconds
+    hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=age_s + 0.1), now_s=5.0)
+
+    assert after_one == 25.0
+    assert hold_s <= hold.seconds < age_s
+    assert hold.seconds < hold_s + 0.1
+
+
+def test_early_cuts_at_different_ages_are_no_path() -> None:
+    hold = Hold(25.0, now_s=0.0)
+
+    for age_s in (4.0, 2.5, 1.2, 3.1):
+        hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=age_s), now_s=0.0)
+
+    assert hold.seconds == 25.0
+
+
+def test_hold_of_a_path_that_cut_early_grows_again_soon() -> None:
+    hold = Hold(25.0, now_s=0.0)
+    for _ in range(2):
+        hold.note_loss(LinkLostError("cut", loss=Loss.CUT, age_s=1.0), now_s=0.0)
+
+    hold.note_answer(25.0, now_s=PROBE_EARLY_AFTER_S - 1)
+    before = hold.seconds
+    hold.note_answer(25.0, now_s=PROBE_EARLY_AFTER_S)
+
+    assert (before, hold.seconds) == (0.0, 1.0)
 
 
 def test_cuts_at_different_ages_or_with_an_answer_between_are_no_path() -> None:
