@@ -1099,3 +1099,9 @@ def test_jobs_of_other_slots_and_other_schedules_have_other_ids() -> None:
     }
 
     assert len(ids) == 2000
+
+
+def test_failure_of_a_newer_program_is_read_as_one_without_a_class_of_its_own() -> None:
+    assert msgspec.json.decode('"of_the_future"', type=jobs.FailureClass) is jobs.FailureClass.OTHER
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode("5", type=jobs.FailureClass)

@@ -364,7 +364,7 @@ async def test_variable_that_is_not_allowed_fails_the_job(host: Host) -> None:
 
     finished = await host.run(BACKUP)
 
-    assert finished.outcome is Outcome.FAILED
+    assert finished.failure_class is FailureClass.REFUSED
     assert "LD_PRELOAD" in (finished.message or "")
     assert host.fake.calls == []
 
