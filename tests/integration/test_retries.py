@@ -89,6 +89,44 @@ async def find_due(agent: FakeAgent, **poll: Any) -> list[CommandRun]:
     return [one for one in read_commands(await agent.poll(**poll)) if isinstance(one, CommandRun)]
 
 
+async def test_every_attempt_may_wait_for_its_start_as_long_as_the_first(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
+) -> None:
+    job_id = await fire(operator, agent, start_deadline=600, retry_delay=3600, attempts=4)
+    for attempt in range(1, 4):
+        clock.advance(5)
+        await agent.send(*begin(job_id, attempt), fail(job_id, attempt))
+
+        waiting = await show(operator, job_id)
+
+        assert waiting["attempt"] == attempt + 1
+        begins, ends = (
+            datetime.fromisoformat(waiting[name]) for name in ("retry_at", "start_deadline_at")
+        )
+        assert ends - begins == timedelta(seconds=600)
+        clock.advance((begins - clock.now()).total_seconds())
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired", "rejected"])
+async def test_retry_that_never_began_does_not_end_for_the_reason_of_the_attempt_before(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock, end: str
+) -> None:
+    job_id = await fire(operator, agent, start_deadline=60, attempts=2)
+    await agent.send(*begin(job_id), fail(job_id))
+    assert (await show(operator, job_id))["failure_class"] == "network"
+
+    match end:
+        case "cancelled":
+            await operator.post(f"/v1/jobs/{job_id}/cancel")
+        case "expired":
+            clock.advance(3600)
+        case _:
+            await agent.send(CommandAck(job_id=job_id, attempt=2, is_accepted=False, reason="no"))
+
+    job = await show(operator, job_id)
+    assert (job["state"], job["failure_class"], job["exit_code"]) == (end, None, None)
+
+
 async def test_failed_attempt_is_followed_by_another_one_each_with_its_log(
     operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
 ) -> None:
@@ -290,6 +328,25 @@ async def test_job_of_a_silent_host_is_lost_until_its_report_comes(
     assert "not been heard of" in shown["message"]
     await agent.send(fail(job_id, outcome=Outcome.SUCCEEDED, failure_class=None, message=None))
     assert (await show(operator, job_id))["state"] == "succeeded"
+
+
+async def test_host_whose_polls_do_not_come_through_lives_by_its_reports(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock, services: Services
+) -> None:
+    await agent.poll()
+    job_id = await add_job(operator)
+    await agent.send(*begin(job_id))
+    for seconds in range(10):
+        clock.advance(services.settings.lost_after / 2)
+        await agent.send(_progress(job_id, seconds + 1))
+
+    assert (await show(operator, job_id))["state"] == "running"
+    host = (await operator.get("/v1/hosts/web1")).json()
+    assert datetime.fromisoformat(host["last_seen_at"]) == clock.now()
+    # Once a minute is enough.
+    clock.advance(59)
+    await agent.send(_progress(job_id, 60))
+    assert (await operator.get("/v1/hosts/web1")).json()["last_seen_at"] == host["last_seen_at"]
 
 
 async def test_lists_tell_of_lost_jobs_too(

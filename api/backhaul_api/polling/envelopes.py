@@ -99,12 +99,23 @@ async def _add_runs(
     obstacles = await turns.find_obstacles(
         sealer.connection, wanted, now=now, silent_since=silent_since
     )
+    first_held_back: UUID | None = None
     for row in sorted(waiting, key=lambda row: (-_priority_of(row), row["id"])):
-        if len(due.envelopes) == MAX_DUE:
+        if len(due.envelopes) >= MAX_DUE:
             break
-        if row["id"] in obstacles or (row["kind"] in EXCLUSIVE_KINDS and due.envelopes):
-            continue  # one that needs the repository for itself begins at once, or not yet
+        if row["id"] in obstacles or _is_behind(row, first_held_back):
+            continue
+        if row["kind"] in EXCLUSIVE_KINDS and due.envelopes:
+            # It needs the repository for itself, and begins at once, or not yet. What came after
+            # it would only keep its host busy for longer.
+            first_held_back = min(first_held_back or row["id"], row["id"])
+            continue
         await _add_run(due, sealer, row)
+
+
+def _is_behind(row: sa.RowMapping, first: UUID | None) -> bool:
+    is_scheduled = _priority_of(row) is JobPriority.SCHEDULED
+    return first is not None and is_scheduled and bool(row["id"] > first)
 
 
 def _priority_of(row: sa.RowMapping) -> JobPriority:

@@ -25,7 +25,7 @@ from backhaul.wire.jobs import (
 from backhaul.wire.kinds import InitResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import repositories
-from backhaul_api.errors import ConflictError, InvalidError, JobWaitsError, LogGapError
+from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 
@@ -47,17 +47,8 @@ async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
     if rules.is_overdue(job, arrival.now):
         raise ConflictError(f"Job {job.id} has passed its start deadline: it must not be started.")
     if ack.is_accepted:
-        await _check_turn(arrival, job)
-        await _move(
-            arrival,
-            job,
-            JobEvent.ACCEPT,
-            accepted_at=arrival.now,
-            # Of the attempt before.
-            exit_code=None,
-            failure_class=None,
-            message=None,
-        )
+        await turns.refuse_early_claim(arrival.connection, job, silent_since=arrival.silent_since)
+        await _move(arrival, job, JobEvent.ACCEPT, accepted_at=arrival.now)
     else:
         reason = ack.reason or "The agent's policy refuses it."
         await _move(arrival, job, JobEvent.REJECT, message=_cap_message(reason))
@@ -169,16 +160,6 @@ async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
     )
     arrival.topics.update({job.id, *await turns.find_next(arrival.connection, job)})
     return True
-
-
-async def _check_turn(arrival: Arrival, job: Job) -> None:
-    obstacle = await turns.find_obstacle_to_claim(
-        arrival.connection, job, silent_since=arrival.silent_since
-    )
-    if obstacle is not None:
-        raise JobWaitsError(
-            f"Job {job.id} waits for {obstacle.kind} on {obstacle.host} (job {obstacle.job_id})."
-        )
 
 
 async def _fetch(arrival: Arrival, job_id: UUID) -> Job:
