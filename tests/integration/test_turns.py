@@ -280,6 +280,43 @@ async def test_job_of_a_host_that_is_gone_keeps_nobody_waiting_though_nobody_loo
     assert (await web.accept(check)).status is ReceiptStatus.OK
 
 
+async def test_late_copy_of_a_claim_that_was_given_back_brings_the_job_to_its_host(
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent]
+) -> None:
+    web, db = fleet
+    prune = await add_job(operator, kind="prune", host="db1")
+    assert await find_due(db) == [prune]
+    backup = await add_job(operator, host="web1")
+    await run(web, backup)
+    # The agent gave up waiting, sent the claim again, and forgot the job when it was refused.
+    assert (await db.accept(prune)).status is ReceiptStatus.REJECTED
+    await end(web, backup)
+
+    late = await db.accept(prune)
+
+    assert late.status is ReceiptStatus.OK
+    assert await find_due(db) == [prune]
+    # What the host holds is not sent again, nor what it has begun.
+    assert await find_due(db, jobs=[HeldJob(job_id=prune, state="accepted")]) == []
+    assert (await db.accept(prune)).status is ReceiptStatus.DUPLICATE
+    await db.send(JobStarted(job_id=prune, attempt=1, at=START))
+    assert await find_due(db) == []
+    await end(db, prune)
+
+
+async def test_host_that_does_nothing_with_a_repeated_command_is_asked_to_pause(
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent]
+) -> None:
+    web, _ = fleet
+    job_id = await add_job(operator)
+    await web.accept(job_id)
+
+    reply = await web.poll(hold=20)
+
+    assert len(reply.envelopes) == 1
+    assert reply.pause > 0
+
+
 async def test_exclusive_job_whose_host_is_busy_elsewhere_holds_up_only_that_host(
     operator: httpx.AsyncClient,
     fleet: tuple[FakeAgent, FakeAgent],

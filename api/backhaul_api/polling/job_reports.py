@@ -113,7 +113,7 @@ async def apply_finished(arrival: Arrival, report: JobFinished) -> Receipt:
         IllegalJobMoveError: the job was never accepted, or cannot end like this.
     """
     job = await _fetch_attempt(arrival, report)
-    if job is None or (job.accepted_at is not None and job.state in _STATES_REPORTED):
+    if job is None or _has_ended_so(job, report):
         return DUPLICATE
     _check_end(job, report)
     if await _retry(arrival, job, report):
@@ -191,6 +191,13 @@ def _is_known(job: Job, ack: CommandAck) -> bool:
     # asks again after a restart would take `duplicate` for leave to run it.
     is_closed = job.state in {JobState.LOST, JobState.CANCELLED}
     return job.accepted_at is not None and not is_closed
+
+
+def _has_ended_so(job: Job, report: JobFinished) -> bool:
+    if job.accepted_at is not None:
+        return job.state in _STATES_REPORTED
+    # Cancelled on both sides before its claim came here.
+    return job.state is JobState.CANCELLED and report.outcome is Outcome.CANCELLED
 
 
 def _check_end(job: Job, report: JobFinished) -> None:

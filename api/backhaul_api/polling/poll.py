@@ -103,6 +103,9 @@ class Poll:
             return await self._look()
         if host.boot_id is None or presence.is_long_ago(host.last_seen_at, now):
             await self._save_visit(now)
+        if due.returned:
+            await self._take_back(due.returned, now)
+            return await self._look()
         if due.overdue or due.unsendable:
             await self._close_jobs(due, now)
         if due.queries:
@@ -184,6 +187,31 @@ class Poll:
                 )
                 .values(boot_id=self.body.boot_id, last_seen_at=now)
             )
+
+    async def _take_back(self, job_ids: list[UUID], now: datetime) -> None:
+        """Count jobs that were lost as running again: their host was silent, and runs them still.
+
+        Everybody else waits for them again, and they can be cancelled.
+        """
+        async with self.services.database.writing() as connection:
+            # As a batch does: the report of their end may be under way.
+            host = (await connection.execute(_LOCKED_HOST, {"host_id": self.host_id})).one()
+            if host.boot_id != self.body.boot_id:
+                return  # that process is not the host's any more, and the next look says so
+            for job_id in job_ids:
+                job = await jobs.fetch_of_host(connection, job_id, self.host_id)
+                if job.state is JobState.LOST:
+                    await jobs.move(
+                        connection,
+                        job,
+                        JobEvent.START,
+                        at=now,
+                        started_at=job.started_at or now,
+                        progressed_at=now,
+                        finished_at=None,
+                        message=None,
+                    )
+        self.services.wakeups.wake(*job_ids)
 
     async def _close_jobs(self, due: Due, now: datetime) -> None:
         """Move the jobs that this host will never get to their ends."""
