@@ -36,8 +36,9 @@ def draw() -> str:
 {_draw_states()}
 
 A state that is an end never changes, but for those that the server could only guess: `lost` accepts
-the late report of the agent, and `expired` gives way when the host, cut off from the server, had
-begun the job of a schedule by itself.
+the late report of the agent, and goes back to `running` when the host is heard of again and still
+runs the job. `expired` gives way when the host, cut off from the server, had begun the job of a
+schedule by itself; so does `cancelled`, but only of a job that was cancelled while it was queued.
 
 {_draw_moves()}
 """

@@ -8,10 +8,12 @@ import httpx
 import msgspec
 import nacl.public
 
-from backhaul.wire.agents import EnrollRequest, HostFacts
+from backhaul.wire.agents import EnrollReply, EnrollRequest, HostFacts
 from backhaul.wire.base import PROTOCOL_VERSION
 from backhaul.wire.tokens import TokenKind, parse_token_kind
-from backhaul_agent.errors import EnrolmentError, LinkError
+from backhaul_agent.backoff import Backoff
+from backhaul_agent.clock import Clock, SystemClock
+from backhaul_agent.errors import EnrolmentError, LinkError, LinkLostError, Loss
 from backhaul_agent.facts import gather_facts
 from backhaul_agent.files import make_private_folder
 from backhaul_agent.identity import Identity, identity_exists, save_identity
@@ -35,10 +37,22 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
         return f"Application(server_url={self.server_url!r}, …)"
 
 
-async def enroll(application: Application, settings: Settings) -> Identity:
+ATTEMPTS = 4
+"""How often a server is asked whose answer got lost. It knows the same request again."""
+
+LONGEST_PAUSE_S = 10.0
+"""A person waits."""
+
+_PERHAPS_RECEIVED = frozenset({Loss.CUT, Loss.TIMED_OUT, Loss.SERVER_FAILED})
+
+
+async def enroll(
+    application: Application, settings: Settings, *, clock: Clock | None = None
+) -> Identity:
     """Join the server and write the identity file.
 
-    The one-time token is spent before the file is written, so what can fail is tried first.
+    The one-time token is spent before the file is written, so what can fail is tried first. An
+    answer that gets lost is asked for again, with the same key: the server then knows the host.
 
     Raises:
         AgentError: the host did not join; the message says why, and never holds the token.
@@ -46,20 +60,22 @@ async def enroll(application: Application, settings: Settings) -> Identity:
     server_url = _check(application)
     _prepare_state_dir(settings.state_dir, force=application.force)
     with only_process(settings.state_dir):
-        identity = await _join(application, settings, server_url)
+        identity = await _join(application, settings, server_url, clock or SystemClock())
         # The old identity's journal holds jobs that only the old host's key opens.
         delete_journal(settings.state_dir)
         save_identity(settings.state_dir, identity)
     return identity
 
 
-async def _join(application: Application, settings: Settings, server_url: str) -> Identity:
+async def _join(
+    application: Application, settings: Settings, server_url: str, clock: Clock
+) -> Identity:
     key = nacl.public.PrivateKey.generate()
     request = _build_request(application, key, await gather_facts(settings))
     ca_file = str(application.ca_file) if application.ca_file else None
     link = Link(build_client(settings, server_url=server_url, ca_file=ca_file))
     try:
-        reply = await link.enroll(request)
+        reply = await _ask(link, request, clock)
     except LinkError as error:
         raise EnrolmentError(f"{server_url}: {error}") from error
     finally:
@@ -78,6 +94,19 @@ async def _join(application: Application, settings: Settings, server_url: str) -
         private_key=bytes(key),
         signing_key=reply.signing_key,
     )
+
+
+async def _ask(link: Link, request: EnrollRequest, clock: Clock) -> EnrollReply:
+    backoff, has_perhaps_joined = Backoff(), False
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await link.enroll(request)
+        except LinkLostError as lost:
+            has_perhaps_joined |= lost.loss in _PERHAPS_RECEIVED
+            if not has_perhaps_joined:
+                raise  # the URL is wrong, or the server is down: whoever typed it sees that best
+            await clock.sleep(min(backoff.delay_after(lost), LONGEST_PAUSE_S))
+    return await link.enroll(request)
 
 
 def _check(application: Application) -> str:

@@ -61,6 +61,8 @@ async def poll_forever(
         try:
             reply = await _poll(link, inbox, hold)
         except _AskAgain:
+            # The server may find that it is the job's turn, and at the claim that it is not.
+            await clock.sleep(max(SHORTEST_INTERVAL_S - (clock.monotonic() - started_s), 0.0))
             continue
         except SupersededError:
             log.warning("poll.superseded", extra=fields(hint="another process has this identity"))

@@ -12,17 +12,21 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import nacl.public
 import pytest
 
-from backhaul.wire.agents import Hello
+from backhaul.wire.agents import EnrollRequest, Hello
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished
 from backhaul.wire.tokens import TokenKind, build_token
-from tests.fakes.fake_api import FakeApi
+from backhaul_agent.enrolment import ATTEMPTS, Application, enroll
+from backhaul_agent.errors import EnrolmentError
+from backhaul_agent.settings import Settings
+from tests.fakes.fake_api import FakeApi, Reply
 from tests.fakes.fake_restic import FakeRestic, install_fake_restic
-from tests.unit.agent.hosts import build_credentials
+from tests.unit.agent.hosts import ManualClock, build_credentials
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -192,6 +196,61 @@ async def test_bad_server_url_is_refused(machine: Machine, api: FakeApi, server:
 
     assert code == 2
     assert "--server" in stderr
+
+
+async def test_answer_to_enrolment_that_gets_lost_is_asked_for_again_with_the_same_key(
+    machine: Machine,
+) -> None:
+    clock = ManualClock()
+    settings = Settings(state_dir=machine.state_dir, restic=machine.fake.path)
+    async with DeafApi(lost=2) as server:
+        application = Application(server_url=server.url, token=server.enrollment_token)
+        identity = await enroll(application, settings, clock=clock)
+
+    assert len(server.keys) == 3
+    assert set(server.keys) == {bytes(nacl.public.PrivateKey(identity.private_key).public_key)}
+    assert len(clock.sleeps) == 2
+    assert (machine.state_dir / "identity.json").exists()
+
+
+async def test_enrolment_gives_up_on_a_server_whose_answers_never_come(
+    machine: Machine,
+) -> None:
+    settings = Settings(state_dir=machine.state_dir, restic=machine.fake.path)
+    async with DeafApi(lost=100) as server:
+        application = Application(server_url=server.url, token=server.enrollment_token)
+        with pytest.raises(EnrolmentError):
+            await enroll(application, settings, clock=ManualClock())
+
+    assert len(server.keys) == ATTEMPTS
+
+
+async def test_enrolment_does_not_wait_for_a_server_that_is_not_there(
+    machine: Machine,
+) -> None:
+    clock = ManualClock()
+    settings = Settings(state_dir=machine.state_dir, restic=machine.fake.path)
+    application = Application(
+        server_url="http://127.0.0.1:1", token=build_token(TokenKind.ENROLLMENT)
+    )
+    with pytest.raises(EnrolmentError):
+        await enroll(application, settings, clock=clock)
+
+    assert clock.sleeps == []
+
+
+class DeafApi(FakeApi):
+    """Lets hosts join; its first answers get lost behind a gateway."""
+
+    def __init__(self, *, lost: int) -> None:
+        super().__init__()
+        self.keys: list[bytes] = []
+        self._lost = lost
+
+    def _enroll(self, request: EnrollRequest) -> Reply:
+        self.keys.append(request.public_key)
+        answer = super()._enroll(request)
+        return answer if len(self.keys) > self._lost else Reply(status=504)
 
 
 async def test_enrolled_host_is_not_enrolled_again_by_mistake(

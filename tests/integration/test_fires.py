@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from litestar import Litestar
 
 from backhaul.wire.agents import HeldJob, Receipt, ReceiptStatus
-from backhaul.wire.commands import CommandAck, CommandRun
+from backhaul.wire.commands import CommandAck, CommandCancel, CommandRun
 from backhaul.wire.jobs import Outcome
-from backhaul.wire.kinds import Arguments, BackupArguments, PruneArguments
+from backhaul.wire.kinds import Arguments, BackupArguments, BackupResult, PruneArguments
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire, build_scheduled_job_id
@@ -463,6 +463,54 @@ async def test_offline_run_is_recorded_though_its_job_had_expired(
     job = await _show(operator, job_id)
     assert (job["state"], job["ran_offline"], job["message"]) == ("succeeded", True, None)
     assert len(await _list(operator)) == 1
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.CANCELLED])
+async def test_job_that_was_cancelled_while_its_host_had_begun_it_offline_is_ended_there(
+    operator: httpx.AsyncClient, agent: FakeAgent, outcome: Outcome
+) -> None:
+    schedule_id = await _add(operator, attempts=3)
+    job_id = (await fire(agent, schedule_id)).job_id
+    assert job_id is not None
+    cancelled = (await operator.post(f"/v1/jobs/{job_id}/cancel")).json()
+    held = [HeldJob(job_id=job_id, state="running")]
+
+    # Whichever comes first: the poll, or the report of the fire.
+    before = await agent.poll(schedule_version=1, jobs=held)
+    receipt = await fire(agent, schedule_id, ran_offline=True, arguments=NIGHT)
+    after = await agent.poll(schedule_version=1, jobs=held)
+
+    assert cancelled["state"] == "cancelled"
+    assert read_commands(before) == read_commands(after) == [CommandCancel(job_id=job_id)]
+    assert receipt.status is OK
+    assert (await _show(operator, job_id))["state"] == "accepted"
+    result = BackupResult(snapshot_id="0a1b2c3d") if outcome is Outcome.SUCCEEDED else None
+    reports = [
+        JobStarted(job_id=job_id, attempt=1, at=SLOT),
+        JobFinished(job_id=job_id, attempt=1, at=SLOT, outcome=outcome, log_lines=0, result=result),
+    ]
+    assert [one.status for one in await agent.send(*reports)] == [OK, OK]
+    job = await _show(operator, job_id)
+    assert (job["state"], job["ran_offline"]) == (outcome.value, True)
+    assert (job["result"] is None) == (result is None)
+    assert (await fire(agent, schedule_id, ran_offline=True)).status is DUPLICATE
+
+
+async def test_job_that_is_cancelled_on_both_sides_before_its_claim_came_is_over(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    job_id = await add_job(operator)
+    await operator.post(f"/v1/jobs/{job_id}/cancel")
+    held = [HeldJob(job_id=job_id, state="accepted")]
+    assert read_commands(await agent.poll(jobs=held)) == [CommandCancel(job_id=job_id)]
+
+    claim, end = await agent.send(
+        CommandAck(job_id=job_id, is_accepted=True),
+        JobFinished(job_id=job_id, attempt=1, at=SLOT, outcome=Outcome.CANCELLED, log_lines=0),
+    )
+
+    assert (claim.status, end.status) == (REJECTED, DUPLICATE)
+    assert (await _show(operator, job_id))["accepted_at"] is None
 
 
 async def test_expired_job_that_was_not_begun_stays_expired(

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import hashlib
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
+import nacl.public
 import nacl.signing
 import pytest
 import sqlalchemy as sa
+from litestar import Litestar
 
 from backhaul.wire.base import PROTOCOL_HEADER
 from backhaul.wire.problems import removal_message
@@ -19,8 +21,10 @@ from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_api.db.tables import hosts, jobs, schedules
 from backhaul_api.ids import new_id
 from backhaul_api.services import Services
+from tests.conftest import build_client
 from tests.fakes.clock import FakeClock
 
+BOOT = uuid4()
 PROTOCOL = {PROTOCOL_HEADER: "1"}
 FACTS = {
     "hostname": "web-1.example.com",
@@ -29,6 +33,23 @@ FACTS = {
     "agent_version": "0.1.0",
     "protocol": {"minimum": 1, "maximum": 1},
 }
+
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+async def _poll(app: Litestar, agent_token: str) -> int:
+    headers = {"Authorization": f"Bearer {agent_token}", **PROTOCOL}
+    body = {
+        "boot_id": str(BOOT),
+        "schedule_version": 0,
+        "settings_version": 0,
+        "jobs": [],
+        "clock": "2026-11-23T12:00:00Z",
+        "hold": 0,
+    }
+    async with build_client(app) as api:
+        return (await api.post("/v1/agent/poll", json=body, headers=headers)).status_code
 
 
 async def _make_token(operator: httpx.AsyncClient, **wishes: Any) -> str:
@@ -40,9 +61,10 @@ async def _make_token(operator: httpx.AsyncClient, **wishes: Any) -> str:
 
 
 async def _enroll(api: httpx.AsyncClient, token: str, **wishes: Any) -> httpx.Response:
+    key = bytes(nacl.public.PrivateKey.generate().public_key)
     body = {
         "enrollment_token": token,
-        "public_key": base64.b64encode(bytes(range(32))).decode(),
+        "public_key": base64.b64encode(key).decode(),
         "facts": FACTS,
         **wishes,
     }
@@ -72,15 +94,55 @@ async def _insert_job(services: Services, host_id: str, *, state: str) -> None:
 
 
 async def test_host_joins_with_a_token_and_is_listed(operator: httpx.AsyncClient) -> None:
-    joined = await _join(operator, "web-1", labels={"site": "berlin"})
+    joined = await _join(operator, "web-1", labels={"site": "berlin"}, public_key=KEY)
 
     (host,) = (await operator.get("/v1/hosts")).json()["items"]
 
     assert host["id"] == joined["host_id"]
     assert (host["name"], host["labels"]) == ("web-1", {"site": "berlin"})
     assert host["facts"]["os"] == FACTS["os"]
-    assert host["public_key_fingerprint"] == hashlib.sha256(bytes(range(32))).hexdigest()
+    assert host["public_key_fingerprint"] == hashlib.sha256(base64.b64decode(KEY)).hexdigest()
     assert host["last_seen_at"] is None
+
+
+async def test_lost_answer_is_given_again_for_the_same_host(
+    operator: httpx.AsyncClient, app: Litestar
+) -> None:
+    token = await _make_token(operator, host_name="web-1")
+    wishes = {"public_key": KEY, "labels": {"site": "berlin"}}
+    first, second = await asyncio.gather(*(_enroll(operator, token, **wishes) for _ in range(2)))
+
+    other = {"name": "db-1", "labels": {"site": "paris"}, "facts": {**FACTS, "os": "other"}}
+    again = [await _enroll(operator, token, public_key=KEY, **other) for _ in range(2)]
+
+    answers = [one.json() for one in (first, second, *again)]
+    assert {one.status_code for one in (first, second, *again)} == {201}
+    assert {(one["host_id"], one["name"]) for one in answers} == {(answers[0]["host_id"], "web-1")}
+    (host,) = (await operator.get("/v1/hosts")).json()["items"]
+    assert (host["labels"], host["facts"]["os"]) == ({"site": "berlin"}, FACTS["os"])
+    # Of two answers that cross, the agent may have either.
+    assert [await _poll(app, one["agent_token"]) for one in answers[2:]] == [200, 200]
+
+
+async def test_answer_is_not_given_again_to_anybody_else(
+    operator: httpx.AsyncClient, app: Litestar, clock: FakeClock
+) -> None:
+    token, used = await _make_token(operator), await _make_token(operator, uses=2)
+    joined = await _enroll(operator, token, name="web-1", public_key=KEY)
+    assert joined.status_code == 201
+
+    other_key = await _enroll(operator, token, name="web-1")
+    other_token = await _enroll(operator, used, name="web-1", public_key=KEY)
+    assert (other_key.status_code, other_token.status_code) == (401, 409)
+
+    # An agent that was heard of has had its answer.
+    await _poll(app, joined.json()["agent_token"])
+    assert (await _enroll(operator, token, name="web-1", public_key=KEY)).status_code == 401
+
+    late = await _make_token(operator)
+    await _enroll(operator, late, name="web-2", public_key=KEY)
+    clock.advance(3600)
+    assert (await _enroll(operator, late, name="web-2", public_key=KEY)).status_code == 401
 
 
 async def test_single_use_token_lets_exactly_one_of_five_hosts_in(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from litestar import Litestar
 
 from backhaul.wire.agents import HeldJob, ReceiptStatus
-from backhaul.wire.commands import CommandAck, CommandRun
+from backhaul.wire.commands import CommandAck, CommandCancel, CommandRun
 from backhaul.wire.jobs import FailureClass, LogLine, Outcome, Progress
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleFire
@@ -87,6 +87,44 @@ async def show(operator: httpx.AsyncClient, job_id: UUID) -> dict[str, Any]:
 
 async def find_due(agent: FakeAgent, **poll: Any) -> list[CommandRun]:
     return [one for one in read_commands(await agent.poll(**poll)) if isinstance(one, CommandRun)]
+
+
+async def test_every_attempt_may_wait_for_its_start_as_long_as_the_first(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
+) -> None:
+    job_id = await fire(operator, agent, start_deadline=600, retry_delay=3600, attempts=4)
+    for attempt in range(1, 4):
+        clock.advance(5)
+        await agent.send(*begin(job_id, attempt), fail(job_id, attempt))
+
+        waiting = await show(operator, job_id)
+
+        assert waiting["attempt"] == attempt + 1
+        begins, ends = (
+            datetime.fromisoformat(waiting[name]) for name in ("retry_at", "start_deadline_at")
+        )
+        assert ends - begins == timedelta(seconds=600)
+        clock.advance((begins - clock.now()).total_seconds())
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired", "rejected"])
+async def test_retry_that_never_began_does_not_end_for_the_reason_of_the_attempt_before(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock, end: str
+) -> None:
+    job_id = await fire(operator, agent, start_deadline=60, attempts=2)
+    await agent.send(*begin(job_id), fail(job_id))
+    assert (await show(operator, job_id))["failure_class"] == "network"
+
+    match end:
+        case "cancelled":
+            await operator.post(f"/v1/jobs/{job_id}/cancel")
+        case "expired":
+            clock.advance(3600)
+        case _:
+            await agent.send(CommandAck(job_id=job_id, attempt=2, is_accepted=False, reason="no"))
+
+    job = await show(operator, job_id)
+    assert (job["state"], job["failure_class"], job["exit_code"]) == (end, None, None)
 
 
 async def test_failed_attempt_is_followed_by_another_one_each_with_its_log(
@@ -291,6 +329,68 @@ async def test_job_of_a_silent_host_is_lost_until_its_report_comes(
     assert "not been heard of" in shown["message"]
     await agent.send(fail(job_id, outcome=Outcome.SUCCEEDED, failure_class=None, message=None))
     assert (await show(operator, job_id))["state"] == "succeeded"
+
+
+async def test_lost_job_runs_again_once_its_host_says_so_and_can_be_cancelled_meanwhile(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock, services: Services
+) -> None:
+    await agent.poll()
+    job_id = await add_job(operator)
+    await agent.send(*begin(job_id))
+    clock.advance(services.settings.lost_after + 61)
+    assert (await show(operator, job_id))["state"] == "lost"
+    prune = await add_job(operator, kind="prune")
+
+    asked = (await operator.post(f"/v1/jobs/{job_id}/cancel")).json()
+    # A process that the host no longer is says nothing of it.
+    stale = await agent.ask(boot_id=uuid4(), jobs=[HeldJob(job_id=job_id, state="running")])
+    assert stale.status_code == 409
+    assert (await show(operator, job_id))["state"] == "lost"
+    commands = read_commands(await agent.poll(jobs=[HeldJob(job_id=job_id, state="running")]))
+
+    assert (asked["state"], asked["cancel_requested_at"] is None) == ("lost", False)
+    assert commands == [CommandCancel(job_id=job_id)]
+    back = await show(operator, job_id)
+    assert (back["state"], back["message"], back["finished_at"]) == ("running", None, None)
+    assert (await show(operator, prune))["waits_for"]["job_id"] == str(job_id)
+    await agent.send(fail(job_id, outcome=Outcome.CANCELLED, failure_class=None))
+    assert (await show(operator, job_id))["state"] == "cancelled"
+
+
+async def test_lost_job_that_its_host_has_not_begun_is_ended_there_when_it_was_cancelled(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock, services: Services
+) -> None:
+    await agent.poll()
+    job_id = await add_job(operator)
+    await agent.accept(job_id)
+    clock.advance(services.settings.lost_after + 61)
+    held = [HeldJob(job_id=job_id, state="accepted")]
+    assert (await show(operator, job_id))["state"] == "lost"
+    assert read_commands(await agent.poll(jobs=held)) == []
+
+    await operator.post(f"/v1/jobs/{job_id}/cancel")
+
+    assert read_commands(await agent.poll(jobs=held)) == [CommandCancel(job_id=job_id)]
+    assert (await show(operator, job_id))["state"] == "lost"
+
+
+async def test_host_whose_polls_do_not_come_through_lives_by_its_reports(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock, services: Services
+) -> None:
+    await agent.poll()
+    job_id = await add_job(operator)
+    await agent.send(*begin(job_id))
+    for seconds in range(10):
+        clock.advance(services.settings.lost_after / 2)
+        await agent.send(_progress(job_id, seconds + 1))
+
+    assert (await show(operator, job_id))["state"] == "running"
+    host = (await operator.get("/v1/hosts/web1")).json()
+    assert datetime.fromisoformat(host["last_seen_at"]) == clock.now()
+    # Once a minute is enough.
+    clock.advance(59)
+    await agent.send(_progress(job_id, 60))
+    assert (await operator.get("/v1/hosts/web1")).json()["last_seen_at"] == host["last_seen_at"]
 
 
 async def test_lists_tell_of_lost_jobs_too(

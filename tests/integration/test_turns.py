@@ -17,7 +17,9 @@ from backhaul.wire.jobs import Outcome
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.db.tables import jobs
-from backhaul_api.jobs import turns
+from backhaul_api.jobs import store, turns
+from backhaul_api.polling.arrival import Arrival
+from backhaul_api.polling.receive import _lock_host
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
@@ -206,18 +208,19 @@ async def test_scheduled_backups_let_a_waiting_prune_go_first(
 
 
 async def test_exclusive_job_begins_only_on_a_host_that_is_free(
-    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent]
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent], services: Services
 ) -> None:
     web, _ = fleet
     other = await add_job(operator, host="web1", repository="cloud")
     prune = await add_job(operator, kind="prune", host="web1")
+    behind = await schedule(operator, services, host="web1", repository="cloud")
 
     # Not together: it would lock the repository and wait behind the other.
     assert await find_due(web) == [other]
     await run(web, other)
     assert (await show(operator, prune))["waits_for"]["job_id"] == str(other)
     await end(web, other)
-    assert await find_due(web) == [prune]
+    assert await find_due(web) == [prune, behind]
 
 
 async def test_end_of_a_queued_prune_lets_others_go_on(
@@ -275,3 +278,184 @@ async def test_job_of_a_host_that_is_gone_keeps_nobody_waiting_though_nobody_loo
     await end(web, backup)
     assert await find_due(web) == [check]
     assert (await web.accept(check)).status is ReceiptStatus.OK
+
+
+async def test_late_copy_of_a_claim_that_was_given_back_brings_the_job_to_its_host(
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent]
+) -> None:
+    web, db = fleet
+    prune = await add_job(operator, kind="prune", host="db1")
+    assert await find_due(db) == [prune]
+    backup = await add_job(operator, host="web1")
+    await run(web, backup)
+    # The agent gave up waiting, sent the claim again, and forgot the job when it was refused.
+    assert (await db.accept(prune)).status is ReceiptStatus.REJECTED
+    await end(web, backup)
+
+    late = await db.accept(prune)
+
+    assert late.status is ReceiptStatus.OK
+    assert await find_due(db) == [prune]
+    # What the host holds is not sent again, nor what it has begun.
+    assert await find_due(db, jobs=[HeldJob(job_id=prune, state="accepted")]) == []
+    assert (await db.accept(prune)).status is ReceiptStatus.DUPLICATE
+    await db.send(JobStarted(job_id=prune, attempt=1, at=START))
+    assert await find_due(db) == []
+    await end(db, prune)
+
+
+async def test_host_that_does_nothing_with_a_repeated_command_is_asked_to_pause(
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent]
+) -> None:
+    web, _ = fleet
+    job_id = await add_job(operator)
+    await web.accept(job_id)
+
+    reply = await web.poll(hold=20)
+
+    assert len(reply.envelopes) == 1
+    assert reply.pause > 0
+
+
+async def test_exclusive_job_whose_host_is_busy_elsewhere_holds_up_only_that_host(
+    operator: httpx.AsyncClient,
+    fleet: tuple[FakeAgent, FakeAgent],
+    services: Services,
+    clock: FakeClock,
+) -> None:
+    web, db = fleet
+    busy = await schedule(operator, services, host="db1", repository="cloud")
+    await run(db, busy)
+    prune = await schedule(operator, services, kind="prune", host="db1")
+    elsewhere = await schedule(operator, services, host="web1")
+    behind = await schedule(operator, services, host="db1", repository="cloud")
+    urgent = await add_job(operator, host="db1", repository="cloud")
+    held = [HeldJob(job_id=busy, state="running")]
+    await db.poll(jobs=held)
+
+    assert await find_due(web) == [elsewhere]
+    # Else its host would never be free.
+    assert await find_due(db, jobs=held) == [urgent]
+    assert (await show(operator, behind))["waits_for"]["job_id"] == str(prune)
+    clock.advance(turns.LETS_GO_FIRST_FOR.total_seconds() + 61)
+    await db.poll(jobs=held)
+    assert await find_due(db, jobs=held) == [urgent]
+
+    await operator.post(f"/v1/jobs/{urgent}/cancel")
+    await end(db, busy)
+    assert await find_due(db) == [prune, behind]
+
+
+@pytest.mark.parametrize("remove_all", [False, True])
+async def test_unlock_waits_for_nobody_unless_it_removes_the_locks_of_living_ones(
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent], *, remove_all: bool
+) -> None:
+    web, db = fleet
+    prune = await add_job(operator, kind="prune", host="db1")
+    await run(db, prune)
+    unlock = await add_job(operator, kind="unlock", host="web1", remove_all=remove_all)
+
+    assert await find_due(web) == ([] if remove_all else [unlock])
+
+    await end(db, prune)
+    assert await find_due(web) == [unlock]
+    await run(web, unlock)
+    check = await add_job(operator, kind="check", host="db1")
+    assert await find_due(db) == ([] if remove_all else [check])
+    assert (await db.accept(check)).status is (
+        ReceiptStatus.REJECTED if remove_all else ReceiptStatus.OK
+    )
+
+
+async def test_claim_beside_another_one_is_told_so(
+    operator: httpx.AsyncClient, fleet: tuple[FakeAgent, FakeAgent], services: Services
+) -> None:
+    _, db = fleet
+    prune = await add_job(operator, kind="prune", host="db1")
+    if services.database.is_sqlite:
+        pytest.skip("one writer: claims follow one another")
+
+    async with services.database.writing() as connection:
+        job = await store.fetch(connection, prune)
+        await turns.refuse_early_claim(connection, job, silent_since=None)
+        receipt = await db.accept(prune)
+
+    assert receipt.problem is not None
+    assert receipt.problem.type == ProblemType.JOB_WAITS
+    assert "another claim on repository nas is under way" in receipt.problem.detail
+    assert (await db.accept(prune)).status is ReceiptStatus.OK
+
+
+async def test_job_that_expires_while_it_waits_for_its_turn_says_so(
+    operator: httpx.AsyncClient,
+    fleet: tuple[FakeAgent, FakeAgent],
+    services: Services,
+    clock: FakeClock,
+) -> None:
+    web, db = fleet
+    running = await add_job(operator, host="web1")
+    await run(web, running)
+    polled, looked_at, gone = [
+        await schedule(operator, services, kind="check", host=host)
+        for host in ("db1", "db1", "web1")
+    ]
+    async with services.database.writing() as connection:
+        await connection.execute(
+            sa.update(jobs).where(jobs.c.id != running).values(start_deadline_at=START)
+        )
+        await connection.execute(
+            sa.update(jobs).where(jobs.c.id == looked_at).values(state="succeeded")
+        )
+    clock.advance(turns.PRESENT_WITHIN.total_seconds() + 61)
+
+    await db.poll()
+    async with services.database.writing() as connection:
+        await connection.execute(
+            sa.update(jobs).where(jobs.c.id == looked_at).values(state="queued")
+        )
+    ended = {one: await show(operator, one) for one in (polled, looked_at, gone)}
+
+    assert {one["state"] for one in ended.values()} == {"expired"}
+    for job_id in (polled, looked_at):
+        assert f"it waited for backup on web1 (job {running})" in ended[job_id]["message"]
+    # Its host was not there.
+    assert ended[gone]["message"] == "No agent took the job up before its start deadline."
+
+
+async def test_those_who_look_and_a_batch_do_not_wait_for_each_other_for_ever(
+    operator: httpx.AsyncClient,
+    fleet: tuple[FakeAgent, FakeAgent],
+    services: Services,
+    clock: FakeClock,
+) -> None:
+    web, _ = fleet
+    if services.database.is_sqlite:
+        pytest.skip("one writer: nobody waits for a row")
+    first, second = [await add_job(operator, repository=name) for name in ("nas", "cloud")]
+    await run(web, first)
+    await run(web, second)
+    clock.advance(services.settings.lost_after + 61)
+
+    async with services.database.writing() as connection:
+        # As a batch does that has news of the second job, and then of the first.
+        await _lock_host(Arrival(connection, web.host_id, clock.now()))
+        await store.fetch_of_host(connection, second, web.host_id)
+        looking = asyncio.create_task(operator.get("/v1/jobs"))
+        await _wait_for_a_waiter(services)
+        await store.fetch_of_host(connection, first, web.host_id)
+
+    listed = (await asyncio.wait_for(looking, 10)).json()["items"]
+    assert {job["state"] for job in listed} == {"lost"}
+
+
+async def _wait_for_a_waiter(services: Services) -> None:
+    """Wait until somebody waits for a lock in the database."""
+    query = sa.text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    async with asyncio.timeout(10):
+        while True:
+            async with services.database.reading() as connection:
+                if await connection.scalar(query):
+                    return

@@ -84,10 +84,30 @@ async def test_bootstrap_is_refused_once_there_is_an_operator(
     operator: httpx.AsyncClient, services: Services
 ) -> None:
     token = await _offer_setup_token(services)
+    body = {"setup_token": token, **ADA}
 
-    answer = await operator.post("/v1/bootstrap", json={"setup_token": token, **ADA})
+    answers = [
+        await operator.post("/v1/bootstrap", json={**body, **changes})
+        for changes in ({"username": "eve"}, {"password": "not her password"})
+    ]
 
-    assert answer.status_code == 409
+    assert [answer.status_code for answer in answers] == [409, 409]
+
+
+async def test_bootstrap_whose_answer_got_lost_signs_in_when_it_is_sent_again(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    body = {"setup_token": await _offer_setup_token(services), **ADA}
+    lost = await api.post("/v1/bootstrap", json=body)
+
+    again = await api.post("/v1/bootstrap", json=body)
+    other_token = await api.post("/v1/bootstrap", json=body | {"setup_token": "bhu_x"})
+
+    assert (lost.status_code, again.status_code, other_token.status_code) == (201, 201, 409)
+    assert again.json()["user"]["id"] == lost.json()["user"]["id"]
+    for answer in (lost, again):
+        headers = _bearer(answer.json()["token"])
+        assert (await api.get("/v1/me", headers=headers)).status_code == 200
 
 
 async def test_wrong_or_expired_setup_token_is_refused(

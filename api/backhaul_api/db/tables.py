@@ -37,7 +37,8 @@ users = Table(
     Column("disabled_at", Moment),
 )
 
-# The token that opens an empty control plane; at most one row, gone once it was used.
+# The token that opens an empty control plane; at most one row. Once there is an operator it opens
+# nothing more, but lets the answer that got lost be given again.
 setup_tokens = Table(
     "setup_tokens",
     metadata,
@@ -115,6 +116,8 @@ hosts = Table(
     Column("settings_version", BigInteger, nullable=False, server_default="0"),
     Column("applied_settings_version", BigInteger, nullable=False, server_default="0"),
     Column("enrolled_at", Moment, nullable=False),
+    # With which enrollment token, which may be gone: an answer that got lost is given again.
+    Column("enrollment_token_id", sa.Uuid()),
     Column("last_seen_at", Moment),
     # Of the newest backup that succeeded; written with its end, so that nobody has to search.
     Column("last_backup_at", Moment),

@@ -17,7 +17,7 @@ from backhaul.wire.base import MAX_LABELS, SPOKEN_PROTOCOLS
 from backhaul.wire.jobs import ActorKind
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.audit.store import record
-from backhaul_api.db.tables import enrollment_tokens
+from backhaul_api.db.tables import enrollment_tokens, hosts
 from backhaul_api.errors import InvalidError, NotAuthenticatedError, NotFoundError
 from backhaul_api.hosts import store
 from backhaul_api.identity import Actor
@@ -31,6 +31,10 @@ async def enroll(
 ) -> EnrollReply:
     """Use an enrollment token up and let the host join; both or neither.
 
+    The same token with the same key again means that the answer got lost. It is given again, with
+    another agent token, as long as the enrollment token lives and the host has not been heard of.
+    Nothing else of the request counts then.
+
     Raises:
         NotAuthenticatedError: the token is not known, was used up, or has expired.
         ConflictError: the name is taken; the token keeps its use.
@@ -38,14 +42,19 @@ async def enroll(
     """
     check_name(request.name)
     _check_public_key(request.public_key)
-    token = await _consume(connection, hash_token(request.enrollment_token), now=now)
     agent_token = build_token(TokenKind.AGENT)
+    joined = await _find_joined(connection, request, now=now)
+    if joined is not None:
+        await store.add_token(connection, joined.id, token_hash=hash_token(agent_token))
+        return _build_reply(joined.id, joined.name, agent_token, now=now, keys=keys)
+    token = await _consume(connection, hash_token(request.enrollment_token), now=now)
     new = store.NewHost(
         name=token.host_name or request.name or make_acceptable(request.facts.hostname),
         labels=_merge_labels(request.labels, token.labels),
         facts=request.facts,
         public_key=request.public_key,
         token_hash=hash_token(agent_token),
+        enrollment_token_id=token.id,
     )
     host_id = await store.insert(connection, new, now=now)
     await record(
@@ -57,9 +66,15 @@ async def enroll(
         target_id=host_id,
         target=new.name,
     )
+    return _build_reply(host_id, new.name, agent_token, now=now, keys=keys)
+
+
+def _build_reply(
+    host_id: UUID, name: str, agent_token: str, *, now: datetime, keys: KeyRing
+) -> EnrollReply:
     return EnrollReply(
         host_id=host_id,
-        name=new.name,
+        name=name,
         agent_token=agent_token,
         server_time=now,
         protocol=SPOKEN_PROTOCOLS,
@@ -128,6 +143,28 @@ async def delete_token(connection: AsyncConnection, token_id: UUID) -> None:
     )
     if result.rowcount != 1:
         raise NotFoundError("enrollment token", token_id)
+
+
+async def _find_joined(
+    connection: AsyncConnection, request: EnrollRequest, *, now: datetime
+) -> Any:
+    """Find the host that joined by this very request; two of them follow one another."""
+    token_hash = hash_token(request.enrollment_token)
+    lives = sa.and_(
+        enrollment_tokens.c.token_hash == token_hash, enrollment_tokens.c.expires_at > now
+    )
+    query = sa.select(enrollment_tokens.c.id).where(lives).with_for_update()
+    token_id = await connection.scalar(query)
+    if token_id is None:
+        return None
+    query = sa.select(hosts.c.id, hosts.c.name).where(
+        hosts.c.enrollment_token_id == token_id,
+        hosts.c.public_key == request.public_key,
+        hosts.c.removed_at.is_(None),
+        # An agent that was heard of has had the answer.
+        hosts.c.boot_id.is_(None),
+    )
+    return (await connection.execute(query)).one_or_none()
 
 
 async def _consume(

@@ -17,6 +17,15 @@ OFFLINE_AFTER = timedelta(minutes=3)
 """A held poll ends within half a minute, and is noted at most once a minute."""
 
 
+LAST_SEEN_EVERY = timedelta(minutes=1)
+"""A fleet's heartbeats must not become the database's main load."""
+
+
+def is_long_ago(last_seen_at: datetime | None, now: datetime) -> bool:
+    """Tell whether that a host is there is to be noted again."""
+    return last_seen_at is None or now - last_seen_at >= LAST_SEEN_EVERY
+
+
 async def complete(connection: AsyncConnection, found: list[Host], *, now: datetime) -> list[Host]:
     """Fill in what the rows of hosts do not hold."""
     next_fires: dict[UUID, datetime] = {}

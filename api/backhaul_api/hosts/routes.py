@@ -235,7 +235,9 @@ async def delete_enrollment_token(
     description=(
         "Sent by `backhaul agent enroll`. The host's name is the one that the token carries, else "
         "the one in the request, else the host's own name made acceptable. The answer is the only "
-        "place that ever shows the agent's token."
+        "place that ever shows the agent's token. If it gets lost, the same token with the same "
+        "public key is answered again, for the same host, until the token expires or the agent is "
+        "heard of."
     ),
 )
 async def enroll_agent(services: Needs, data: JSONBody[EnrollRequest]) -> EnrollReply:

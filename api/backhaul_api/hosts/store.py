@@ -38,6 +38,7 @@ class NewHost:
     facts: HostFacts
     public_key: bytes
     token_hash: bytes
+    enrollment_token_id: UUID | None = None
 
 
 async def find_agent(connection: AsyncConnection, token_hash: bytes) -> AgentIdentity | None:
@@ -72,9 +73,20 @@ async def insert(connection: AsyncConnection, new: NewHost, *, now: datetime) ->
             public_key=new.public_key,
             token_hash=new.token_hash,
             enrolled_at=now,
+            enrollment_token_id=new.enrollment_token_id,
         )
     )
     return host_id
+
+
+async def add_token(connection: AsyncConnection, host_id: UUID, *, token_hash: bytes) -> None:
+    """Give a host another agent token. The last one stays valid: of two answers that cross, the
+    host may have either."""
+    await connection.execute(
+        sa.update(hosts)
+        .where(hosts.c.id == host_id)
+        .values(next_token_hash=hosts.c.token_hash, token_hash=token_hash)
+    )
 
 
 async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool = False) -> Host:

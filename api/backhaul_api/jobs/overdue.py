@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from backhaul.wire.jobs import Job, JobState
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.jobs import Job, JobEvent, JobState, Obstacle
 from backhaul_api.jobs import rules, store, turns
 from backhaul_api.services import Services
 
@@ -46,14 +48,52 @@ async def _close(
     services: Services, overdue: list[UUID], silent: list[UUID], *, now: datetime
 ) -> None:
     topics: set[UUID] = set()
+    since = find_silence(services, now)
     async with services.database.writing() as connection:
-        closed = await store.expire_overdue(connection, now=now, job_ids=overdue)
-        since = find_silence(services, now)
+        await store.lock_hosts(connection, [*overdue, *silent])
+        closed = await expire(connection, overdue, now=now, silent_since=since)
         if since is not None:
             closed += await store.lose_silent(connection, now=now, since=since, job_ids=silent)
         for job in closed:
             topics |= {job.id, *await turns.find_next(connection, job)}
     services.wakeups.wake(*topics)
+
+
+async def expire(
+    connection: AsyncConnection,
+    job_ids: list[UUID],
+    *,
+    now: datetime,
+    silent_since: datetime | None,
+) -> list[Job]:
+    """Move those of the jobs that are still queued past their deadline to `expired`, and say why:
+    no agent was there, or the turn of the job did not come. Their hosts are locked.
+
+    `silent_since` is that of `turns.find_obstacles`.
+    """
+    overdue = await store.fetch_overdue(connection, now=now, job_ids=job_ids)
+    present = await turns.find_present(connection, {job.host_id for job in overdue}, now=now)
+    waiting = [
+        built
+        for job in overdue
+        if job.host_id in present and (built := turns.build_waiting(job)) is not None
+    ]
+    obstacles = await turns.find_obstacles(connection, waiting, now=now, silent_since=silent_since)
+    return [
+        await store.move(
+            connection, job, JobEvent.EXPIRE, at=now, message=_explain(obstacles.get(job.id))
+        )
+        for job in overdue
+    ]
+
+
+def _explain(obstacle: Obstacle | None) -> str:
+    if obstacle is None:
+        return "No agent took the job up before its start deadline."
+    return (
+        "Its turn did not come before its start deadline: it waited for "
+        f"{obstacle.kind} on {obstacle.host} (job {obstacle.job_id})."
+    )
 
 
 def find_silence(services: Services, now: datetime) -> datetime | None:

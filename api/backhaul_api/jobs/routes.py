@@ -193,7 +193,8 @@ async def get_job(
     description=(
         "A job that waits is cancelled at once. One that the host has taken up is asked to end, "
         "which `cancel_requested_at` shows, until the host confirms it: restic gets SIGINT first, "
-        "so that it removes its lock. Asking again changes nothing. A job that is over is 409."
+        "so that it removes its lock. So is one that is lost, when its host comes back with it. "
+        "Asking again changes nothing. A job that is over is 409."
     ),
 )
 async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath[UUID]) -> Job:

@@ -76,7 +76,8 @@ def refuse_over(job: Job) -> None:
     """Refuse to cancel what is over.
 
     Raises:
-        ConflictError: it has ended, also if that is only a guess: nobody could be asked to end it.
+        ConflictError: it has ended. A job that is lost may be at work: its host is asked to end it
+            when it comes back.
     """
-    if job.state in TERMINAL_STATES:
+    if job.state in TERMINAL_STATES and job.state is not JobState.LOST:
         raise ConflictError(f"Job {job.id} is over: it is {job.state}. There is nothing to cancel.")

@@ -7,7 +7,7 @@ Every change raises its revision, which is what readers wait for.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from backhaul.wire.jobs import (
 )
 from backhaul.wire.jobs import move as find_move
 from backhaul.wire.kinds import Arguments, JobKind, kind_of
-from backhaul_api.db.tables import hosts, job_events, jobs, repositories
+from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
 from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
@@ -237,6 +237,9 @@ async def move(
     if state in TERMINAL_STATES:
         changes.setdefault("finished_at", at)
     changes.setdefault("retry_at", None)
+    if job.state is JobState.QUEUED:
+        # How the attempt before has failed says nothing about what comes now.
+        changes = {"exit_code": None, "failure_class": None, "message": None, **changes}
     await _update(connection, job, {**changes, "state": state})
     if state is JobState.SUCCEEDED and job.kind is JobKind.BACKUP:
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
@@ -290,7 +293,7 @@ async def retry(
     connection: AsyncConnection, job: Job, *, at: datetime, retry_at: datetime, **failure: Any
 ) -> Job:
     """Queue a further attempt of a job; `failure` says how the last one ended."""
-    waited = job.start_deadline_at and job.start_deadline_at - job.created_at
+    window_s = await _fetch_start_window(connection, job)
     return await move(
         connection,
         job,
@@ -299,7 +302,7 @@ async def retry(
         attempt=job.attempt + 1,
         retry_at=retry_at,
         # As long as after its fire, from when it may begin.
-        start_deadline_at=waited and retry_at + waited,
+        start_deadline_at=None if window_s is None else retry_at + timedelta(seconds=window_s),
         accepted_at=None,
         started_at=None,
         progress=None,
@@ -309,26 +312,40 @@ async def retry(
     )
 
 
-async def expire_overdue(
+async def _fetch_start_window(connection: AsyncConnection, job: Job) -> float | None:
+    """Fetch for how many seconds each attempt may wait for its start: as the schedule says now."""
+    if job.start_deadline_at is None or job.schedule_id is None:
+        return None
+    query = sa.select(schedules.c.start_deadline).where(schedules.c.id == job.schedule_id)
+    window_s: float | None = await connection.scalar(query)
+    return window_s
+
+
+async def lock_hosts(connection: AsyncConnection, job_ids: list[UUID]) -> None:
+    """Wait until the batches of these jobs' hosts are applied, and keep further ones waiting.
+
+    A batch locks its host first, and then jobs in its own order. Whoever locks several jobs does
+    the same, or the two could wait for each other for ever.
+    """
+    of_jobs = sa.select(jobs.c.host_id).where(jobs.c.id.in_(job_ids))
+    await connection.execute(
+        sa.select(hosts.c.id)
+        .where(hosts.c.id.in_(of_jobs))
+        .order_by(hosts.c.id)
+        .with_for_update(key_share=True)
+    )
+
+
+async def fetch_overdue(
     connection: AsyncConnection, *, now: datetime, job_ids: list[UUID]
 ) -> list[Job]:
-    """Move those of the jobs that are still queued past their deadline to `expired`."""
+    """Fetch those of the jobs that are still queued past their deadline, to move them."""
     query = (
         _SELECT.where(jobs.c.id.in_(job_ids), _overdue(now))
         .order_by(jobs.c.id)
         .with_for_update(of=jobs)
     )
-    overdue = [_build(row) for row in await connection.execute(query)]
-    return [
-        await move(
-            connection,
-            job,
-            JobEvent.EXPIRE,
-            at=now,
-            message="No agent took the job up before its start deadline.",
-        )
-        for job in overdue
-    ]
+    return [_build(row) for row in await connection.execute(query)]
 
 
 async def find_overdue(connection: AsyncConnection, *, now: datetime) -> list[UUID]:

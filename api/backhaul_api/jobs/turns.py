@@ -4,7 +4,10 @@ restic locks a whole repository for a forget, a prune or a check. Such a job beg
 job is at work on the repository, on any host, and its own host is free to begin at once; until it
 has ended, nothing else begins there. While it waits, later jobs let it go first: a fleet that backs
 up around the clock would leave no gap for it. What people wait for (a restore, what an operator
-started) does not let it go first, nor does anybody for a host that is away.
+started) does not let it go first, nor does anybody for a host that is away, or busy with another
+repository. If it waits for nothing but its own host, later scheduled jobs of that host wait behind
+it, for else the host would never be free. An unlock takes no lock: it waits for nobody, and nobody
+for it, unless it is to remove the locks of living processes as well.
 
 A poll hands out only jobs whose turn it is; the claim asks again, under a lock, because two polls
 can look at the same moment. A host that works without the server asks nobody: there, restic's own
@@ -19,6 +22,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +30,9 @@ from backhaul.wire.commands import JobPriority
 from backhaul.wire.jobs import ActorKind, Job, JobState, Obstacle
 from backhaul.wire.kinds import JobKind
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
+from backhaul.wire.kinds.unlock import UnlockArguments
 from backhaul_api.db.tables import hosts, jobs
+from backhaul_api.errors import JobWaitsError
 
 LETS_GO_FIRST_FOR = timedelta(hours=6)
 """A job that cannot begin for so long does not hold up the fleet any more."""
@@ -51,11 +57,13 @@ class Waiting:
 
 
 def build_waiting(job: Job | sa.RowMapping) -> Waiting | None:
-    """Build what waits; None for a job without a repository, which waits for nobody."""
+    """Build what waits; None for a job that waits for nobody."""
     get = job.__getitem__ if isinstance(job, sa.RowMapping) else lambda name: getattr(job, name)
-    if get("repository_id") is None:
-        return None
     kind = JobKind(get("kind"))
+    if get("repository_id") is None or (
+        kind is JobKind.UNLOCK and not _removes_all(get("arguments"))
+    ):
+        return None
     return Waiting(
         id=get("id"),
         host_id=get("host_id"),
@@ -63,6 +71,10 @@ def build_waiting(job: Job | sa.RowMapping) -> Waiting | None:
         kind=kind,
         priority=choose_priority(kind, get("actor_kind")),
     )
+
+
+def _removes_all(arguments: Any) -> bool:
+    return msgspec.convert(arguments, UnlockArguments, from_attributes=True).remove_all
 
 
 def choose_priority(kind: JobKind | str, actor_kind: ActorKind | str) -> JobPriority:
@@ -85,30 +97,42 @@ async def find_obstacles(
     """
     if not waiting:
         return {}
-    exclusive = await _fetch_exclusive(connection, {job.repository_id for job in waiting})
+    scheduled = {job.host_id for job in waiting if job.priority is JobPriority.SCHEDULED}
+    own = await _fetch_queued_exclusive(connection, scheduled)
+    repository_ids = {job.repository_id for job in waiting} | {row.repository_id for row in own}
+    look = _Look(
+        connection=connection,
+        exclusive=await _fetch_exclusive(connection, repository_ids),
+        now=now,
+        silent_since=silent_since,
+    )
+    wants_host = [row for row in own if await look.waits_only_for_its_host(row)]
     found: dict[UUID, Obstacle] = {}
     for job in waiting:
-        others = [row for row in exclusive if _concerns(row, job)]
-        at_work = next((row for row in others if _is_at_work(row, silent_since)), None)
-        if at_work is None and job.is_exclusive:
-            at_work = await _fetch_at_work(connection, job, silent_since)
-        if at_work is None and (job.is_exclusive or job.priority is JobPriority.SCHEDULED):
-            at_work = next((row for row in others if _goes_first(row, job, now)), None)
-        if at_work is not None:
-            found[job.id] = _build(at_work)
+        obstacle = await look.find(job)
+        if obstacle is None and job.priority is JobPriority.SCHEDULED:
+            obstacle = next((row for row in wants_host if _is_before_on_host(row, job)), None)
+        if obstacle is not None:
+            found[job.id] = _build(obstacle)
     return found
 
 
-async def find_obstacle_to_claim(
+async def refuse_early_claim(
     connection: AsyncConnection, job: Job, *, silent_since: datetime | None
-) -> Obstacle | None:
-    """Find what keeps a job from being claimed now. Nobody else can claim another on the same
-    repository before this transaction ends; if somebody is about to, that is the obstacle."""
+) -> None:
+    """Refuse the claim of a job whose turn it is not. Nobody else can claim another on the same
+    repository before this transaction ends.
+
+    Raises:
+        JobWaitsError: another job keeps it waiting, or may be about to.
+    """
     waiting = build_waiting(job)
     if waiting is None:
-        return None
+        return
     if not await _lock(connection, waiting):
-        return Obstacle(job_id=job.id, kind=job.kind, state=job.state, host=job.host)
+        raise JobWaitsError(
+            f"Job {job.id} waits: another claim on repository {job.repository} is under way."
+        )
     exclusive = await _fetch_exclusive(connection, {waiting.repository_id})
     at_work = [
         row for row in exclusive if _concerns(row, waiting) and _is_at_work(row, silent_since)
@@ -116,7 +140,53 @@ async def find_obstacle_to_claim(
     found = at_work[0] if at_work else None
     if found is None and waiting.is_exclusive:
         found = await _fetch_at_work(connection, waiting, silent_since)
-    return None if found is None else _build(found)
+    if found is not None:
+        raise JobWaitsError(
+            f"Job {job.id} waits for {found.kind} on {found.host} (job {found.id})."
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """One moment at some repositories: every exclusive job on them that is not over."""
+
+    connection: AsyncConnection
+    exclusive: Sequence[sa.Row[Any]]
+    now: datetime
+    silent_since: datetime | None
+
+    async def find(self, job: Waiting) -> Any:
+        """Find what a job has to wait for on its repository, or, if exclusive, on its host."""
+        others = [row for row in self.exclusive if _concerns(row, job)]
+        found = next((row for row in others if _is_at_work(row, self.silent_since)), None)
+        if found is None and job.is_exclusive:
+            found = await _fetch_at_work(self.connection, job, self.silent_since)
+        if found is None and (job.is_exclusive or job.priority is JobPriority.SCHEDULED):
+            found = next((row for row in others if _goes_first(row, job, self.now)), None)
+        return found
+
+    async def waits_only_for_its_host(self, row: sa.Row[Any]) -> bool:
+        """Tell whether a queued exclusive job could begin, were its host not busy elsewhere."""
+        if not _is_due(row, self.now):
+            return False
+        waiting = build_waiting(row._mapping)
+        found = None if waiting is None else await self.find(waiting)
+        return bool(
+            found is not None
+            and found.state != JobState.QUEUED
+            and found.host_id == row.host_id
+            and found.repository_id != row.repository_id
+        )
+
+
+async def find_present(
+    connection: AsyncConnection, host_ids: Iterable[UUID], *, now: datetime
+) -> set[UUID]:
+    """Find those of the hosts that have been heard of lately."""
+    query = sa.select(hosts.c.id).where(
+        hosts.c.id.in_(list(host_ids)), hosts.c.last_seen_at >= now - PRESENT_WITHIN
+    )
+    return set(await connection.scalars(query))
 
 
 async def find_next(connection: AsyncConnection, job: Job) -> set[UUID]:
@@ -161,6 +231,21 @@ async def _fetch_exclusive(
     return sorted(await connection.execute(query), key=lambda row: row.id)
 
 
+async def _fetch_queued_exclusive(
+    connection: AsyncConnection, host_ids: Iterable[UUID]
+) -> Sequence[sa.Row[Any]]:
+    """Fetch the exclusive jobs that these hosts have yet to begin."""
+    if not (wanted := list(host_ids)):
+        return []
+    query = _SELECT.where(
+        jobs.c.host_id.in_(wanted),
+        jobs.c.kind.in_(sorted(EXCLUSIVE_KINDS)),
+        _IS_ACTIVE,
+        jobs.c.state == JobState.QUEUED,
+    )
+    return sorted(await connection.execute(query), key=lambda row: row.id)
+
+
 async def _fetch_at_work(
     connection: AsyncConnection, job: Waiting, silent_since: datetime | None
 ) -> Any:
@@ -171,6 +256,7 @@ async def _fetch_at_work(
             jobs.c.id != job.id,
             _IS_ACTIVE,
             jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
+            _TAKES_TURNS,
         )
         if silent_since is not None:
             query = query.where(
@@ -196,9 +282,17 @@ def _is_at_work(row: sa.Row[Any], silent_since: datetime | None) -> bool:
 def _goes_first(row: sa.Row[Any], job: Waiting, now: datetime) -> bool:
     """Tell whether an exclusive job that waits itself was there first, and can make use of that."""
     is_present = row.last_seen_at is not None and now - row.last_seen_at <= PRESENT_WITHIN
-    is_due = row.retry_at is None or row.retry_at <= now
     is_fresh = now - row.created_at <= LETS_GO_FIRST_FOR
-    return bool(row.id < job.id and is_present and is_due and is_fresh)
+    can_begin = is_present and _is_due(row, now) and not row.is_host_busy_elsewhere
+    return bool(row.id < job.id and can_begin and is_fresh)
+
+
+def _is_due(row: sa.Row[Any], now: datetime) -> bool:
+    return bool(row.retry_at is None or row.retry_at <= now)
+
+
+def _is_before_on_host(row: sa.Row[Any], job: Waiting) -> bool:
+    return bool(row.host_id == job.host_id and row.id < job.id)
 
 
 def _build(row: sa.Row[Any]) -> Obstacle:
@@ -215,9 +309,19 @@ _IS_ACTIVE = jobs.c.state.in_(
     )
 )
 
+_TAKES_TURNS = sa.or_(
+    jobs.c.kind != JobKind.UNLOCK,
+    # NULL where the field is left out.
+    sa.func.coalesce(jobs.c.arguments["remove_all"].as_boolean(), sa.false()),
+)
+
+_others = jobs.alias()
 _SELECT = sa.select(
     jobs.c.id,
     jobs.c.kind,
+    jobs.c.actor_kind,
+    jobs.c.arguments,
+    jobs.c.host_id,
     jobs.c.state,
     jobs.c.repository_id,
     jobs.c.created_at,
@@ -225,4 +329,18 @@ _SELECT = sa.select(
     jobs.c.retry_at,
     hosts.c.name.label("host"),
     hosts.c.last_seen_at,
+    sa.exists()
+    .where(
+        _others.c.host_id == jobs.c.host_id,
+        _others.c.repository_id.is_distinct_from(jobs.c.repository_id),
+        _others.c.state.in_(
+            sa.bindparam(
+                "busy_states",
+                [JobState.ACCEPTED.value, JobState.RUNNING.value],
+                expanding=True,
+                literal_execute=True,
+            )
+        ),
+    )
+    .label("is_host_busy_elsewhere"),
 ).select_from(jobs.join(hosts, jobs.c.host_id == hosts.c.id))

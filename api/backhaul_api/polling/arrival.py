@@ -15,7 +15,7 @@ OK = Receipt(status=ReceiptStatus.OK)
 DUPLICATE = Receipt(status=ReceiptStatus.DUPLICATE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """A batch of one host, within its transaction."""
 
@@ -27,6 +27,8 @@ class Arrival:
     """Who has not been heard of since then has lost its jobs; see `jobs.overdue`."""
     topics: set[UUID] = field(default_factory=set)
     """Whom to wake after the commit. One too many does no harm."""
+    has_news_of_jobs: bool = False
+    """The host works, or has worked."""
 
 
 def reject(error: DomainError) -> Receipt:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -43,6 +44,8 @@ class Due:
     """When to look again: a retry is due then."""
     is_old_news: bool = False
     """All of it stays due until the agent has done something that may take it a while."""
+    returned: list[UUID] = field(default_factory=list)
+    """Jobs that count as lost, and that the host says it works on."""
 
 
 async def fetch_due(
@@ -59,15 +62,18 @@ async def fetch_due(
     """
     holds = {job.job_id: job for job in held}
     due = Due()
-    cancels: list[msgspec.Raw] = []
     waiting: list[sa.RowMapping] = []
     again_at: datetime | None = None
-    rows = (await sealer.connection.execute(_ACTIVE, {"host_id": host_id})).mappings()
-    for row in sorted(rows, key=lambda row: row["id"]):
+    found = (await sealer.connection.execute(_ACTIVE, {"host_id": host_id})).mappings()
+    rows = sorted(found, key=lambda row: row["id"])
+    cancels = await _look_behind(due, sealer, host_id, holds, {row["id"] for row in rows})
+    for row in rows:
         hold = holds.get(row["id"])
         if row["state"] != JobState.QUEUED:
-            if row["cancel_requested_at"] and hold and hold.state in {"accepted", "running"}:
+            if row["cancel_requested_at"] and _is_at_work(hold):
                 cancels.append(encode(CommandCancel(job_id=row["id"])))
+            elif hold is None and _may_be_unknown(row):
+                await _add_run(due, sealer, row)
         elif hold and hold.attempt >= row["attempt"]:
             continue  # the host holds it: its claim, or its report of an offline run, is on the way
         elif row["start_deadline_at"] and row["start_deadline_at"] < now:
@@ -76,14 +82,53 @@ async def fetch_due(
             again_at = min(again_at or row["retry_at"], row["retry_at"])
         else:
             waiting.append(row)
+    repeated = len(due.envelopes)
     await _add_runs(due, sealer, waiting, now=now, silent_since=silent_since)
-    return Due(
+    return dataclasses.replace(
+        due,
         envelopes=[*cancels, *due.envelopes][:MAX_DUE],
-        overdue=due.overdue,
-        unsendable=due.unsendable,
         again_in_s=None if again_at is None else (again_at - now).total_seconds(),
-        is_old_news=bool(cancels) and not due.envelopes,
+        is_old_news=bool(cancels or repeated) and len(due.envelopes) == repeated,
     )
+
+
+async def _look_behind(
+    due: Due, sealer: Sealer, host_id: UUID, holds: Mapping[UUID, HeldJob], active: set[UUID]
+) -> list[msgspec.Raw]:
+    """Look for jobs that are over here and at work there; give the cancels of those that nobody
+    wants any more.
+
+    A job can be cancelled while it waits, and the host has begun it by itself. One that counts as
+    lost is at work again once its host, which fell silent, is back.
+    """
+    strays = [one for one in holds.values() if one.job_id not in active and _is_at_work(one)]
+    if not strays:
+        return []
+    query = sa.select(jobs.c.id, jobs.c.state, jobs.c.cancel_requested_at).where(
+        jobs.c.id.in_([one.job_id for one in strays]), jobs.c.host_id == host_id
+    )
+    cancels: list[msgspec.Raw] = []
+    for row in await sealer.connection.execute(query):
+        is_lost = row.state == JobState.LOST
+        if is_lost and holds[row.id].state == "running":
+            due.returned.append(row.id)
+        if row.state == JobState.CANCELLED or (is_lost and row.cancel_requested_at):
+            cancels.append(encode(CommandCancel(job_id=row.id)))
+    return cancels
+
+
+def _is_at_work(hold: HeldJob | None) -> bool:
+    return hold is not None and hold.state in {"accepted", "running"}
+
+
+def _may_be_unknown(row: sa.RowMapping) -> bool:
+    """Tell whether the host may not know of a job that it has claimed.
+
+    It gives a job back whose turn has not come, and a copy of its claim can arrive late, when the
+    turn has come. A host that knows the job, or knew it once, does nothing with the command.
+    """
+    began_by_itself = row["ran_offline"] and row["attempt"] == 1
+    return row["state"] == JobState.ACCEPTED and not began_by_itself
 
 
 async def _add_runs(
@@ -99,12 +144,23 @@ async def _add_runs(
     obstacles = await turns.find_obstacles(
         sealer.connection, wanted, now=now, silent_since=silent_since
     )
+    first_held_back: UUID | None = None
     for row in sorted(waiting, key=lambda row: (-_priority_of(row), row["id"])):
-        if len(due.envelopes) == MAX_DUE:
+        if len(due.envelopes) >= MAX_DUE:
             break
-        if row["id"] in obstacles or (row["kind"] in EXCLUSIVE_KINDS and due.envelopes):
-            continue  # one that needs the repository for itself begins at once, or not yet
+        if row["id"] in obstacles or _is_behind(row, first_held_back):
+            continue
+        if row["kind"] in EXCLUSIVE_KINDS and due.envelopes:
+            # It needs the repository for itself, and begins at once, or not yet. What came after
+            # it would only keep its host busy for longer.
+            first_held_back = min(first_held_back or row["id"], row["id"])
+            continue
         await _add_run(due, sealer, row)
+
+
+def _is_behind(row: sa.RowMapping, first: UUID | None) -> bool:
+    is_scheduled = _priority_of(row) is JobPriority.SCHEDULED
+    return first is not None and is_scheduled and bool(row["id"] > first)
 
 
 def _priority_of(row: sa.RowMapping) -> JobPriority:
@@ -157,6 +213,7 @@ _ACTIVE = sa.select(
     jobs.c.max_duration,
     jobs.c.retry_at,
     jobs.c.cancel_requested_at,
+    jobs.c.ran_offline,
 ).where(
     jobs.c.host_id == sa.bindparam("host_id"),
     jobs.c.state.in_(

@@ -25,7 +25,7 @@ from backhaul.wire.jobs import (
 from backhaul.wire.kinds import InitResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import repositories
-from backhaul_api.errors import ConflictError, InvalidError, JobWaitsError, LogGapError
+from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 
@@ -47,17 +47,8 @@ async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
     if rules.is_overdue(job, arrival.now):
         raise ConflictError(f"Job {job.id} has passed its start deadline: it must not be started.")
     if ack.is_accepted:
-        await _check_turn(arrival, job)
-        await _move(
-            arrival,
-            job,
-            JobEvent.ACCEPT,
-            accepted_at=arrival.now,
-            # Of the attempt before.
-            exit_code=None,
-            failure_class=None,
-            message=None,
-        )
+        await turns.refuse_early_claim(arrival.connection, job, silent_since=arrival.silent_since)
+        await _move(arrival, job, JobEvent.ACCEPT, accepted_at=arrival.now)
     else:
         reason = ack.reason or "The agent's policy refuses it."
         await _move(arrival, job, JobEvent.REJECT, message=_cap_message(reason))
@@ -122,7 +113,7 @@ async def apply_finished(arrival: Arrival, report: JobFinished) -> Receipt:
         IllegalJobMoveError: the job was never accepted, or cannot end like this.
     """
     job = await _fetch_attempt(arrival, report)
-    if job is None or (job.accepted_at is not None and job.state in _STATES_REPORTED):
+    if job is None or _has_ended_so(job, report):
         return DUPLICATE
     _check_end(job, report)
     if await _retry(arrival, job, report):
@@ -171,16 +162,6 @@ async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
     return True
 
 
-async def _check_turn(arrival: Arrival, job: Job) -> None:
-    obstacle = await turns.find_obstacle_to_claim(
-        arrival.connection, job, silent_since=arrival.silent_since
-    )
-    if obstacle is not None:
-        raise JobWaitsError(
-            f"Job {job.id} waits for {obstacle.kind} on {obstacle.host} (job {obstacle.job_id})."
-        )
-
-
 async def _fetch(arrival: Arrival, job_id: UUID) -> Job:
     return await store.fetch_of_host(arrival.connection, job_id, arrival.host_id)
 
@@ -210,6 +191,13 @@ def _is_known(job: Job, ack: CommandAck) -> bool:
     # asks again after a restart would take `duplicate` for leave to run it.
     is_closed = job.state in {JobState.LOST, JobState.CANCELLED}
     return job.accepted_at is not None and not is_closed
+
+
+def _has_ended_so(job: Job, report: JobFinished) -> bool:
+    if job.accepted_at is not None:
+        return job.state in _STATES_REPORTED
+    # Cancelled on both sides before its claim came here.
+    return job.state is JobState.CANCELLED and report.outcome is Outcome.CANCELLED
 
 
 def _check_end(job: Job, report: JobFinished) -> None:

@@ -23,9 +23,10 @@ from backhaul.wire.jobs import FailureClass, JobEvent, JobState
 from backhaul.wire.problems import removal_message
 from backhaul_api.db.tables import hosts, queries
 from backhaul_api.errors import HostRemovedError, SupersededError
+from backhaul_api.hosts import presence
 from backhaul_api.jobs import store as jobs
 from backhaul_api.jobs import turns
-from backhaul_api.jobs.overdue import find_silence
+from backhaul_api.jobs.overdue import expire, find_silence
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode, fetch_due
 from backhaul_api.polling.parking import Wait, look_until
@@ -34,9 +35,6 @@ from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
 from backhaul_api.queries.store import mark_taken
 from backhaul_api.services import Services
-
-LAST_SEEN_EVERY = timedelta(minutes=1)
-"""A fleet's heartbeats must not become the database's main load."""
 
 HOLD_JITTER = 0.1
 DRAIN_PAUSE_S = (1.0, 5.0)
@@ -103,8 +101,11 @@ class Poll:
         if due is None:
             await self._catch_up(now)
             return await self._look()
-        if host.boot_id is None or _is_long_ago(host.last_seen_at, now):
+        if host.boot_id is None or presence.is_long_ago(host.last_seen_at, now):
             await self._save_visit(now)
+        if due.returned:
+            await self._take_back(due.returned, now)
+            return await self._look()
         if due.overdue or due.unsendable:
             await self._close_jobs(due, now)
         if due.queries:
@@ -187,11 +188,38 @@ class Poll:
                 .values(boot_id=self.body.boot_id, last_seen_at=now)
             )
 
+    async def _take_back(self, job_ids: list[UUID], now: datetime) -> None:
+        """Count jobs that were lost as running again: their host was silent, and runs them still.
+
+        Everybody else waits for them again, and they can be cancelled.
+        """
+        async with self.services.database.writing() as connection:
+            # As a batch does: the report of their end may be under way.
+            host = (await connection.execute(_LOCKED_HOST, {"host_id": self.host_id})).one()
+            if host.boot_id != self.body.boot_id:
+                return  # that process is not the host's any more, and the next look says so
+            for job_id in job_ids:
+                job = await jobs.fetch_of_host(connection, job_id, self.host_id)
+                if job.state is JobState.LOST:
+                    await jobs.move(
+                        connection,
+                        job,
+                        JobEvent.START,
+                        at=now,
+                        started_at=job.started_at or now,
+                        progressed_at=now,
+                        finished_at=None,
+                        message=None,
+                    )
+        self.services.wakeups.wake(*job_ids)
+
     async def _close_jobs(self, due: Due, now: datetime) -> None:
         """Move the jobs that this host will never get to their ends."""
         freed: set[UUID] = set()
+        silent_since = find_silence(self.services, now)
         async with self.services.database.writing() as connection:
-            for job in await jobs.expire_overdue(connection, now=now, job_ids=due.overdue):
+            await connection.execute(_LOCKED_HOST, {"host_id": self.host_id})
+            for job in await expire(connection, due.overdue, now=now, silent_since=silent_since):
                 freed |= await turns.find_next(connection, job)
             for job_id, reason in due.unsendable.items():
                 job = await jobs.fetch_of_host(connection, job_id, self.host_id)
@@ -233,13 +261,15 @@ def choose_hold(*, asked_s: float, allowed_s: float) -> float:
     return min(allowed_s * spread, asked_s * min(spread, 1.0))
 
 
-def _is_long_ago(last_seen_at: datetime | None, now: datetime) -> bool:
-    return last_seen_at is None or now - last_seen_at >= LAST_SEEN_EVERY
-
-
 def _is_recent(changed_at: datetime | None, now: datetime) -> bool:
     return changed_at is not None and now - changed_at < SET_IS_NEWS_FOR
 
+
+_LOCKED_HOST = (
+    sa.select(hosts.c.boot_id)
+    .where(hosts.c.id == sa.bindparam("host_id"))
+    .with_for_update(key_share=True)
+)
 
 _HOST = sa.select(
     hosts.c.boot_id,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ from backhaul_api.errors import (
     TooLargeError,
     UnknownEnvelopeError,
 )
+from backhaul_api.hosts.presence import is_long_ago
 from backhaul_api.identity import AgentIdentity
 from backhaul_api.jobs.overdue import find_silence
 from backhaul_api.polling import (
@@ -69,6 +71,8 @@ APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]
 }
 """Who applies what."""
 
+_NEWS_OF_JOBS = (JobStarted, JobProgress, JobLog, JobFinished)
+
 _KNOWN_TYPES = frozenset(type_.__struct_config__.tag for type_ in APPLY)
 
 # An escaped NUL, unless the backslash is itself escaped. PostgreSQL stores none in text or JSON.
@@ -95,8 +99,10 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
     async with services.database.writing() as connection:
         now = services.clock.now()
         arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
-        await _lock_host(arrival)
+        last_seen_at = await _lock_host(arrival)
         receipts = [await _take(arrival, raw) for raw in batch.envelopes]
+        if arrival.has_news_of_jobs and is_long_ago(last_seen_at, now):
+            await _save_visit(arrival)
     services.wakeups.wake(*arrival.topics)
     return BatchReply(receipts=tuple(receipts))
 
@@ -158,10 +164,21 @@ def decode_envelope(raw: bytes) -> UpEnvelope:
     return envelope
 
 
-async def _lock_host(arrival: Arrival) -> None:
-    """Let the batches of one host, whose jobs and fires are its alone, follow one another."""
+async def _lock_host(arrival: Arrival) -> datetime | None:
+    """Let the batches of one host, whose jobs and fires are its alone, follow one another; give
+    when the host was last noted."""
+    last_seen_at: datetime | None = await arrival.connection.scalar(
+        sa.select(hosts.c.last_seen_at)
+        .where(hosts.c.id == arrival.host_id)
+        .with_for_update(key_share=True)
+    )
+    return last_seen_at
+
+
+async def _save_visit(arrival: Arrival) -> None:
+    """Note that the host is there: its polls may be what does not come through."""
     await arrival.connection.execute(
-        sa.select(hosts.c.id).where(hosts.c.id == arrival.host_id).with_for_update(key_share=True)
+        sa.update(hosts).where(hosts.c.id == arrival.host_id).values(last_seen_at=arrival.now)
     )
 
 
@@ -170,6 +187,9 @@ async def _take(arrival: Arrival, raw: msgspec.Raw) -> Receipt:
         envelope = decode_envelope(bytes(raw))
     except DomainError as error:
         return reject(error)
+    # Not by other envelopes: a process that has lost the host says hello until the one that has it
+    # is silent, and must not be taken for that one.
+    arrival.has_news_of_jobs |= isinstance(envelope, _NEWS_OF_JOBS)
     try:
         async with arrival.connection.begin_nested():
             return await APPLY[type(envelope)](arrival, envelope)

@@ -72,8 +72,8 @@ async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
     """Create the job of a fire, once; a repeat is told which job that is.
 
     What a host ran offline is recorded, for it did run: also for a schedule that was disabled or
-    deleted meanwhile, and with the arguments that the host says it used. Only a job that somebody
-    cancelled meanwhile stays as it is.
+    deleted meanwhile, and with the arguments that the host says it used. A job that somebody has
+    cancelled meanwhile is one that the host is asked to end, if it is not too late for that.
 
     Raises:
         NotFoundError: this host has no such schedule.
@@ -170,10 +170,10 @@ async def _note_offline_run(
 ) -> None:
     """Accept the job of a fire that the host took up under its template.
 
-    The server may have heard of the fire before, and have seen its job expire since then: that was
-    its guess, and this is what happened.
+    The server may have heard of the fire before, and have seen its job expire since then, or be
+    cancelled as one that nobody had begun: that was its guess, and this is what happened.
     """
-    if job.state not in {JobState.QUEUED, JobState.EXPIRED}:
+    if job.state not in {JobState.QUEUED, JobState.EXPIRED, JobState.CANCELLED}:
         raise ConflictError(
             f"Job {job.id} of this fire is {job.state}: that the host ran it offline cannot be "
             "recorded any more."

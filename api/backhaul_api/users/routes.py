@@ -50,7 +50,8 @@ TokenId = Annotated[UUID, PathParameter(description="The token's id.")]
     summary="Create the first operator and sign in",
     description=(
         "`backhaul serve` prints the setup token when it starts on an empty database. It serves "
-        "once, for 24 hours; each start replaces it."
+        "once, for 24 hours; each start replaces it. If the answer gets lost, the same request "
+        "again signs in."
     ),
 )
 async def bootstrap(services: Needs, data: JSONBody[BootstrapRequest]) -> NewSession:
@@ -58,12 +59,16 @@ async def bootstrap(services: Needs, data: JSONBody[BootstrapRequest]) -> NewSes
     setup_hash = hash_token(data.setup_token)
     async with services.database.reading() as connection:
         # Looked at before the slow hash, so that a wrong token costs the server nothing.
-        await _refuse_bootstrap(connection, setup_hash, now=now)
+        is_known = await store.has_setup_token(connection, setup_hash, now=now)
+        is_over = await store.has_any(connection)
+    if is_over and is_known:
+        return await _sign_in_again(services, data)
+    _refuse_bootstrap(is_over=is_over, is_known=is_known)
     password_hash = await services.passwords.hash(data.password)
     async with services.database.writing() as connection:
-        await _refuse_bootstrap(connection, setup_hash, now=now)
-        if not await store.consume_setup_token(connection, setup_hash, now=now):
-            raise ConflictError("The setup token was used by somebody else. Sign in instead.")
+        await store.lock_setup_token(connection, setup_hash)
+        is_known = await store.has_setup_token(connection, setup_hash, now=now)
+        _refuse_bootstrap(is_over=await store.has_any(connection), is_known=is_known)
         user = await store.insert(connection, data.username, password_hash=password_hash, now=now)
         session = await _open_session(connection, services, user, now=now)
         await record(
@@ -78,8 +83,22 @@ async def bootstrap(services: Needs, data: JSONBody[BootstrapRequest]) -> NewSes
     return session
 
 
+async def _sign_in_again(services: Services, data: BootstrapRequest) -> NewSession:
+    """Give the answer again to whoever has the token that was used, and the password."""
+    request = LoginRequest(username=data.username, password=data.password)
+    try:
+        return await _sign_in(services, request)
+    except NotAuthenticatedError:
+        _refuse_bootstrap(is_over=True, is_known=True)
+        raise
+
+
 @post("/login", opt=NOBODY | RATE_LIMITED, operation_id="login", summary="Sign in")
 async def login(services: Needs, data: JSONBody[LoginRequest]) -> NewSession:
+    return await _sign_in(services, data)
+
+
+async def _sign_in(services: Services, data: LoginRequest) -> NewSession:
     async with services.database.reading() as connection:
         account = await store.fetch_account(connection, data.username)
     # An unknown name is checked against a hash too, so that the time does not tell it apart.
@@ -213,12 +232,10 @@ async def delete_api_token(request: OperatorRequest, services: Needs, token_id: 
         )
 
 
-async def _refuse_bootstrap(
-    connection: AsyncConnection, setup_hash: bytes, *, now: datetime
-) -> None:
-    if await store.has_any(connection):
+def _refuse_bootstrap(*, is_over: bool, is_known: bool) -> None:
+    if is_over:
         raise ConflictError("This server has an operator already. Sign in instead: backhaul login")
-    if not await store.has_setup_token(connection, setup_hash, now=now):
+    if not is_known:
         raise NotAuthenticatedError(
             "The setup token is wrong or has expired. `backhaul serve` prints a new one when it "
             "starts."

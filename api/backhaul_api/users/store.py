@@ -164,16 +164,13 @@ async def has_setup_token(connection: AsyncConnection, token_hash: bytes, *, now
     return await connection.scalar(query) is not None
 
 
-async def consume_setup_token(
-    connection: AsyncConnection, token_hash: bytes, *, now: datetime
-) -> bool:
-    """Use the setup token up; True for exactly one of those who try at the same time."""
-    result = await connection.execute(
-        sa.delete(setup_tokens).where(
-            setup_tokens.c.token_hash == token_hash, setup_tokens.c.expires_at > now
-        )
+async def lock_setup_token(connection: AsyncConnection, token_hash: bytes) -> None:
+    """Let those who use the setup token at the same time follow one another."""
+    await connection.execute(
+        sa.select(setup_tokens.c.token_hash)
+        .where(setup_tokens.c.token_hash == token_hash)
+        .with_for_update()
     )
-    return result.rowcount == 1
 
 
 # Sessions ----------------------------------------------------------------------------------------

@@ -124,11 +124,12 @@ def cancel_job(
         job = client.cancel_job(job_id)
         if wait and job.state not in TERMINAL_STATES:
             job = job_progress.wait(client, job, is_silent=as_json or quiet)
-    text = (
-        f"Job {job.id} is {job.state}."
-        if job.state in TERMINAL_STATES
-        else f"Host {job.host} is asked to end job {job.id}: backhaul jobs wait {job.id}"
-    )
+    if job.state is JobState.LOST:
+        text = f"Host {job.host} is asked to end job {job.id} when it comes back."
+    elif job.state in TERMINAL_STATES:
+        text = f"Job {job.id} is {job.state}."
+    else:
+        text = f"Host {job.host} is asked to end job {job.id}: backhaul jobs wait {job.id}"
     print_changed(job, text, key=job.state, as_json=as_json, quiet=quiet)
 
 

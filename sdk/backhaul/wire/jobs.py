@@ -75,17 +75,22 @@ MOVES: Mapping[tuple[JobState, JobEvent], JobState] = MappingProxyType(
         # The agent confirms; asking is the column cancel_requested_at.
         (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
         (_S.RUNNING, _E.VANISH): _S.LOST,
-        # The agent's spool delivers late news: of these two ends the server was never certain.
+        # The host fell silent, is back, and still runs it.
+        (_S.LOST, _E.START): _S.RUNNING,
+        # The agent's spool delivers late news: of these ends the server was never certain.
         (_S.LOST, _E.SUCCEED): _S.SUCCEEDED,
         (_S.LOST, _E.FINISH_INCOMPLETE): _S.INCOMPLETE,
         (_S.LOST, _E.FAIL): _S.FAILED,
         (_S.LOST, _E.CANCEL): _S.CANCELLED,
         # A host that was cut off had begun it by itself; its report came after the deadline.
         (_S.EXPIRED, _E.ACCEPT): _S.ACCEPTED,
+        # Likewise, and it was cancelled meanwhile, as one that nobody had begun. No other cancelled
+        # job moves again.
+        (_S.CANCELLED, _E.ACCEPT): _S.ACCEPTED,
     }
 )
 
-REVIVED_STATES = frozenset({JobState.EXPIRED, JobState.LOST})
+REVIVED_STATES = frozenset({JobState.EXPIRED, JobState.LOST, JobState.CANCELLED})
 """Ends that the server could only guess at; late news of the host may still change them."""
 
 TERMINAL_STATES = frozenset(JobState) - {state for state, _ in MOVES} | REVIVED_STATES

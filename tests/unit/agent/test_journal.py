@@ -463,6 +463,21 @@ def test_claim_that_is_given_back_was_never_here(state_dir: Path) -> None:
         assert claimed.id == COMMAND.job_id
 
 
+def test_job_that_ended_long_ago_is_not_run_again_when_it_is_sent_again(state_dir: Path) -> None:
+    with process(state_dir) as (journal, spool):
+        journal.accept(COMMAND)
+        answer(spool)
+        journal.start(STARTED)
+        journal.finish(FINISHED)
+        for _ in range(3):
+            answer(spool)
+        assert journal.find(COMMAND.job_id) is None
+
+    with process(state_dir) as (journal, _):
+        assert not journal.accept(COMMAND)
+        assert journal.next_claimed() is None
+
+
 def test_next_attempt_of_a_job_is_another_one(state_dir: Path) -> None:
     second = msgspec.structs.replace(COMMAND, attempt=2)
     with process(state_dir) as (journal, spool):

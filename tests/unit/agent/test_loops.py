@@ -176,6 +176,8 @@ async def test_poll_that_names_a_job_which_was_given_back_asks_again(
         [command.job_id],
         [],
     ]
+    # A server that offers the job at once, and refuses each claim, cannot spin us.
+    assert clock.sleeps == [0.0, SHORTEST_INTERVAL_S]
 
 
 async def test_quiet_server_that_answers_at_once_cannot_spin_us(

@@ -97,7 +97,9 @@ def test_shell_completes_nouns_verbs_and_options(words: str, expected: str) -> N
 def test_cancel_says_whether_the_host_is_yet_to_end_it(cli: Cli, server: respx.MockRouter) -> None:
     asked = build_job(JobState.RUNNING, cancel_requested_at=NOW)
     route = server.post(f"/v1/jobs/{JOB_ID}/cancel")
-    route.mock(side_effect=[reply(asked), reply(build_job(JobState.CANCELLED))])
+    lost = build_job(JobState.LOST, cancel_requested_at=NOW)
+    route.mock(side_effect=map(reply, (asked, lost, build_job(JobState.CANCELLED))))
 
     assert "web-1 is asked to end" in cli("jobs", "cancel", str(JOB_ID)).stdout
+    assert "when it comes back" in cli("jobs", "cancel", str(JOB_ID)).stdout
     assert cli("jobs", "cancel", str(JOB_ID), "-q").stdout == "cancelled\n"
