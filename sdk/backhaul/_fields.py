@@ -13,7 +13,7 @@ from uuid import UUID
 from backhaul.wire import accounts, events, fleet, jobs, schedules, snapshots
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.jobs import ActorKind, FailureClass, JobState, Progress
-from backhaul.wire.kinds import Arguments, JobKind, Result, Retention
+from backhaul.wire.kinds import Arguments, JobKind, Result, Retention, ScheduleOptions
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -128,6 +128,7 @@ class ScheduleFields(Record[schedules.Schedule]):
     attempts = Field[int]()
     retry_delay = Field[float]()
     when_unreachable = Field[schedules.WhenUnreachable]()
+    options = Field[ScheduleOptions | None]()
     next_fire_at = Field[datetime | None]()
     created_at = Field[datetime]()
     updated_at = Field[datetime]()

@@ -491,6 +491,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             attempts=5,
             retry_delay=30.0,
             when_unreachable="wait",
+            options=kinds.CheckOptions(read_data_parts=7),
         ),
         {
             "kind": "backup",
@@ -507,6 +508,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "attempts": 5,
             "retry_delay": 30.0,
             "when_unreachable": "wait",
+            "options": {"kind": "check", "read_data_parts": 7},
         },
     ),
     (
@@ -560,6 +562,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "attempts": 3,
             "retry_delay": 60.0,
             "when_unreachable": "wait",
+            "options": None,
             "next_fire_at": AT_JSON,
             "created_at": AT_JSON,
             "updated_at": AT_JSON,
@@ -856,6 +859,10 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (
         kinds.PruneRequest(host="web1", repository="nas"),
         {"kind": "prune", "host": "web1", "repository": "nas"},
+    ),
+    (
+        kinds.CheckOptions(read_data_parts=7),
+        {"kind": "check", "read_data_parts": 7},
     ),
     (
         kinds.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),

@@ -200,6 +200,8 @@ schedules = Table(
     Column("attempts", Integer, nullable=False, server_default="3"),
     Column("retry_delay", Float, nullable=False, server_default="60"),
     Column("when_unreachable", Text, nullable=False),
+    # Those of its kind. NULL when there are none.
+    Column("options", json_column_type()),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("revision", BigInteger, nullable=False, server_default="1"),

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import Host, Source
+from backhaul.wire.kinds import ScheduleOptions
 from backhaul_api.jobs.targets import TargetRepository
 from backhaul_api.names import named_in
 from backhaul_api.sources import store as sources
@@ -38,6 +39,7 @@ class Fired:
     connection: AsyncConnection
     repository_id: UUID
     source_id: UUID | None
+    options: ScheduleOptions | None
 
     async def fetch_source(self) -> Source | None:
         if self.source_id is None:

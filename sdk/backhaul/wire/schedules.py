@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from backhaul.wire.base import Instant, Name, Request, Seconds, Wire
-from backhaul.wire.kinds import Arguments
+from backhaul.wire.kinds import Arguments, ScheduleOptions
 
 
 class RunTemplate(Wire, frozen=True, kw_only=True):
@@ -164,6 +164,8 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     when_unreachable: WhenUnreachable | None = None
     """`run`: back up without the server when it cannot be reached; the default for backup.
     `wait`: the default, and all there is, for the rest."""
+    options: ScheduleOptions | None = None
+    """How the job is done; of the same kind as the schedule."""
 
 
 class UpdateSchedule(Request, frozen=True, kw_only=True):
@@ -182,6 +184,8 @@ class UpdateSchedule(Request, frozen=True, kw_only=True):
     attempts: Attempts | UnsetType = UNSET
     retry_delay: RetryDelay | UnsetType = UNSET
     when_unreachable: WhenUnreachable | UnsetType = UNSET
+    options: ScheduleOptions | UnsetType | None = UNSET
+    """All of them: what is not named has its default again."""
 
 
 class Schedule(Wire, frozen=True, kw_only=True):
@@ -206,6 +210,8 @@ class Schedule(Wire, frozen=True, kw_only=True):
     attempts: int = 1
     retry_delay: Seconds = DEFAULT_RETRY_DELAY_S
     when_unreachable: WhenUnreachable
+    options: ScheduleOptions | None = None
+    """None when none were chosen."""
     next_fire_at: Instant | None
     """The next slot, with this schedule's jitter; None while it is disabled."""
     created_at: Instant

@@ -1,0 +1,42 @@
+"""The options of `backhaul schedules create` and `update` that only some kinds take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from backhaul.cli.failures import BadInputError
+from backhaul.wire.kinds import ScheduleOptions, find_options_type
+from backhaul.wire.schedules import ScheduleKind
+
+DataParts = Annotated[
+    int | None,
+    typer.Option(
+        "--read-data-parts",
+        metavar="N",
+        min=1,
+        max=256,
+        help="check: read one of so many parts of the data too, each time the next.",
+    ),
+]
+
+
+def build_options(
+    kind: ScheduleKind, given: Mapping[str, Any], *, known: ScheduleOptions | None = None
+) -> ScheduleOptions | None:
+    """Build the options that the schedule's kind takes; those that are not given stay.
+
+    Raises:
+        BadInputError: one of them is none of the kind's.
+    """
+    named = {name: value for name, value in given.items() if value is not None}
+    if not named:
+        return known
+    type_ = find_options_type(kind)
+    foreign = [name for name in named if type_ is None or name not in type_.__struct_fields__]
+    if type_ is None or foreign:
+        raise BadInputError(f"--{foreign[0].replace('_', '-')} is no option of a {kind}.")
+    return msgspec.structs.replace(known or type_(), **named)
