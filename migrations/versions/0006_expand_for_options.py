@@ -1,4 +1,4 @@
-"""Expand: schedules have options of their kind.
+"""Expand: schedules have options of their kind, and what checks have read is found.
 
 Revision ID: 0006
 Revises: 0005
@@ -17,9 +17,20 @@ branch_labels = None
 depends_on = None
 
 
+_HAS_PASSED = sa.text("kind = 'check' AND state = 'succeeded'")
+
+
 def upgrade() -> None:
     op.add_column("schedules", sa.Column("options", json_column_type(), nullable=True))
+    op.create_index(
+        "ix_jobs_passed_checks",
+        "jobs",
+        ["repository_id", "finished_at"],
+        sqlite_where=_HAS_PASSED,
+        postgresql_where=_HAS_PASSED,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_passed_checks", "jobs")
     op.drop_column("schedules", "options")

@@ -94,6 +94,7 @@ class RepositoryFields(Record[fleet.Repository]):
     updated_at = Field[datetime]()
     initialized_at = Field[datetime | None]()
     restic_id = Field[str | None]()
+    read_coverage = Field[float]()
 
 
 class SourceFields(Record[fleet.Source]):

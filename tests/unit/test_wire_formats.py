@@ -866,7 +866,13 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     ),
     (
         kinds.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),
-        {"kind": "check", "host": "web1", "repository": "nas", "read_data_subset": "1/7"},
+        {
+            "kind": "check",
+            "host": "web1",
+            "repository": "nas",
+            "read_data_subset": "1/7",
+            "read_data_parts": None,
+        },
     ),
     (
         jobs.Job(

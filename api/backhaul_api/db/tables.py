@@ -271,6 +271,15 @@ Index(
     postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
 )
 
+# Which parts of the data were read: see `repositories.checks`.
+Index(
+    "ix_jobs_passed_checks",
+    jobs.c.repository_id,
+    jobs.c.finished_at,
+    sqlite_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
+    postgresql_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
+)
+
 job_events = Table(
     "job_events",
     metadata,

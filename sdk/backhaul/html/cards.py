@@ -149,6 +149,7 @@ def _repository_rows(one: Repository, now: datetime) -> list[tuple[str, str]]:
         ("location", one.location),
         ("known to exist", age(one.initialized_at, now, absent="not yet: run an init job")),
         ("environment", names),
+        ("data read", f"{one.read_coverage:.0%} in 30 days"),
         ("made", age(one.created_at, now)),
     ]
 

@@ -42,6 +42,8 @@ class CheckRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="ch
     host: str
     repository: str
     read_data_subset: ReadDataSubset | None = None
+    read_data_parts: ReadDataParts | None = None
+    """Instead: the server chooses which part is next."""
 
 
 class CheckResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
