@@ -117,11 +117,17 @@ class JobLoop:
         workshop = self._workshop
         try:
             credentials = workshop.identity.open_credentials(job.command)
+            second = workshop.open_second(job.command)
         except CredentialsError:
             return False
+        environments = [workshop.build_environment(credentials)]
+        if second is not None:
+            environments.append(dict(second.environment))
         # Marked like all that runs for the job: an agent that dies here leaves it to be found, too.
-        environment = workshop.build_environment(credentials) | {JOB_MARK: str(job.id)}
-        return await remove_lock(workshop.settings.restic, environment, workshop.start)
+        mark = {JOB_MARK: str(job.id)}
+        restic = workshop.settings.restic
+        removed = [await remove_lock(restic, one | mark, workshop.start) for one in environments]
+        return all(removed)
 
     def _report(self, job: JournalJob, ending: Ending) -> None:
         self._finish(job, build_finished(job.command, ending, self._workshop.clock))

@@ -1,4 +1,4 @@
-"""Expand: schedules have options of their kind, and what checks have read is found.
+"""Expand: schedules have options of their kind, checks that passed are found, and jobs copy.
 
 Revision ID: 0006
 Revises: 0005
@@ -17,6 +17,7 @@ branch_labels = None
 depends_on = None
 
 
+_IS_ACTIVE = sa.text("state IN ('queued', 'accepted', 'running')")
 _HAS_PASSED = sa.text("kind = 'check' AND state = 'succeeded'")
 
 
@@ -29,8 +30,18 @@ def upgrade() -> None:
         sqlite_where=_HAS_PASSED,
         postgresql_where=_HAS_PASSED,
     )
+    op.add_column("jobs", sa.Column("destination_id", sa.Uuid(), nullable=True))
+    op.create_index(
+        "ix_jobs_active_destination",
+        "jobs",
+        ["destination_id"],
+        sqlite_where=_IS_ACTIVE,
+        postgresql_where=_IS_ACTIVE,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_active_destination", "jobs")
+    op.drop_column("jobs", "destination_id")
     op.drop_index("ix_jobs_passed_checks", "jobs")
     op.drop_column("schedules", "options")

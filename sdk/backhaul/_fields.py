@@ -145,6 +145,8 @@ class JobFields(Record[jobs.Job]):
     host = Field[str]()
     repository_id = Field[UUID | None]()
     repository = Field[str | None]()
+    destination_id = Field[UUID | None]()
+    destination = Field[str | None]()
     arguments = Field[Arguments]()
     actor_kind = Field[ActorKind]()
     actor_id = Field[UUID | None]()

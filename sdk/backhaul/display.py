@@ -58,11 +58,11 @@ def render_options(options: ScheduleOptions | None) -> str:
     """Render the options of a schedule's kind: `read data parts 7`. Empty when there are none."""
     if options is None:
         return ""
-    default = type(options)()
+    named = {name: getattr(options, name) for name in options.__struct_fields__}
     return ", ".join(
-        f"{name.replace('_', ' ')} {value}"
-        for name in options.__struct_fields__
-        if (value := getattr(options, name)) != getattr(default, name)
+        f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in named.items()
+        if value not in (None, (), False)
     )
 
 

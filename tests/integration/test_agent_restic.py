@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -23,6 +24,8 @@ from backhaul.wire.kinds import (
     BackupResult,
     CheckArguments,
     CheckResult,
+    CopyArguments,
+    CopyResult,
     ForgetArguments,
     ForgetResult,
     InitArguments,
@@ -70,8 +73,8 @@ class RunningHost:
         self.api = api
         self.credentials = credentials
 
-    async def run(self, arguments: Arguments) -> JobFinished:
-        command = self.api.order(arguments, self.credentials)
+    async def run(self, arguments: Arguments, *, second: Credentials | None = None) -> JobFinished:
+        command = self.api.order(arguments, self.credentials, second=second)
         finished = await self.api.wait_for(JobFinished, command.job_id)
         assert isinstance(finished, JobFinished)
         return finished
@@ -261,6 +264,37 @@ async def test_lock_of_a_process_that_died_is_removed(host: RunningHost, tmp_pat
     assert "The lock is stale: process" in (refused.message or "")
     assert unlocked.result == UnlockResult(locks_left=0)
     assert pruned.outcome is Outcome.SUCCEEDED
+
+
+async def test_snapshots_are_copied_once_to_a_second_repository(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    source = host.credentials
+    destination = Credentials(
+        repository_id=uuid4(), location=str(tmp_path / "second"), password="of the second"
+    )
+    make_tree(tmp_path / "tree")
+    for credentials in (destination, source):
+        host.credentials = credentials
+        await host.run(InitArguments())
+    for tag in ("nightly", "other", "nightly"):
+        await host.run(BackupArguments(paths=(str(tmp_path / "tree"),), tags=(tag,)))
+    arguments = CopyArguments(destination_id=destination.repository_id, tags=("nightly",))
+
+    first = await host.run(arguments, second=destination)
+    again = await host.run(arguments, second=destination)
+    absent = CopyArguments(destination_id=destination.repository_id, snapshots=("01234567",))
+    missing = await host.run(absent, second=destination)
+    mismatched = await host.run(CopyArguments(destination_id=uuid4()), second=destination)
+    host.credentials = destination
+    await host.run(SnapshotsArguments())
+
+    assert first.result == CopyResult(copied=2, skipped=0)
+    assert again.result == CopyResult(copied=0, skipped=2)
+    assert "no snapshot 01234567" in (missing.message or "")
+    assert (missing.outcome, mismatched.outcome) == (Outcome.FAILED, Outcome.FAILED)
+    copied = host.api.of(SnapshotsReport)[-1].snapshots
+    assert [snapshot.tags for snapshot in copied] == [("nightly",), ("nightly",)]
 
 
 def flip_a_byte(pack: Path) -> None:

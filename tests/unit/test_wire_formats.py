@@ -291,6 +291,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             arguments=msgspec.Raw(b'{"kind":"init"}'),
             repository_id=TWO,
             credentials=b"\x00",
+            second_repository_id=ONE,
+            second_credentials=b"\x01",
             start_deadline_at=AT,
             max_duration=60.0,
             priority=2,
@@ -303,6 +305,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "arguments": {"kind": "init"},
             "repository_id": str(TWO),
             "credentials": "AA==",
+            "second_repository_id": str(ONE),
+            "second_credentials": "AQ==",
             "start_deadline_at": AT_JSON,
             "max_duration": 60.0,
             "priority": 2,
@@ -861,6 +865,36 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"kind": "prune", "host": "web1", "repository": "nas"},
     ),
     (
+        kinds.CopyArguments(
+            destination_id=TWO, snapshots=("01234567",), tags=("etc",), of_host="web1"
+        ),
+        {
+            "kind": "copy",
+            "destination_id": str(TWO),
+            "snapshots": ["01234567"],
+            "tags": ["etc"],
+            "of_host": "web1",
+        },
+    ),
+    (
+        kinds.CopyRequest(host="web1", repository="nas", destination="cloud", source="etc"),
+        {
+            "kind": "copy",
+            "host": "web1",
+            "repository": "nas",
+            "destination": "cloud",
+            "snapshots": [],
+            "source": "etc",
+            "tags": [],
+            "of_host": None,
+        },
+    ),
+    (kinds.CopyResult(copied=2, skipped=1), {"kind": "copy", "copied": 2, "skipped": 1}),
+    (
+        kinds.CopyOptions(destination="cloud", tags=("etc",)),
+        {"kind": "copy", "destination": "cloud", "tags": ["etc"], "of_host": None},
+    ),
+    (
         kinds.CheckOptions(read_data_parts=7),
         {"kind": "check", "read_data_parts": 7},
     ),
@@ -897,6 +931,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "host": "web1",
             "repository_id": str(TWO),
             "repository": "nas",
+            "destination_id": None,
+            "destination": None,
             "arguments": {"kind": "init"},
             "actor_kind": "user",
             "actor_id": str(TWO),

@@ -215,6 +215,9 @@ jobs = Table(
     _id(),
     Column("host_id", ForeignKey("hosts.id"), nullable=False),
     Column("repository_id", ForeignKey("repositories.id"), index=True),
+    # Of a copy: a repository. No foreign key, for which SQLite would have to copy the whole table;
+    # a removed repository keeps its row.
+    Column("destination_id", sa.Uuid()),
     Column("kind", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("arguments", json_column_type(), nullable=False),
@@ -267,6 +270,12 @@ Index(
     "ix_jobs_active_repository",
     jobs.c.repository_id,
     jobs.c.kind,
+    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+)
+Index(
+    "ix_jobs_active_destination",
+    jobs.c.destination_id,
     sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
     postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
 )

@@ -42,8 +42,14 @@ class Waiting:
     id: UUID
     host_id: UUID
     repository_id: UUID
+    destination_id: UUID | None
+    """A copy works on two repositories, and takes its turn on both."""
     kind: JobKind
     priority: JobPriority
+
+    @property
+    def repository_ids(self) -> set[UUID]:
+        return {self.repository_id, *filter(None, (self.destination_id,))}
 
     @property
     def is_exclusive(self) -> bool:
@@ -60,6 +66,7 @@ def build_waiting(job: Job | sa.RowMapping) -> Waiting | None:
         id=get("id"),
         host_id=get("host_id"),
         repository_id=get("repository_id"),
+        destination_id=get("destination_id"),
         kind=kind,
         priority=choose_priority(kind, get("actor_kind")),
     )
@@ -85,7 +92,8 @@ async def find_obstacles(
     """
     if not waiting:
         return {}
-    exclusive = await _fetch_exclusive(connection, {job.repository_id for job in waiting})
+    needed = set[UUID]().union(*(job.repository_ids for job in waiting))
+    exclusive = await _fetch_exclusive(connection, needed)
     found: dict[UUID, Obstacle] = {}
     for job in waiting:
         others = [row for row in exclusive if _concerns(row, job)]
@@ -109,7 +117,7 @@ async def find_obstacle_to_claim(
         return None
     if not await _lock(connection, waiting):
         return Obstacle(job_id=job.id, kind=job.kind, state=job.state, host=job.host)
-    exclusive = await _fetch_exclusive(connection, {waiting.repository_id})
+    exclusive = await _fetch_exclusive(connection, waiting.repository_ids)
     at_work = [
         row for row in exclusive if _concerns(row, waiting) and _is_at_work(row, silent_since)
     ]
@@ -123,11 +131,14 @@ async def find_next(connection: AsyncConnection, job: Job) -> set[UUID]:
     """Find the hosts for whose jobs the end of this one, or that it waits no more, makes way."""
     if job.repository_id is None:
         return {job.host_id}
+    freed = [one for one in (job.repository_id, job.destination_id) if one is not None]
     query = (
         sa.select(jobs.c.host_id)
         .distinct()
         .where(
-            jobs.c.repository_id == job.repository_id, _IS_ACTIVE, jobs.c.state == JobState.QUEUED
+            sa.or_(jobs.c.repository_id.in_(freed), jobs.c.destination_id.in_(freed)),
+            _IS_ACTIVE,
+            jobs.c.state == JobState.QUEUED,
         )
     )
     if job.kind not in EXCLUSIVE_KINDS:
@@ -146,8 +157,11 @@ async def _lock(connection: AsyncConnection, job: Waiting) -> bool:
         if job.is_exclusive
         else sa.func.pg_try_advisory_xact_lock_shared
     )
-    number = int.from_bytes(job.repository_id.bytes[-8:], signed=True)
-    return bool(await connection.scalar(sa.select(try_lock(sa.literal(number, sa.BigInteger)))))
+    for repository_id in job.repository_ids:
+        number = int.from_bytes(repository_id.bytes[-8:], signed=True)
+        if not await connection.scalar(sa.select(try_lock(sa.literal(number, sa.BigInteger)))):
+            return False
+    return True
 
 
 async def _fetch_exclusive(
@@ -165,7 +179,11 @@ async def _fetch_at_work(
     connection: AsyncConnection, job: Waiting, silent_since: datetime | None
 ) -> Any:
     """Fetch any job that works on the repository, or else on the job's own host."""
-    for where in (jobs.c.repository_id == job.repository_id, jobs.c.host_id == job.host_id):
+    for where in (
+        jobs.c.repository_id == job.repository_id,
+        jobs.c.destination_id == job.repository_id,
+        jobs.c.host_id == job.host_id,
+    ):
         query = _SELECT.where(
             where,
             jobs.c.id != job.id,
@@ -183,7 +201,7 @@ async def _fetch_at_work(
 
 
 def _concerns(row: sa.Row[Any], job: Waiting) -> bool:
-    return bool(row.repository_id == job.repository_id and row.id != job.id)
+    return bool(row.repository_id in job.repository_ids and row.id != job.id)
 
 
 def _is_at_work(row: sa.Row[Any], silent_since: datetime | None) -> bool:

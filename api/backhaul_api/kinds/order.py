@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.fleet import Host, Source
 from backhaul.wire.kinds import ScheduleOptions
 from backhaul_api.jobs.targets import TargetRepository
+from backhaul_api.keys import KeyRing
 from backhaul_api.names import named_in
 from backhaul_api.sources import store as sources
 
@@ -19,6 +20,7 @@ class Order:
     """A job that an operator wants, in the transaction that makes it."""
 
     connection: AsyncConnection
+    keys: KeyRing
     host: Host
     repository: TargetRepository
 

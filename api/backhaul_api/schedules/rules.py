@@ -23,6 +23,7 @@ from backhaul_api.errors import InvalidError
 from backhaul_api.sources.rules import require_keep_rule
 
 KINDS_WITH_SOURCE = frozenset({ScheduleKind.BACKUP, ScheduleKind.FORGET})
+KINDS_THAT_MAY_HAVE_SOURCE = frozenset({ScheduleKind.COPY})
 
 _ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
 
@@ -93,6 +94,8 @@ def check_source(kind: ScheduleKind, source: Source | None) -> None:
     Raises:
         InvalidError: see there.
     """
+    if kind in KINDS_THAT_MAY_HAVE_SOURCE:
+        return
     if kind not in KINDS_WITH_SOURCE:
         if source is not None:
             raise InvalidError.of("source", f"{kind} works on the whole repository: leave it out")

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from backhaul.cli.failures import BadInputError
-from backhaul.wire.kinds import ScheduleOptions, find_options_type
+from backhaul.wire.kinds import CopyOptions, ScheduleOptions, find_options_type
 from backhaul.wire.schedules import ScheduleKind
 
 DataParts = Annotated[
@@ -21,6 +21,14 @@ DataParts = Annotated[
         max=256,
         help="check: read one of so many parts of the data too, each time the next.",
     ),
+]
+
+Destination = Annotated[
+    str | None, typer.Option("--destination", help="copy: the repository to copy to.")
+]
+OfHost = Annotated[
+    str | None,
+    typer.Option("--of-host", metavar="HOST", help="copy: only the snapshots of this host."),
 ]
 
 
@@ -39,4 +47,7 @@ def build_options(
     foreign = [name for name in named if type_ is None or name not in type_.__struct_fields__]
     if type_ is None or foreign:
         raise BadInputError(f"--{foreign[0].replace('_', '-')} is no option of a {kind}.")
-    return msgspec.structs.replace(known or type_(), **named)
+    base = {} if known is None else msgspec.structs.asdict(known)
+    if type_ is CopyOptions and "destination" not in base | named:
+        raise BadInputError("Where to? Give --destination, the name of a repository.")
+    return type_(**base | named)

@@ -27,7 +27,7 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.prompts import confirm_removal
 from backhaul.cli.repository_choice import choose_repository
-from backhaul.cli.schedule_options import DataParts, build_options
+from backhaul.cli.schedule_options import DataParts, Destination, OfHost, build_options
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
 from backhaul.wire.schedules import (
@@ -51,7 +51,7 @@ CronText = Annotated[
     str, typer.Option(help="Five fields, an alias like @daily, or H for a spread-out number.")
 ]
 Zone = Annotated[str | None, typer.Option(metavar="ZONE", help="Like Europe/London. Default: UTC.")]
-SourceName = Annotated[str | None, typer.Option(help="backup, forget: the source.")]
+SourceName = Annotated[str | None, typer.Option(help="backup, forget, copy: the source.")]
 CatchUpChoice = Annotated[
     CatchUp | None, typer.Option(help="What slots that were missed make: one fire, or none.")
 ]
@@ -114,6 +114,8 @@ def create_schedule(
     retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
     read_data_parts: DataParts = None,
+    destination: Destination = None,
+    of_host: OfHost = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -133,7 +135,7 @@ def create_schedule(
         attempts=DEFAULT_ATTEMPTS if attempts is None else attempts,
         retry_delay=_read_duration("--retry-delay", retry_delay) or DEFAULT_RETRY_DELAY_S,
         when_unreachable=when_unreachable,
-        options=build_options(kind, {"read_data_parts": read_data_parts}),
+        options=build_options(kind, _name_options(read_data_parts, destination, of_host)),
     )
     with open_client() as client:
         chosen = choose_repository(client, repository)
@@ -194,6 +196,8 @@ def update_schedule(
     retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
     read_data_parts: DataParts = None,
+    destination: Destination = None,
+    of_host: OfHost = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help=f"Lift this: {', '.join(CLEARABLE)}. Repeatable."),
@@ -219,7 +223,7 @@ def update_schedule(
         when_unreachable=_or_unset(when_unreachable),
     )
     change = _clear(change, clear or [])
-    options = {"read_data_parts": read_data_parts}
+    options = _name_options(read_data_parts, destination, of_host)
     has_options = any(value is not None for value in options.values())
     if change == UpdateSchedule() and not has_options:
         raise BadInputError("Nothing to change: name at least one option.")
@@ -270,6 +274,16 @@ def delete_schedule(
 
 def _read_duration(option: str, text: str | None) -> float | None:
     return None if text is None else parse_duration(text, option=option)
+
+
+def _name_options(
+    read_data_parts: int | None, destination: str | None, of_host: str | None
+) -> dict[str, int | str | None]:
+    return {
+        "read_data_parts": read_data_parts,
+        "destination": destination,
+        "of_host": of_host,
+    }
 
 
 def _or_unset(value: T | None) -> T | UnsetType:

@@ -110,6 +110,7 @@ class ScheduleKind(StrEnum):
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
+    COPY = "copy"
 
 
 CatchUp = Literal["once", "skip"]
@@ -142,7 +143,7 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     repository: str
     """Name or id."""
     source: str | None = None
-    """Name or id; needed for backup and forget, refused for the rest."""
+    """Name or id; needed for backup and forget, possible for copy, refused for the rest."""
     timezone: Timezone = "UTC"
     """The IANA time zone in which the expression is read."""
     enabled: bool = True

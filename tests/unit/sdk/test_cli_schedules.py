@@ -91,6 +91,12 @@ def test_option_of_a_kind_is_sent_among_its_options(cli: Cli, server: respx.Mock
     assert _read_body(update) == {"options": {"kind": "check", "read_data_parts": 4}}
 
 
+def test_copy_needs_to_be_told_where_to(cli: Cli, server: respx.MockRouter) -> None:
+    line = ("schedules", "create", "web-1", "copy", "--cron", "@daily", "--of-host", "db-1")
+
+    assert "--destination" in assert_one_line(cli(*line), exit_code=2)
+
+
 def test_option_of_another_kind_is_bad_input(cli: Cli, server: respx.MockRouter) -> None:
     server.get(PATH).mock(return_value=reply(build_schedule()))
 

@@ -26,6 +26,7 @@ from backhaul.wire.kinds.check import (
     ReadDataParts,
     ReadDataSubset,
 )
+from backhaul.wire.kinds.copy import CopyArguments, CopyOptions, CopyRequest, CopyResult
 from backhaul.wire.kinds.forget import (
     ForgetArguments,
     ForgetRequest,
@@ -49,6 +50,7 @@ Arguments = (
     | PruneArguments
     | CheckArguments
     | UnlockArguments
+    | CopyArguments
 )
 
 JobRequest = (
@@ -60,6 +62,7 @@ JobRequest = (
     | PruneRequest
     | CheckRequest
     | UnlockRequest
+    | CopyRequest
 )
 
 Result = (
@@ -71,11 +74,14 @@ Result = (
     | PruneResult
     | CheckResult
     | UnlockResult
+    | CopyResult
 )
 
-ScheduleOptions: TypeAlias = CheckOptions
+ScheduleOptions: TypeAlias = CheckOptions | CopyOptions
 
-_OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType({JobKind.CHECK: CheckOptions})
+_OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType(
+    {JobKind.CHECK: CheckOptions, JobKind.COPY: CopyOptions}
+)
 
 
 def kind_of(body: Arguments | JobRequest | Result | ScheduleOptions) -> JobKind:
@@ -98,6 +104,10 @@ __all__ = [
     "CheckOptions",
     "CheckRequest",
     "CheckResult",
+    "CopyArguments",
+    "CopyOptions",
+    "CopyRequest",
+    "CopyResult",
     "ForgetArguments",
     "ForgetRequest",
     "ForgetResult",
