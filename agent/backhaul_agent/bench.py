@@ -20,6 +20,15 @@ from backhaul_agent.spool import Spool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Second:
+    """The second repository of a job that needs two."""
+
+    credentials: Credentials
+    environment: Mapping[str, str]
+    """What restic finds there when it works on that one alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """The place where one job is worked on."""
 
@@ -27,6 +36,7 @@ class Bench:
     host: str
     """The name of this host, by which restic files its snapshots."""
     credentials: Credentials
+    second: Second | None
     version: ResticVersion
     policy: Policy
     restic: ResticRunner
@@ -62,7 +72,7 @@ class Bench:
         self, arguments: Sequence[str], kind: JobKind, result: Result | None
     ) -> Ending:
         """Run a command that prints text for people, and judge it by its exit code."""
-        done = await self.restic.run(arguments, kind=kind, on_stdout=self._take_text)
+        done = await self.restic.run(arguments, kind=kind, on_stdout=self.take_text)
         self.progress.flush()
         return build_ending(done, result if done.verdict.outcome is Outcome.SUCCEEDED else None)
 
@@ -85,7 +95,7 @@ class Bench:
         self.log.flush()
         self.note_end(ending)
 
-    def _take_text(self, line: str) -> None:
+    def take_text(self, line: str) -> None:
         percent = parse_percent(line)
         if percent is not None:
             # One a second, for hours: the end of each step is enough for the log.

@@ -25,6 +25,12 @@ _LOCKED = (
     "any more, a job of the kind unlock removes it."
 )
 
+_DAMAGED = (
+    "Data in the repository is damaged; the log names it. Prune nothing now. Look at its disk, "
+    "copy the repository while it can be read, and see Troubleshooting in restic's manual: a new "
+    "backup of the same files can bring lost data back."
+)
+
 
 def build_ending(done: Exit, result: Result | None) -> Ending:
     """Build the ending that restic's exit stands for."""
@@ -77,7 +83,11 @@ def note_cut(ending: Ending, *, is_lock_left: bool) -> Ending:
 
 def _explain(done: Exit) -> str:
     said = done.message or f"restic ended with code {done.code}"
-    if done.verdict.failure_class is not FailureClass.LOCKED:
-        return said
-    lock = read_lock(done.stderr)
-    return f"{said}\n{_LOCKED if lock is None else explain_lock(lock)}"
+    match done.verdict.failure_class:
+        case FailureClass.LOCKED:
+            lock = read_lock(done.stderr)
+            return f"{said}\n{_LOCKED if lock is None else explain_lock(lock)}"
+        case FailureClass.DAMAGED:
+            return f"{said}\n{_DAMAGED}"
+        case _:
+            return said

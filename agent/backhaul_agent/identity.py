@@ -53,16 +53,29 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             CredentialsError: it is missing, not for this host, or of another repository.
         """
-        if command.credentials is None:
+        return self._open(command.credentials, command.repository_id)
+
+    def open_second_credentials(self, command: CommandRun) -> Credentials | None:
+        """Open those of the second repository; None when the job needs none.
+
+        Raises:
+            CredentialsError: as above.
+        """
+        if command.second_repository_id is None:
+            return None
+        return self._open(command.second_credentials, command.second_repository_id)
+
+    def _open(self, sealed: bytes | None, repository_id: UUID | None) -> Credentials:
+        if sealed is None:
             raise CredentialsError("the command carries no credentials for the repository")
         box = nacl.public.SealedBox(nacl.public.PrivateKey(self.private_key))
         try:
-            credentials = msgspec.json.decode(box.decrypt(command.credentials), type=Credentials)
+            credentials = msgspec.json.decode(box.decrypt(sealed), type=Credentials)
         except (nacl.exceptions.CryptoError, ValueError, TypeError) as error:
             raise CredentialsError(
                 "the command's credentials are not sealed to this host's key"
             ) from error
-        if credentials.repository_id != command.repository_id:
+        if credentials.repository_id != repository_id:
             raise CredentialsError("the command's credentials belong to another repository")
         return credentials
 

@@ -16,10 +16,11 @@ from enum import StrEnum
 import msgspec
 
 from backhaul.wire.commands import CommandRun, Credentials
+from backhaul.wire.environment import find_conflicts
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import Arguments
 from backhaul.wire.reports import JobFinished, JobStarted
-from backhaul_agent.bench import Bench
+from backhaul_agent.bench import Bench, Second
 from backhaul_agent.clock import Clock
 from backhaul_agent.ending import Ending, build_refusal, describe_cut, note_cut
 from backhaul_agent.errors import (
@@ -74,6 +75,23 @@ class Workshop(msgspec.Struct, frozen=True, kw_only=True):
             cache_dir=self.settings.effective_cache_dir,
             also_allowed=self.policy.environment,
         )
+
+    def open_second(self, command: CommandRun) -> Second | None:
+        """Open the second repository of a job that needs two.
+
+        Raises:
+            CredentialsError: it does not open, or one restic cannot have both environments.
+        """
+        credentials = self.identity.open_second_credentials(command)
+        if credentials is None:
+            return None
+        first = self.identity.open_credentials(command)
+        if conflicts := find_conflicts(first.environment, credentials.environment):
+            raise CredentialsError(
+                f"both repositories set {', '.join(conflicts)}, to different values, and one "
+                "restic works on both"
+            )
+        return Second(credentials=credentials, environment=self.build_environment(credentials))
 
 
 class EndReason(StrEnum):
@@ -165,23 +183,26 @@ class JobRun:
             return build_refusal(refusal)
         credentials = workshop.identity.open_credentials(command)
         environment = workshop.build_environment(credentials)
+        second = workshop.open_second(command)
         # Asked each time: restic can be upgraded under a running agent.
         version = await ask_version(workshop.settings.restic, workshop.start)
         if self._end_reason is not None:
             raise RunEndedError
-        redactor = build_redactor(credentials)
+        redactor = build_redactor(credentials, *([second.credentials] if second else []))
         job_log = self._log = self._open_log(redactor)
+        mark = {JOB_MARK: str(command.job_id)}
         self._restic = ResticRunner(
             workshop.settings.restic,
             version=version,
-            environment=environment | {JOB_MARK: str(command.job_id)},
+            environment=environment | mark,
             log=job_log,
             on_child=self._note_child,
             graces=workshop.graces,
             start=workshop.start,
         )
+        self._restic.second = {**second.environment, **mark} if second else None
         await self._start(version)
-        bench = self._build_bench(self._restic, job_log, credentials, version)
+        bench = self._build_bench(self._restic, job_log, credentials, second, version)
         return await self._supervise(bench, arguments)
 
     def _open_log(self, redactor: Redactor) -> JobLog:
@@ -199,12 +220,14 @@ class JobRun:
         restic: ResticRunner,
         job_log: JobLog,
         credentials: Credentials,
+        second: Second | None,
         version: ResticVersion,
     ) -> Bench:
         return Bench(
             job_id=self._command.job_id,
             host=self._workshop.identity.name,
             credentials=credentials,
+            second=second,
             version=version,
             policy=self._workshop.policy,
             restic=restic,

@@ -129,12 +129,19 @@ class JobLoop:
         workshop = self._workshop
         try:
             credentials = workshop.identity.open_credentials(job.command)
+            second = workshop.open_second(job.command)
         except CredentialsError:
             return False
+        environments = [workshop.build_environment(credentials)]
+        if second is not None:
+            environments.append(dict(second.environment))
         # Marked like all that runs for the job: an agent that dies here leaves it to be found, too.
-        environment = workshop.build_environment(credentials) | {JOB_MARK: str(job.id)}
+        mark = {JOB_MARK: str(job.id)}
         restic = workshop.settings.restic
-        return await remove_lock(restic, environment, workshop.start, pids=pids)
+        removed = [
+            await remove_lock(restic, one | mark, workshop.start, pids=pids) for one in environments
+        ]
+        return all(removed)
 
     def _finish(self, job: JournalJob, finished: JobFinished) -> None:
         self._workshop.journal.finish(finished)

@@ -82,6 +82,8 @@ class ChildProcess:
         self._graces = graces
         self._pipes = pipes
         self._is_over = asyncio.Event()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self._on_line: OnLine | None = None
         self._failure: Exception | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -168,6 +170,14 @@ class ChildProcess:
         self.kill()
         await self._is_over.wait()
 
+    def pause(self) -> None:
+        """Read no further: the process waits, once its pipes are full."""
+        self._may_read.clear()
+
+    def resume(self) -> None:
+        """Read on. Needed before it can be ended, too."""
+        self._may_read.set()
+
     def kill(self) -> None:
         """End the process and its helpers at once."""
         with contextlib.suppress(ProcessLookupError):
@@ -192,7 +202,11 @@ class ChildProcess:
 
     async def _read(self, pipe: _Pipe) -> None:
         splitter = LineSplitter()
-        while chunk := await pipe.reader.read(CHUNK_BYTES):
+        while True:
+            await self._may_read.wait()
+            chunk = await pipe.reader.read(CHUNK_BYTES)
+            if not chunk:
+                break
             self._hand_on(pipe.name, splitter, chunk)
         self._hand_on(pipe.name, splitter, b"")
 

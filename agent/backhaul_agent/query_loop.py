@@ -23,6 +23,7 @@ from backhaul_agent.logs import fields
 from backhaul_agent.redact import build_redactor
 from backhaul_agent.restic.environment import build_environment
 from backhaul_agent.restic.files import EntryPage
+from backhaul_agent.restic_listing import ParkedListings
 from backhaul_agent.restic_look import Look
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class QueryLoop:
         self._workshop = workshop
         self._link = link
         self._waiting: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._parked = ParkedListings(workshop.clock)
         self._taken: OrderedDict[UUID, None] = OrderedDict()
 
     def take(self, query: QueryRun) -> bool:
@@ -64,9 +66,12 @@ class QueryLoop:
 
     async def run_forever(self) -> None:
         """Answer. Ends by cancellation only, which also ends what restic is at."""
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(WORKERS):
-                workers.create_task(self._work())
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(WORKERS):
+                    workers.create_task(self._work())
+        finally:
+            await self._parked.close()
 
     async def _work(self) -> None:
         while True:
@@ -113,7 +118,10 @@ class QueryLoop:
             also_allowed=workshop.policy.environment,
         )
         look = Look(
-            workshop.settings.restic, environment=environment, redactor=build_redactor(credentials)
+            workshop.settings.restic,
+            environment=environment,
+            redactor=build_redactor(credentials),
+            parked=self._parked,
         )
         return await look.run(arguments)
 

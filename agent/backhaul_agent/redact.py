@@ -57,9 +57,9 @@ class Redactor:
         return redact_tokens(_URL_PASSWORD.sub(rf"\g<before>{MASK}", text))
 
 
-def build_redactor(credentials: Credentials) -> Redactor:
+def build_redactor(*credentials: Credentials) -> Redactor:
     """Build the redactor for all that a command's credentials hold."""
-    return Redactor(_secrets_of(credentials))
+    return Redactor(secret for one in credentials for secret in _secrets_of(one))
 
 
 def _secrets_of(credentials: Credentials) -> Iterator[str]:

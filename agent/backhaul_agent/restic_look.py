@@ -8,18 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from backhaul.wire.commands import QueryFailure
 from backhaul.wire.snapshots import FindFiles, ListFiles, QueryArguments
 from backhaul_agent.errors import QueryFailedError
-from backhaul_agent.process import ChildProcess, Graces, Stream
+from backhaul_agent.process import ChildProcess, Stream
 from backhaul_agent.redact import Redactor
 from backhaul_agent.restic import find, ls
 from backhaul_agent.restic.exit_codes import pick_message
 from backhaul_agent.restic.files import EntryPage
+from backhaul_agent.restic_listing import GRACES, Listing, ParkedListings, build_key
 from backhaul_agent.restic_runner import KEPT_ERROR_LINES, explain_start
 
 MAX_PAGE_BYTES = 700 * 1024
 """Of entries in one answer; an envelope has at most 1 MiB, and the escapes of names add up."""
-
-_GRACES = Graces(interrupt=1.0, terminate=1.0, pipe=1.0)
-"""It holds no lock and writes nothing, so it may be killed soon."""
 
 _NO_SNAPSHOT = "no matching ID found"
 
@@ -27,8 +25,16 @@ _NO_SNAPSHOT = "no matching ID found"
 class Look:
     """One look, with the environment of one repository."""
 
-    def __init__(self, restic: str, *, environment: Mapping[str, str], redactor: Redactor) -> None:
+    def __init__(
+        self,
+        restic: str,
+        *,
+        environment: Mapping[str, str],
+        redactor: Redactor,
+        parked: ParkedListings,
+    ) -> None:
         self._restic = restic
+        self._parked = parked
         self._environment = environment
         self._redactor = redactor
         self._errors: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
@@ -40,35 +46,47 @@ class Look:
             QueryFailedError: there is no such snapshot or path, or restic failed.
             ResticMissingError, ResticStartError: it could not be started.
         """
-        page = EntryPage(skip=arguments.skip, limit=arguments.limit, max_bytes=MAX_PAGE_BYTES)
         match arguments:
             case ListFiles():
-                await self._list(arguments, page)
+                return await self._list(arguments)
             case FindFiles():
-                await self._find(arguments, page)
-        return page
+                return await self._find(arguments)
 
-    async def _list(self, arguments: ListFiles, page: EntryPage) -> None:
-        reader = ls.LsReader(arguments.path, page)
-        await self._read(ls.build_arguments(arguments), reader.read, page)
-        if not reader.has_snapshot:
+    async def _list(self, arguments: ListFiles) -> EntryPage:
+        key = build_key(arguments, self._environment, skip=arguments.skip)
+        listing = self._parked.take(key)
+        page = _build_page(arguments, skip=arguments.skip if listing is None else 0)
+        if listing is None:
+            argv = [self._restic, *ls.build_arguments(arguments)]
+            listing = await Listing.start(argv, self._environment, arguments.path)
+        code = await listing.fill(page)
+        if code is None:
+            skip = arguments.skip + len(page.entries)
+            self._parked.park(build_key(arguments, self._environment, skip=skip), listing)
+            return page
+        self._errors = listing.errors
+        self._judge(code)
+        if not listing.reader.has_snapshot:
             raise QueryFailedError("restic listed nothing", QueryFailure.FAILED)
-        if not reader.has_path:
+        if not listing.reader.has_path:
             raise QueryFailedError(
                 f"there is no {arguments.path} in the snapshot", QueryFailure.MISSING
             )
+        return page
 
-    async def _find(self, arguments: FindFiles, page: EntryPage) -> None:
+    async def _find(self, arguments: FindFiles) -> EntryPage:
+        page = _build_page(arguments, skip=arguments.skip)
         reader = find.FindReader(page)
         await self._read(find.build_arguments(arguments), reader.read, page)
         if not reader.has_list:
             raise QueryFailedError("restic listed nothing", QueryFailure.FAILED)
+        return page
 
     async def _read(
         self, line: Sequence[str], read: Callable[[str], None], page: EntryPage
     ) -> None:
         try:
-            process = await ChildProcess.start([self._restic, *line], self._environment, _GRACES)
+            process = await ChildProcess.start([self._restic, *line], self._environment, GRACES)
         except (OSError, ValueError) as error:
             raise explain_start(self._restic, error) from error
 
@@ -82,14 +100,21 @@ class Look:
                 process.kill()
 
         code = await process.read_to_end(take)
+        self._judge(0 if page.is_full else code)
+
+    def _judge(self, code: int) -> None:
         if any(_NO_SNAPSHOT in text for text in self._errors):
             raise QueryFailedError(
                 "the snapshot is no longer in the repository", QueryFailure.MISSING
             )
-        if code != 0 and not page.is_full:
+        if code != 0:
             raise QueryFailedError(self._explain(code), QueryFailure.FAILED)
 
     def _explain(self, code: int) -> str:
         # Only its first line: what follows can be a trace of calls.
         message = (pick_message(self._errors) or "").partition("\n")[0]
         return self._redactor.redact(message) or f"restic ended with code {code}"
+
+
+def _build_page(arguments: QueryArguments, *, skip: int) -> EntryPage:
+    return EntryPage(skip=skip, limit=arguments.limit, max_bytes=MAX_PAGE_BYTES)

@@ -65,6 +65,8 @@ class ResticRunner:
         self._pids: set[int] = set()
         self._is_ended = False
         self._ending: asyncio.Task[None] | None = None
+        self.second: Mapping[str, str] | None = None
+        """The environment of a second repository, in which commands leave locks too."""
         self.was_killed = False
         self.was_cut_short = False
         """A command was ended, and may have left a lock."""
@@ -163,10 +165,11 @@ class ResticRunner:
     async def clean_up(self) -> None:
         """Remove the lock that a command which was ended may have left."""
         if self.was_cut_short:
-            self._log.write("agent", "$ restic unlock")
-            self.has_left_lock = not await remove_lock(
-                self._restic, self._environment, self._start, pids=self._pids
-            )
+            places = [self._environment, *([self.second] if self.second else [])]
+            for environment in places:
+                self._log.write("agent", "$ restic unlock")
+                if not await remove_lock(self._restic, environment, self._start, pids=self._pids):
+                    self.has_left_lock = True
 
     async def is_over(self) -> None:
         """Wait for what `end` began."""

@@ -102,6 +102,7 @@ _BY_STRUCT: dict[tuple[str, str], Any] = {
     ("NewSession", "token"): "bhs_…",
     ("JobLogPage", "next_cursor"): "WzEsMV0",
     ("BackupRequest", "paths"): [],
+    ("CheckRequest", "read_data_parts"): None,
     ("UpcomingFire", "at"): "2026-11-24T01:30:00+00:00",
     ("Schedule", "next_fire_at"): "2026-11-24T01:36:40Z",
     ("Schedule", "error"): None,

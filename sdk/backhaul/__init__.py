@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from backhaul.wire.kinds import (
         BackupRequest,
         CheckRequest,
+        CopyRequest,
         ForgetRequest,
         InitRequest,
         JobKind,
@@ -104,6 +105,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
+    "CopyRequest",
     "CreateApiToken",
     "CreateEnrollmentToken",
     "CreateRepository",
@@ -182,6 +184,7 @@ _MODULES = {
     "UpdateSource": "backhaul.wire.fleet",
     "BackupRequest": "backhaul.wire.kinds",
     "CheckRequest": "backhaul.wire.kinds",
+    "CopyRequest": "backhaul.wire.kinds",
     "ForgetRequest": "backhaul.wire.kinds",
     "InitRequest": "backhaul.wire.kinds",
     "JobKind": "backhaul.wire.kinds",

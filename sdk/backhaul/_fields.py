@@ -13,7 +13,7 @@ from uuid import UUID
 from backhaul.wire import accounts, events, fleet, jobs, schedules, snapshots
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.jobs import ActorKind, FailureClass, JobState, Progress
-from backhaul.wire.kinds import Arguments, JobKind, Result, Retention
+from backhaul.wire.kinds import Arguments, JobKind, Result, Retention, ScheduleOptions
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -94,6 +94,7 @@ class RepositoryFields(Record[fleet.Repository]):
     updated_at = Field[datetime]()
     initialized_at = Field[datetime | None]()
     restic_id = Field[str | None]()
+    read_coverage = Field[float]()
 
 
 class SourceFields(Record[fleet.Source]):
@@ -128,6 +129,7 @@ class ScheduleFields(Record[schedules.Schedule]):
     attempts = Field[int]()
     retry_delay = Field[float]()
     when_unreachable = Field[schedules.WhenUnreachable]()
+    options = Field[ScheduleOptions | None]()
     next_fire_at = Field[datetime | None]()
     created_at = Field[datetime]()
     updated_at = Field[datetime]()
@@ -143,6 +145,8 @@ class JobFields(Record[jobs.Job]):
     host = Field[str]()
     repository_id = Field[UUID | None]()
     repository = Field[str | None]()
+    destination_id = Field[UUID | None]()
+    destination = Field[str | None]()
     arguments = Field[Arguments]()
     actor_kind = Field[ActorKind]()
     actor_id = Field[UUID | None]()

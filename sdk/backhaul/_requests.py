@@ -15,7 +15,7 @@ import msgspec
 
 from backhaul._fields import Record
 from backhaul.errors import InvalidRequestError, refuse
-from backhaul.wire.kinds import JobKind, JobRequest
+from backhaul.wire.kinds import JobKind, JobRequest, ScheduleOptions, find_options_type
 
 T = TypeVar("T")
 
@@ -50,6 +50,23 @@ def build_job(
     fields = {**arguments, "kind": str(kind), "host": host, "repository": repository}
     request: JobRequest = convert(fields, JobRequest)  # type: ignore[arg-type]  # a union
     return request
+
+
+def gather_options(
+    kind: JobKind | str, fields: Mapping[str, Any], *, known: ScheduleOptions | None = None
+) -> dict[str, Any]:
+    """Put what is an option of a schedule's kind, like `read_data_parts=7`, among its options.
+
+    With `known` options, those that are not named stay.
+    """
+    type_ = find_options_type(str(kind))
+    names = type_.__struct_fields__ if type_ else ()
+    named = {name: _flatten(fields[name]) for name in names if name in fields}
+    rest = {name: value for name, value in fields.items() if name not in named}
+    if not named:
+        return rest
+    base = msgspec.to_builtins(rest.get("options", known)) or {"kind": str(kind)}
+    return {**rest, "options": {**base, **named}}
 
 
 def find_key(field: str, thing: object) -> str | None:

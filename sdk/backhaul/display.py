@@ -6,6 +6,7 @@ import unicodedata
 from datetime import datetime
 
 from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.kinds import ScheduleOptions
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -51,6 +52,18 @@ def render_duration(seconds: float | None) -> str:
             rest = whole % size // below
             return f"{whole // size} {unit}" + (f" {rest} {below_unit}" if rest else "")
     return f"{whole} s"
+
+
+def render_options(options: ScheduleOptions | None) -> str:
+    """Render the options of a schedule's kind: `read data parts 7`. Empty when there are none."""
+    if options is None:
+        return ""
+    named = {name: getattr(options, name) for name in options.__struct_fields__}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in named.items()
+        if value not in (None, (), False)
+    )
 
 
 def render_bytes(size: int | None) -> str:

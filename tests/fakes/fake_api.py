@@ -116,7 +116,14 @@ class FakeApi:
 
     # What a test does ----------------------------------------------------------------------------
 
-    def order(self, arguments: Arguments, credentials: Credentials, **changes: Any) -> CommandRun:
+    def order(
+        self,
+        arguments: Arguments,
+        credentials: Credentials,
+        *,
+        second: Credentials | None = None,
+        **changes: Any,
+    ) -> CommandRun:
         """Queue a job for the host, with its credentials sealed."""
         box = nacl.public.SealedBox(nacl.public.PublicKey(self.public_key))
         command = CommandRun(
@@ -126,6 +133,8 @@ class FakeApi:
             arguments=msgspec.Raw(msgspec.json.encode(arguments)),
             repository_id=credentials.repository_id,
             credentials=box.encrypt(msgspec.json.encode(credentials)),
+            second_repository_id=second.repository_id if second else None,
+            second_credentials=box.encrypt(msgspec.json.encode(second)) if second else None,
         )
         command = msgspec.structs.replace(command, **changes)
         self.tell(command)

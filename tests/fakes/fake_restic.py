@@ -95,6 +95,8 @@ def _play(folder: Path, play: dict[str, Any]) -> int:
         Path(path).write_text(text)
     _write(sys.stderr, play.get("stderr", ""))
     _write(sys.stdout, play.get("stdout", ""))
+    if play.get("nodes"):
+        _write_nodes(folder, play["nodes"])
     if play.get("big_line"):
         _write(sys.stdout, "x" * play["big_line"] + "\n")
     if play.get("echo"):
@@ -108,6 +110,17 @@ def _play(folder: Path, play: dict[str, Any]) -> int:
     if code < 0:
         os.kill(os.getpid(), -code)
     return code
+
+
+def _write_nodes(folder: Path, count: int) -> None:
+    """List so many files, as fast as somebody reads; `read.txt` says how many are out."""
+    _write(sys.stdout, '{"struct_type":"snapshot"}\n')
+    for number in range(count):
+        path = f"/data/file-{number:06}"
+        _write(sys.stdout, f'{{"struct_type":"node","type":"file","path":"{path}"}}\n')
+        if number % 1000 == 0:
+            sys.stdout.flush()
+            (folder / "written.txt").write_text(str(number))
 
 
 def _end_by_sigint(folder: Path, exit_code: int) -> None:

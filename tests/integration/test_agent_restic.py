@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -25,6 +26,8 @@ from backhaul.wire.kinds import (
     BackupResult,
     CheckArguments,
     CheckResult,
+    CopyArguments,
+    CopyResult,
     ForgetArguments,
     ForgetResult,
     InitArguments,
@@ -60,6 +63,7 @@ from backhaul_agent.run import build_cron
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
 from backhaul_agent.spool_loop import send_forever
+from backhaul_api.repositories.coverage import choose_part
 from tests.fakes.fake_api import FakeApi
 from tests.unit.agent.hosts import FACTS, PASSWORD, build_credentials, build_identity
 
@@ -73,8 +77,8 @@ class RunningHost:
         self.api = api
         self.credentials = credentials
 
-    async def run(self, arguments: Arguments) -> JobFinished:
-        command = self.api.order(arguments, self.credentials)
+    async def run(self, arguments: Arguments, *, second: Credentials | None = None) -> JobFinished:
+        command = self.api.order(arguments, self.credentials, second=second)
         finished = await self.api.wait_for(JobFinished, command.job_id)
         assert isinstance(finished, JobFinished)
         return finished
@@ -313,22 +317,84 @@ async def test_lock_of_a_repository_that_cannot_be_asked_is_not_called_removed(
     assert not await remove_lock(restic, environment, ChildProcess.start)
 
 
+async def test_snapshots_are_copied_once_to_a_second_repository(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    source = host.credentials
+    destination = Credentials(
+        repository_id=uuid4(), location=str(tmp_path / "second"), password="of the second"
+    )
+    make_tree(tmp_path / "tree")
+    for credentials in (destination, source):
+        host.credentials = credentials
+        await host.run(InitArguments())
+    for tag in ("nightly", "other", "nightly"):
+        await host.run(BackupArguments(paths=(str(tmp_path / "tree"),), tags=(tag,)))
+    arguments = CopyArguments(destination_id=destination.repository_id, tags=("nightly",))
+
+    first = await host.run(arguments, second=destination)
+    again = await host.run(arguments, second=destination)
+    absent = CopyArguments(destination_id=destination.repository_id, snapshots=("01234567",))
+    missing = await host.run(absent, second=destination)
+    mismatched = await host.run(CopyArguments(destination_id=uuid4()), second=destination)
+    host.credentials = destination
+    await host.run(SnapshotsArguments())
+
+    assert first.result == CopyResult(copied=2, skipped=0)
+    assert again.result == CopyResult(copied=0, skipped=2)
+    assert "no snapshot 01234567" in (missing.message or "")
+    assert (missing.outcome, mismatched.outcome) == (Outcome.FAILED, Outcome.FAILED)
+    copied = host.api.of(SnapshotsReport)[-1].snapshots
+    assert [snapshot.tags for snapshot in copied] == [("nightly",), ("nightly",)]
+
+
+def flip_a_byte(pack: Path) -> None:
+    pack.chmod(0o600)
+    content = bytearray(pack.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    pack.write_bytes(content)
+
+
 async def test_damage_in_a_pack_is_found_by_reading_it(host: RunningHost, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree")
     await host.run(InitArguments())
     await host.run(BackupArguments(paths=(str(tmp_path / "tree"),)))
     for pack in (tmp_path / "repo" / "data").rglob("*"):
         if pack.is_file():
-            pack.chmod(0o600)
-            content = bytearray(pack.read_bytes())
-            content[len(content) // 3] ^= 0xFF
-            pack.write_bytes(content)
+            flip_a_byte(pack)
 
     checked = await host.run(CheckArguments(read_data_subset="1/1"))
 
     assert checked.outcome is Outcome.FAILED
     assert checked.failure_class is FailureClass.DAMAGED
     assert checked.result is None
+
+
+async def test_flipped_byte_is_found_within_one_round_of_parts(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    make_tree(tmp_path / "tree")
+    (tmp_path / "tree" / "random").write_bytes(os.urandom(300_000))
+    await host.run(InitArguments())
+    await host.run(BackupArguments(paths=(str(tmp_path / "tree"),)))
+    packs = [pack for pack in (tmp_path / "repo" / "data").rglob("*") if pack.is_file()]
+    # The folders are in a small one, which every check reads.
+    damaged = max(packs, key=lambda pack: pack.stat().st_size)
+    flip_a_byte(damaged)
+    bucket = int(damaged.name[:2], 16) % 4 + 1
+
+    structure = await host.run(CheckArguments())
+    part, ends = None, []
+    for _ in range(4):
+        part = choose_part(part, 4)
+        ends.append(await host.run(CheckArguments(read_data_subset=part)))
+
+    assert structure.outcome is Outcome.SUCCEEDED
+    found = [one.failure_class for one in ends]
+    assert found == [FailureClass.DAMAGED if n == bucket else None for n in (1, 2, 3, 4)]
+    message = ends[bucket - 1].message or ""
+    assert "Pack ID does not match" in message or "repository contains errors" in message
+    assert "Prune nothing now" in message
 
 
 async def test_failures_of_the_real_restic_have_their_class(

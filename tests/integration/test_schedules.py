@@ -101,6 +101,43 @@ async def test_next_fire_has_the_schedules_own_jitter(
     assert (await add_schedule(operator, enabled=False))["next_fire_at"] is None
 
 
+async def test_options_of_the_kind_are_kept_changed_and_lifted(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    options = {"kind": "check", "read_data_parts": 7}
+    created = await add_schedule(operator, kind="check", options=options)
+    path = f"/v1/schedules/{created['id']}"
+
+    kept = (await operator.patch(path, json={"jitter": 5})).json()
+    changed = (await operator.patch(path, json={"options": {"kind": "check"}})).json()
+    lifted = (await operator.patch(path, json={"options": None})).json()
+
+    assert created["options"] == kept["options"] == options
+    assert changed["options"] == {"kind": "check", "read_data_parts": None}
+    assert lifted["options"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "field"),
+    [
+        ("prune", {"kind": "check"}, "options.kind"),
+        ("check", {"kind": "prune"}, "options.kind"),
+        ("check", {"kind": "check", "read_data_parts": 257}, "options.read_data_parts"),
+        ("check", {"kind": "check", "read_data_parst": 7}, "options.read_data_parst"),
+    ],
+    ids=["of another kind", "of no kind with any", "too many", "mistyped"],
+)
+async def test_options_that_are_not_of_the_kind_are_refused(
+    operator: httpx.AsyncClient, agent: FakeAgent, kind: str, options: dict[str, Any], field: str
+) -> None:
+    request = {"kind": kind, "cron": "@daily", "repository": "nas", "options": options}
+
+    answer = await operator.post("/v1/hosts/web1/schedules", json=request)
+
+    assert answer.status_code == 422
+    assert field in [error["field"] for error in answer.json()["errors"]]
+
+
 # Changing ----------------------------------------------------------------------------------------
 
 

@@ -291,6 +291,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             arguments=msgspec.Raw(b'{"kind":"init"}'),
             repository_id=TWO,
             credentials=b"\x00",
+            second_repository_id=ONE,
+            second_credentials=b"\x01",
             start_deadline_at=AT,
             max_duration=60.0,
             priority=2,
@@ -303,6 +305,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "arguments": {"kind": "init"},
             "repository_id": str(TWO),
             "credentials": "AA==",
+            "second_repository_id": str(ONE),
+            "second_credentials": "AQ==",
             "start_deadline_at": AT_JSON,
             "max_duration": 60.0,
             "priority": 2,
@@ -491,6 +495,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             attempts=5,
             retry_delay=30.0,
             when_unreachable="wait",
+            options=kinds.CheckOptions(read_data_parts=7),
         ),
         {
             "kind": "backup",
@@ -507,6 +512,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "attempts": 5,
             "retry_delay": 30.0,
             "when_unreachable": "wait",
+            "options": {"kind": "check", "read_data_parts": 7},
         },
     ),
     (
@@ -560,6 +566,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "attempts": 3,
             "retry_delay": 60.0,
             "when_unreachable": "wait",
+            "options": None,
             "next_fire_at": AT_JSON,
             "created_at": AT_JSON,
             "updated_at": AT_JSON,
@@ -858,8 +865,48 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"kind": "prune", "host": "web1", "repository": "nas"},
     ),
     (
+        kinds.CopyArguments(
+            destination_id=TWO, snapshots=("01234567",), tags=("etc",), of_host="web1"
+        ),
+        {
+            "kind": "copy",
+            "destination_id": str(TWO),
+            "snapshots": ["01234567"],
+            "tags": ["etc"],
+            "of_host": "web1",
+        },
+    ),
+    (
+        kinds.CopyRequest(host="web1", repository="nas", destination="cloud", source="etc"),
+        {
+            "kind": "copy",
+            "host": "web1",
+            "repository": "nas",
+            "destination": "cloud",
+            "snapshots": [],
+            "source": "etc",
+            "tags": [],
+            "of_host": None,
+        },
+    ),
+    (kinds.CopyResult(copied=2, skipped=1), {"kind": "copy", "copied": 2, "skipped": 1}),
+    (
+        kinds.CopyOptions(destination="cloud", tags=("etc",)),
+        {"kind": "copy", "destination": "cloud", "tags": ["etc"], "of_host": None},
+    ),
+    (
+        kinds.CheckOptions(read_data_parts=7),
+        {"kind": "check", "read_data_parts": 7},
+    ),
+    (
         kinds.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),
-        {"kind": "check", "host": "web1", "repository": "nas", "read_data_subset": "1/7"},
+        {
+            "kind": "check",
+            "host": "web1",
+            "repository": "nas",
+            "read_data_subset": "1/7",
+            "read_data_parts": None,
+        },
     ),
     (
         jobs.Job(
@@ -884,6 +931,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "host": "web1",
             "repository_id": str(TWO),
             "repository": "nas",
+            "destination_id": None,
+            "destination": None,
             "arguments": {"kind": "init"},
             "actor_kind": "user",
             "actor_id": str(TWO),

@@ -25,19 +25,21 @@ class EntryPage:
         self.is_full = False
         """There was an entry more than fits; what comes after it is not looked at."""
 
-    def take(self, entry: FileEntry) -> None:
+    def take(self, entry: FileEntry) -> bool:
+        """Take an entry, or skip it; False when it is another page's."""
         if self.is_full:
-            return
+            return False
         if self._to_skip:
             self._to_skip -= 1
-            return
+            return True
         size = len(msgspec.json.encode(entry)) + 1
         # A page of at least one entry, however long its path: else nobody would ever get past it.
         if self.entries and (len(self.entries) == self._limit or size > self._bytes_left):
             self.is_full = True
-            return
+            return False
         self.entries.append(entry)
         self._bytes_left -= size
+        return True
 
 
 def read_entry(node: JsonObject) -> FileEntry | None:

@@ -6,8 +6,10 @@ such path: only what is printed tells.
 
 from __future__ import annotations
 
-from backhaul.wire.snapshots import ListFiles
-from backhaul_agent.restic.files import EntryPage, read_entry
+from collections.abc import Callable
+
+from backhaul.wire.snapshots import FileEntry, ListFiles
+from backhaul_agent.restic.files import read_entry
 from backhaul_agent.restic.output import parse_object, read_text
 
 
@@ -20,11 +22,11 @@ def build_arguments(arguments: ListFiles) -> list[str]:
 
 
 class LsReader:
-    """Reads the lines, as they come, onto a page."""
+    """Reads the lines, as they come, and hands the entries on."""
 
-    def __init__(self, path: str, page: EntryPage) -> None:
+    def __init__(self, path: str, take: Callable[[FileEntry], object]) -> None:
         self._path = path
-        self._page = page
+        self._take = take
         self.has_snapshot = False
         self.has_path = path == "/"
         """The path was seen; an empty root shows nothing."""
@@ -44,7 +46,7 @@ class LsReader:
         is_folder_itself = entry.path == self._path and entry.type == "dir"
         self.has_path = self.has_path or entry.path == self._path or self._is_below(entry.path)
         if not is_folder_itself:
-            self._page.take(entry)
+            self._take(entry)
 
     def _is_below(self, path: str) -> bool:
         return path.startswith(f"{self._path}/")

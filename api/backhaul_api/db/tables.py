@@ -203,6 +203,8 @@ schedules = Table(
     Column("attempts", Integer, nullable=False, server_default="3"),
     Column("retry_delay", Float, nullable=False, server_default="60"),
     Column("when_unreachable", Text, nullable=False),
+    # Those of its kind. NULL when there are none.
+    Column("options", json_column_type()),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("revision", BigInteger, nullable=False, server_default="1"),
@@ -216,6 +218,9 @@ jobs = Table(
     _id(),
     Column("host_id", ForeignKey("hosts.id"), nullable=False),
     Column("repository_id", ForeignKey("repositories.id"), index=True),
+    # Of a copy: a repository. No foreign key, for which SQLite would have to copy the whole table;
+    # a removed repository keeps its row.
+    Column("destination_id", sa.Uuid()),
     Column("kind", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("arguments", json_column_type(), nullable=False),
@@ -270,6 +275,21 @@ Index(
     jobs.c.kind,
     sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
     postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+)
+Index(
+    "ix_jobs_active_destination",
+    jobs.c.destination_id,
+    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+)
+
+# Which parts of the data were read: see `repositories.checks`.
+Index(
+    "ix_jobs_passed_checks",
+    jobs.c.repository_id,
+    jobs.c.finished_at,
+    sqlite_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
+    postgresql_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
 )
 
 job_events = Table(

@@ -133,7 +133,7 @@ async def create_job(
             host = await hosts.fetch(connection, data.host, for_update=True)
         with named_in("repository"):
             repository = await targets.fetch_present_repository(connection, data.repository)
-        order = Order(connection=connection, host=host, repository=repository)
+        order = Order(connection=connection, keys=services.keys, host=host, repository=repository)
         arguments = await plan(order, data)
         new = store.NewJob(
             host_id=host.id,

@@ -77,6 +77,7 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
             id=id_,
             host_id=new.host_id,
             repository_id=new.repository_id,
+            destination_id=getattr(new.arguments, "destination_id", None),
             kind=kind_of(new.arguments),
             state=JobState.QUEUED,
             arguments=new.arguments,
@@ -420,12 +421,17 @@ async def _fetch_one(connection: AsyncConnection, query: sa.Select[Any], job_id:
     return _build(row)
 
 
+_destinations = repositories.alias("destinations")
+
 _SELECT = sa.select(
-    jobs, hosts.c.name.label("host"), repositories.c.name.label("repository")
+    jobs,
+    hosts.c.name.label("host"),
+    repositories.c.name.label("repository"),
+    _destinations.c.name.label("destination"),
 ).select_from(
-    jobs.join(hosts, jobs.c.host_id == hosts.c.id).outerjoin(
-        repositories, jobs.c.repository_id == repositories.c.id
-    )
+    jobs.join(hosts, jobs.c.host_id == hosts.c.id)
+    .outerjoin(repositories, jobs.c.repository_id == repositories.c.id)
+    .outerjoin(_destinations, jobs.c.destination_id == _destinations.c.id)
 )
 
 

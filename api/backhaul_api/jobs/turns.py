@@ -48,8 +48,14 @@ class Waiting:
     id: UUID
     host_id: UUID
     repository_id: UUID
+    destination_id: UUID | None
+    """A copy works on two repositories, and takes its turn on both."""
     kind: JobKind
     priority: JobPriority
+
+    @property
+    def repository_ids(self) -> set[UUID]:
+        return {self.repository_id, *filter(None, (self.destination_id,))}
 
     @property
     def is_exclusive(self) -> bool:
@@ -68,6 +74,7 @@ def build_waiting(job: Job | sa.RowMapping) -> Waiting | None:
         id=get("id"),
         host_id=get("host_id"),
         repository_id=get("repository_id"),
+        destination_id=get("destination_id"),
         kind=kind,
         priority=choose_priority(kind, get("actor_kind")),
     )
@@ -99,7 +106,9 @@ async def find_obstacles(
         return {}
     scheduled = {job.host_id for job in waiting if job.priority is JobPriority.SCHEDULED}
     own = await _fetch_queued_exclusive(connection, scheduled)
-    repository_ids = {job.repository_id for job in waiting} | {row.repository_id for row in own}
+    repository_ids = {row.repository_id for row in own}.union(
+        *(job.repository_ids for job in waiting)
+    )
     look = _Look(
         connection=connection,
         exclusive=await _fetch_exclusive(connection, repository_ids),
@@ -133,7 +142,7 @@ async def refuse_early_claim(
         raise JobWaitsError(
             f"Job {job.id} waits: another claim on repository {job.repository} is under way."
         )
-    exclusive = await _fetch_exclusive(connection, {waiting.repository_id})
+    exclusive = await _fetch_exclusive(connection, waiting.repository_ids)
     at_work = [
         row for row in exclusive if _concerns(row, waiting) and _is_at_work(row, silent_since)
     ]
@@ -193,11 +202,14 @@ async def find_next(connection: AsyncConnection, job: Job) -> set[UUID]:
     """Find the hosts for whose jobs the end of this one, or that it waits no more, makes way."""
     if job.repository_id is None:
         return {job.host_id}
+    freed = [one for one in (job.repository_id, job.destination_id) if one is not None]
     query = (
         sa.select(jobs.c.host_id)
         .distinct()
         .where(
-            jobs.c.repository_id == job.repository_id, _IS_ACTIVE, jobs.c.state == JobState.QUEUED
+            sa.or_(jobs.c.repository_id.in_(freed), jobs.c.destination_id.in_(freed)),
+            _IS_ACTIVE,
+            jobs.c.state == JobState.QUEUED,
         )
     )
     if job.kind not in EXCLUSIVE_KINDS:
@@ -216,8 +228,11 @@ async def _lock(connection: AsyncConnection, job: Waiting) -> bool:
         if job.is_exclusive
         else sa.func.pg_try_advisory_xact_lock_shared
     )
-    number = int.from_bytes(job.repository_id.bytes[-8:], signed=True)
-    return bool(await connection.scalar(sa.select(try_lock(sa.literal(number, sa.BigInteger)))))
+    for repository_id in job.repository_ids:
+        number = int.from_bytes(repository_id.bytes[-8:], signed=True)
+        if not await connection.scalar(sa.select(try_lock(sa.literal(number, sa.BigInteger)))):
+            return False
+    return True
 
 
 async def _fetch_exclusive(
@@ -250,7 +265,11 @@ async def _fetch_at_work(
     connection: AsyncConnection, job: Waiting, silent_since: datetime | None
 ) -> Any:
     """Fetch any job that works on the repository, or else on the job's own host."""
-    for where in (jobs.c.repository_id == job.repository_id, jobs.c.host_id == job.host_id):
+    for where in (
+        jobs.c.repository_id == job.repository_id,
+        jobs.c.destination_id == job.repository_id,
+        jobs.c.host_id == job.host_id,
+    ):
         query = _SELECT.where(
             where,
             jobs.c.id != job.id,
@@ -269,7 +288,7 @@ async def _fetch_at_work(
 
 
 def _concerns(row: sa.Row[Any], job: Waiting) -> bool:
-    return bool(row.repository_id == job.repository_id and row.id != job.id)
+    return bool(row.repository_id in job.repository_ids and row.id != job.id)
 
 
 def _is_at_work(row: sa.Row[Any], silent_since: datetime | None) -> bool:
@@ -324,6 +343,7 @@ _SELECT = sa.select(
     jobs.c.host_id,
     jobs.c.state,
     jobs.c.repository_id,
+    jobs.c.destination_id,
     jobs.c.created_at,
     jobs.c.accepted_at,
     jobs.c.retry_at,

@@ -8,7 +8,9 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import Host, Source
+from backhaul.wire.kinds import ScheduleOptions
 from backhaul_api.jobs.targets import TargetRepository
+from backhaul_api.keys import KeyRing
 from backhaul_api.names import named_in
 from backhaul_api.sources import store as sources
 
@@ -18,6 +20,7 @@ class Order:
     """A job that an operator wants, in the transaction that makes it."""
 
     connection: AsyncConnection
+    keys: KeyRing
     host: Host
     repository: TargetRepository
 
@@ -38,6 +41,7 @@ class Fired:
     connection: AsyncConnection
     repository_id: UUID
     source_id: UUID | None
+    options: ScheduleOptions | None
 
     async def fetch_source(self) -> Source | None:
         if self.source_id is None:

@@ -170,6 +170,7 @@ def _priority_of(row: sa.RowMapping) -> JobPriority:
 async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
     try:
         credentials = await sealer.seal(row["repository_id"])
+        second_credentials = await sealer.seal(row["destination_id"])
     except NotFoundError as error:
         due.unsendable[row["id"]] = f"The repository's credentials cannot be sent: {error}"
         return
@@ -186,6 +187,8 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
                 arguments=encode(row["arguments"]),
                 repository_id=row["repository_id"],
                 credentials=credentials,
+                second_repository_id=row["destination_id"],
+                second_credentials=second_credentials,
                 start_deadline_at=row["start_deadline_at"],
                 max_duration=row["max_duration"],
                 priority=_priority_of(row),
@@ -209,6 +212,7 @@ _ACTIVE = sa.select(
     jobs.c.state,
     jobs.c.arguments,
     jobs.c.repository_id,
+    jobs.c.destination_id,
     jobs.c.start_deadline_at,
     jobs.c.max_duration,
     jobs.c.retry_at,

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 
 from backhaul.wire.agents import Receipt, ReceiptStatus
 from backhaul.wire.jobs import ActorKind, Job, JobEvent, JobState
-from backhaul.wire.kinds import Arguments, JobKind, kind_of
+from backhaul.wire.kinds import Arguments, JobKind, ScheduleOptions, kind_of
 from backhaul.wire.schedules import (
     EntryError,
     ScheduleAck,
@@ -237,6 +238,7 @@ async def _choose_arguments(
         connection=arrival.connection,
         repository_id=schedule["repository_id"],
         source_id=schedule["source_id"],
+        options=msgspec.convert(schedule["options"], ScheduleOptions | None),
     )
     return await plan_fired(fired, kind)
 

@@ -20,7 +20,7 @@ from backhaul_api.paging import (
     encode_cursor,
     split_page,
 )
-from backhaul_api.repositories import rules, store
+from backhaul_api.repositories import checks, rules, store
 from backhaul_api.schedules import store as schedules
 from backhaul_api.services import Needs
 
@@ -32,7 +32,8 @@ async def list_repositories(
     after = decode_cursor(cursor, tuple[str])[0] if cursor else None
     async with services.database.reading() as connection:
         found = await store.fetch_page(connection, limit=limit + 1, after=after)
-    items, has_more = split_page(found, limit)
+        items, has_more = split_page(found, limit)
+        items = await checks.note_coverage(connection, items, now=services.clock.now())
     return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].name) if has_more else None)
 
 
@@ -81,7 +82,9 @@ async def create_repository(
 )
 async def get_repository(services: Needs, repository: FromPath[str]) -> Repository:
     async with services.database.reading() as connection:
-        return await store.fetch(connection, repository)
+        found = await store.fetch(connection, repository)
+        [noted] = await checks.note_coverage(connection, [found], now=services.clock.now())
+    return noted
 
 
 @patch(
@@ -121,6 +124,7 @@ async def update_repository(
             target_id=changed.id,
             target=changed.name,
         )
+        [changed] = await checks.note_coverage(connection, [changed], now=now)
     services.wakeups.wake(*concerned)
     return changed
 

@@ -134,7 +134,8 @@ async def remove(connection: AsyncConnection, repository: Repository, *, now: da
 
 async def _refuse_used(connection: AsyncConnection, repository: Repository) -> None:
     active = sa.select(sa.func.count()).where(
-        jobs.c.repository_id == repository.id, jobs.c.state.in_(ACTIVE_STATES)
+        sa.or_(jobs.c.repository_id == repository.id, jobs.c.destination_id == repository.id),
+        jobs.c.state.in_(ACTIVE_STATES),
     )
     if count := await connection.scalar(active):
         raise ConflictError(
@@ -142,7 +143,11 @@ async def _refuse_used(connection: AsyncConnection, repository: Repository) -> N
             "for them, then delete it; those of a host that is gone end when the host is removed."
         )
     scheduled = sa.select(sa.func.count()).where(
-        schedules.c.repository_id == repository.id, schedules.c.deleted_at.is_(None)
+        sa.or_(
+            schedules.c.repository_id == repository.id,
+            schedules.c.options["destination"].as_string() == str(repository.id),
+        ),
+        schedules.c.deleted_at.is_(None),
     )
     if count := await connection.scalar(scheduled):
         raise ConflictError(

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import Source
 from backhaul.wire.pages import Page
-from backhaul.wire.schedules import CreateSchedule, Schedule, UpdateSchedule
+from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, UpdateSchedule
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.errors import PreconditionFailedError
@@ -21,6 +21,7 @@ from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
+from backhaul_api.kinds import copy
 from backhaul_api.names import named_in
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -76,6 +77,7 @@ async def create_schedule(
             data, id_=new_id(), host=owner, repository=repository, source=source, now=now
         )
         rules.check_schedule(schedule, source)
+        schedule = await _settle_options(connection, services, schedule)
         await store.insert(connection, schedule)
         await _record(connection, request.user, "schedule.create", schedule, at=now)
         created = await store.fetch(connection, schedule.id, now=now)
@@ -127,6 +129,7 @@ async def update_schedule(
         seen = await _fetch_matching(connection, schedule_id, if_match, now=now)
         changed, source = await _apply(connection, seen, data)
         rules.check_schedule(changed, source)
+        changed = await _settle_options(connection, services, changed)
         changed = msgspec.structs.replace(changed, updated_at=now, revision=seen.revision + 1)
         await store.update(connection, changed, seen_revision=seen.revision)
         await _record(connection, request.user, "schedule.update", changed, at=now)
@@ -197,6 +200,18 @@ async def _apply(
             repository = await repositories.fetch(connection, changes["repository"])
         changes |= {"repository_id": repository.id, "repository": repository.name}
     return msgspec.structs.replace(seen, **changes), source
+
+
+async def _settle_options(
+    connection: AsyncConnection, services: Services, schedule: Schedule
+) -> Schedule:
+    """Give the schedule with what its options name, looked up."""
+    if schedule.kind is not ScheduleKind.COPY:
+        return schedule
+    options = await copy.settle_options(
+        connection, services.keys, schedule.repository_id, schedule.options
+    )
+    return msgspec.structs.replace(schedule, options=options)
 
 
 async def _fetch_source(connection: AsyncConnection, reference: str | None) -> Source | None:

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from backhaul.cron import Cron, CronError, build_hash_key, draw_jitter, parse_cron
 from backhaul.wire.fleet import Host, Repository, Source
+from backhaul.wire.kinds import JobKind, ScheduleOptions, find_options_type, kind_of
 from backhaul.wire.schedules import (
     CreateSchedule,
     Schedule,
@@ -22,6 +23,7 @@ from backhaul_api.errors import InvalidError
 from backhaul_api.sources.rules import require_keep_rule
 
 KINDS_WITH_SOURCE = frozenset({ScheduleKind.BACKUP, ScheduleKind.FORGET})
+KINDS_THAT_MAY_HAVE_SOURCE = frozenset({ScheduleKind.COPY})
 
 _ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
 
@@ -56,6 +58,7 @@ def build_schedule(
         attempts=data.attempts,
         retry_delay=data.retry_delay,
         when_unreachable=choose_when_unreachable(data.kind, data.when_unreachable),
+        options=data.options,
         next_fire_at=None,
         created_at=now,
         updated_at=now,
@@ -77,6 +80,7 @@ def check_schedule(schedule: Schedule, source: Source | None) -> None:
     """
     parse(schedule.cron, schedule.timezone, hash_key=key_of(schedule))
     check_source(schedule.kind, source)
+    check_options(schedule.kind, schedule.options)
     if schedule.when_unreachable == "run" and schedule.kind is not ScheduleKind.BACKUP:
         raise InvalidError.of(
             "when_unreachable",
@@ -90,6 +94,8 @@ def check_source(kind: ScheduleKind, source: Source | None) -> None:
     Raises:
         InvalidError: see there.
     """
+    if kind in KINDS_THAT_MAY_HAVE_SOURCE:
+        return
     if kind not in KINDS_WITH_SOURCE:
         if source is not None:
             raise InvalidError.of("source", f"{kind} works on the whole repository: leave it out")
@@ -98,6 +104,20 @@ def check_source(kind: ScheduleKind, source: Source | None) -> None:
         raise InvalidError.of("source", f"name the source to {kind}")
     if kind is ScheduleKind.FORGET:
         require_keep_rule(source)
+
+
+def check_options(kind: ScheduleKind, options: ScheduleOptions | None) -> None:
+    """Refuse the options of another kind.
+
+    Raises:
+        InvalidError: see there.
+    """
+    if options is None or kind_of(options) == JobKind(kind):
+        return
+    remedy = f"write {kind}" if find_options_type(kind) else "leave the options out"
+    raise InvalidError.of(
+        "options.kind", f"are those of a {kind_of(options)}, and this fires a {kind}: {remedy}"
+    )
 
 
 def parse(cron: str, timezone: str, *, hash_key: str | None) -> Cron:

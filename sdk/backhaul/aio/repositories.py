@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backhaul import _requests
-from backhaul._fields import HostFields, RepositoryFields
+from backhaul._fields import HostFields, RepositoryFields, SourceFields
 from backhaul.aio.collections import AsyncKeyed
 from backhaul.aio.jobs import AsyncJob, AsyncJobs
 from backhaul.aio.snapshots import AsyncSnapshots
@@ -57,6 +57,33 @@ class AsyncRepository(RepositoryFields):
             arguments=arguments,
         )
         return await self._fleet.jobs.create(request)
+
+    async def copy_to(
+        self,
+        other: RepositoryFields | UUID | str,
+        *,
+        host: HostFields | UUID | str,
+        source: SourceFields | UUID | str | None = None,
+        of_host: HostFields | str | None = None,
+        tags: Iterable[str] = (),
+        snapshots: Iterable[str] = (),
+    ) -> AsyncJob:
+        """Copy its snapshots to another repository, now, on a host that reaches both.
+
+        All of them, or those that are named, or those with a source, of a host, with all tags.
+
+        Raises:
+            InvalidRequestError: something is not acceptable; each error names its field.
+        """
+        return await self.run(
+            JobKind.COPY,
+            host=host,
+            destination=_requests.require_key("destination", other),
+            source=_requests.find_key("source", source),
+            of_host=_requests.find_key("of_host", of_host),
+            tags=_requests.list_texts("tags", tags),
+            snapshots=_requests.list_texts("snapshots", snapshots),
+        )
 
     async def growth(self) -> AnyChart:
         """Draw how it grew: the bytes that each day's backups added, and their sum.

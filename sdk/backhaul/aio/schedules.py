@@ -45,6 +45,7 @@ class AsyncSchedule(ScheduleFields):
     async def update(self, **changes: Any) -> AsyncSchedule:
         """Change it: cron, timezone, repository, source, enabled and the policies, by their names.
 
+        So can the options of its kind be, like read_data_parts; `options=None` drops them all.
         Durations are in seconds. What is left out stays. Refused when somebody else changed it
         since this object was read.
 
@@ -52,6 +53,7 @@ class AsyncSchedule(ScheduleFields):
             PreconditionFailedError: somebody did; `refresh()` shows what it is now.
             InvalidRequestError: a change is not acceptable.
         """
+        changes = _requests.gather_options(self.kind, changes, known=self.options)
         request = _requests.convert(changes, UpdateSchedule)
         self.data = await self._fleet.client.update_schedule(
             self.id, request, if_revision=self.revision
@@ -120,8 +122,10 @@ class AsyncSchedules(AsyncKeyed[AsyncSchedule]):
 
         The repository may be left out if there is only one. `policies` are the other fields of
         `backhaul.wire.schedules.CreateSchedule`: enabled, catch_up, catch_up_window, jitter,
-        start_deadline, max_duration, attempts, retry_delay, when_unreachable; durations in
-        seconds. `host` is needed on the schedules of the whole fleet only.
+        start_deadline, max_duration, attempts, retry_delay, when_unreachable, options; durations
+        in seconds. The options of the kind can be named themselves: `read_data_parts=7` for a
+        check, which then reads another seventh of the data each time. `host` is needed on the
+        schedules of the whole fleet only.
 
         Raises:
             InvalidRequestError: something is not acceptable; each error names its field.
@@ -132,7 +136,7 @@ class AsyncSchedules(AsyncKeyed[AsyncSchedule]):
             "timezone": timezone,
             "source": _requests.find_key("source", source),
             "repository": await self._fleet.repositories.choose(repository),
-            **policies,
+            **_requests.gather_options(kind, policies),
         }
         request = _requests.convert(fields, CreateSchedule)
         target = _requests.require_key("host", host or self._host)

@@ -14,6 +14,7 @@ from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
 from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
+    CopyResult,
     ForgetResult,
     InitResult,
     PruneResult,
@@ -157,5 +158,7 @@ def _render_result(job: Job) -> str:
             return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
         case UnlockResult() as result:
             return f"{result.locks_left or 'no'} locks are left"
+        case CopyResult() as result:
+            return f"{result.copied} snapshots copied, {result.skipped} there already"
         case PruneResult() | None:
             return ""

@@ -205,6 +205,12 @@ def _build_columns(at: datetime) -> list[Column[Repository]]:
             lambda repository: display.render_age(repository.initialized_at, at, absent="not yet"),
             lambda repository: "" if repository.initialized_at else "yellow",
         ),
+        Column(
+            "READ",
+            lambda repository: f"{repository.read_coverage:.0%}",
+            is_right=True,
+            is_wide=True,
+        ),
         Column("RESTIC ID", lambda repository: (repository.restic_id or "")[:10], is_wide=True),
         Column(
             "CREATED",
@@ -230,4 +236,5 @@ def _build_fields(repository: Repository) -> list[tuple[str, str]]:
             else "not yet",
         ),
         ("restic id", repository.restic_id or ""),
+        ("data read", f"{repository.read_coverage:.0%} in 30 days"),
     ]

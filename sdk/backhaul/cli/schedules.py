@@ -27,6 +27,7 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.prompts import confirm_removal
 from backhaul.cli.repository_choice import choose_repository
+from backhaul.cli.schedule_options import DataParts, Destination, OfHost, build_options
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
 from backhaul.wire.schedules import (
@@ -50,7 +51,7 @@ CronText = Annotated[
     str, typer.Option(help="Five fields, an alias like @daily, or H for a spread-out number.")
 ]
 Zone = Annotated[str | None, typer.Option(metavar="ZONE", help="Like Europe/London. Default: UTC.")]
-SourceName = Annotated[str | None, typer.Option(help="backup, forget: the source.")]
+SourceName = Annotated[str | None, typer.Option(help="backup, forget, copy: the source.")]
 CatchUpChoice = Annotated[
     CatchUp | None, typer.Option(help="What slots that were missed make: one fire, or none.")
 ]
@@ -88,7 +89,7 @@ IfRevision = Annotated[
     int | None, typer.Option(metavar="N", help="Only as long as it is at this revision.")
 ]
 
-CLEARABLE = ("catch-up-window", "start-deadline", "max-duration")
+CLEARABLE = ("catch-up-window", "start-deadline", "max-duration", "options")
 
 
 @app.command("create")
@@ -112,6 +113,9 @@ def create_schedule(
     attempts: AttemptCount = None,
     retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
+    read_data_parts: DataParts = None,
+    destination: Destination = None,
+    of_host: OfHost = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -131,6 +135,7 @@ def create_schedule(
         attempts=DEFAULT_ATTEMPTS if attempts is None else attempts,
         retry_delay=_read_duration("--retry-delay", retry_delay) or DEFAULT_RETRY_DELAY_S,
         when_unreachable=when_unreachable,
+        options=build_options(kind, _name_options(read_data_parts, destination, of_host)),
     )
     with open_client() as client:
         chosen = choose_repository(client, repository)
@@ -190,6 +195,9 @@ def update_schedule(
     attempts: AttemptCount = None,
     retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
+    read_data_parts: DataParts = None,
+    destination: Destination = None,
+    of_host: OfHost = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help=f"Lift this: {', '.join(CLEARABLE)}. Repeatable."),
@@ -215,9 +223,17 @@ def update_schedule(
         when_unreachable=_or_unset(when_unreachable),
     )
     change = _clear(change, clear or [])
-    if change == UpdateSchedule():
+    options = _name_options(read_data_parts, destination, of_host)
+    has_options = any(value is not None for value in options.values())
+    if change == UpdateSchedule() and not has_options:
         raise BadInputError("Nothing to change: name at least one option.")
+    if has_options and change.options is None:
+        raise BadInputError("--clear options contradicts the options of the kind that are given.")
     with open_client() as client:
+        if has_options:
+            seen = client.get_schedule(schedule)
+            built = build_options(seen.kind, options, known=seen.options)
+            change = msgspec.structs.replace(change, options=built)
         changed = client.update_schedule(schedule, change, if_revision=if_revision)
     text = f"Schedule {changed.id} is changed: {_describe(changed)}."
     print_changed(changed, text, key=changed.id, as_json=as_json, quiet=quiet)
@@ -258,6 +274,16 @@ def delete_schedule(
 
 def _read_duration(option: str, text: str | None) -> float | None:
     return None if text is None else parse_duration(text, option=option)
+
+
+def _name_options(
+    read_data_parts: int | None, destination: str | None, of_host: str | None
+) -> dict[str, int | str | None]:
+    return {
+        "read_data_parts": read_data_parts,
+        "destination": destination,
+        "of_host": of_host,
+    }
 
 
 def _or_unset(value: T | None) -> T | UnsetType:
@@ -318,6 +344,7 @@ def _build_fields(schedule: Schedule, at: datetime) -> list[tuple[str, str]]:
         ("max duration", _render_duration(schedule.max_duration)),
         ("attempts", _render_attempts(schedule)),
         ("when unreachable", schedule.when_unreachable),
+        ("options", display.render_options(schedule.options)),
         ("created", display.render_moment(schedule.created_at)),
         ("changed", display.render_moment(schedule.updated_at)),
         ("revision", str(schedule.revision)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from backhaul.display import render_bytes, render_duration
+from backhaul.display import render_bytes, render_duration, render_options
 from backhaul.html.markup import Markup, age, join, mark, page, tag
 from backhaul.html.plain import render_result
 from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
@@ -129,6 +129,8 @@ def _schedule_rows(one: Schedule, now: datetime) -> list[tuple[str, str]]:
         ("tried", "once" if one.attempts == 1 else f"up to {one.attempts} times"),
         ("without the server", "runs" if one.when_unreachable == "run" else "waits"),
     ]
+    if options := render_options(one.options):
+        rows.append(("options", options))
     return [*rows, ("why", one.error)] if one.error else rows
 
 
@@ -147,6 +149,7 @@ def _repository_rows(one: Repository, now: datetime) -> list[tuple[str, str]]:
         ("location", one.location),
         ("known to exist", age(one.initialized_at, now, absent="not yet: run an init job")),
         ("environment", names),
+        ("data read", f"{one.read_coverage:.0%} in 30 days"),
         ("made", age(one.created_at, now)),
     ]
 

@@ -13,6 +13,7 @@ from backhaul.wire.jobs import Job, JobState
 from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
+    CopyResult,
     ForgetResult,
     InitResult,
     PruneResult,
@@ -69,6 +70,8 @@ def render_result(job: Job) -> str:
             return f"repository {r.repository_id[:10]}"
         case UnlockResult() as r:
             return f"{r.locks_left} locks left" if r.locks_left else "no locks left"
+        case CopyResult() as r:
+            return f"{r.copied:,} snapshots copied, {r.skipped:,} there already"
         case PruneResult() | None:
             return ""
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backhaul import _requests
-from backhaul._fields import HostFields, RepositoryFields
+from backhaul._fields import HostFields, RepositoryFields, SourceFields
 from backhaul.objects.collections import Keyed
 from backhaul.objects.jobs import Job, Jobs
 from backhaul.objects.snapshots import Snapshots
@@ -56,6 +56,33 @@ class Repository(RepositoryFields):
             arguments=arguments,
         )
         return self._fleet.jobs.create(request)
+
+    def copy_to(
+        self,
+        other: RepositoryFields | UUID | str,
+        *,
+        host: HostFields | UUID | str,
+        source: SourceFields | UUID | str | None = None,
+        of_host: HostFields | str | None = None,
+        tags: Iterable[str] = (),
+        snapshots: Iterable[str] = (),
+    ) -> Job:
+        """Copy its snapshots to another repository, now, on a host that reaches both.
+
+        All of them, or those that are named, or those with a source, of a host, with all tags.
+
+        Raises:
+            InvalidRequestError: something is not acceptable; each error names its field.
+        """
+        return self.run(
+            JobKind.COPY,
+            host=host,
+            destination=_requests.require_key("destination", other),
+            source=_requests.find_key("source", source),
+            of_host=_requests.find_key("of_host", of_host),
+            tags=_requests.list_texts("tags", tags),
+            snapshots=_requests.list_texts("snapshots", snapshots),
+        )
 
     def growth(self) -> AnyChart:
         """Draw how it grew: the bytes that each day's backups added, and their sum.

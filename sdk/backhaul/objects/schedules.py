@@ -46,6 +46,7 @@ class Schedule(ScheduleFields):
     def update(self, **changes: Any) -> Schedule:
         """Change it: cron, timezone, repository, source, enabled and the policies, by their names.
 
+        So can the options of its kind be, like read_data_parts; `options=None` drops them all.
         Durations are in seconds. What is left out stays. Refused when somebody else changed it
         since this object was read.
 
@@ -53,6 +54,7 @@ class Schedule(ScheduleFields):
             PreconditionFailedError: somebody did; `refresh()` shows what it is now.
             InvalidRequestError: a change is not acceptable.
         """
+        changes = _requests.gather_options(self.kind, changes, known=self.options)
         request = _requests.convert(changes, UpdateSchedule)
         self.data = self._fleet.client.update_schedule(self.id, request, if_revision=self.revision)
         return self
@@ -119,8 +121,10 @@ class Schedules(Keyed[Schedule]):
 
         The repository may be left out if there is only one. `policies` are the other fields of
         `backhaul.wire.schedules.CreateSchedule`: enabled, catch_up, catch_up_window, jitter,
-        start_deadline, max_duration, attempts, retry_delay, when_unreachable; durations in
-        seconds. `host` is needed on the schedules of the whole fleet only.
+        start_deadline, max_duration, attempts, retry_delay, when_unreachable, options; durations
+        in seconds. The options of the kind can be named themselves: `read_data_parts=7` for a
+        check, which then reads another seventh of the data each time. `host` is needed on the
+        schedules of the whole fleet only.
 
         Raises:
             InvalidRequestError: something is not acceptable; each error names its field.
@@ -131,7 +135,7 @@ class Schedules(Keyed[Schedule]):
             "timezone": timezone,
             "source": _requests.find_key("source", source),
             "repository": self._fleet.repositories.choose(repository),
-            **policies,
+            **_requests.gather_options(kind, policies),
         }
         request = _requests.convert(fields, CreateSchedule)
         target = _requests.require_key("host", host or self._host)

@@ -44,6 +44,10 @@ class CommandRun(Wire, frozen=True, kw_only=True, tag_field="type", tag="command
     not know instead of failing to read the command."""
     repository_id: UUID | None = None
     credentials: bytes | None = None
+    second_repository_id: UUID | None = None
+    """Of a copy, its destination: a job that needs two repositories."""
+    second_credentials: bytes | None = None
+    """Sealed like the others, and bound to the second repository as they are to the first."""
     start_deadline_at: Instant | None = None
     max_duration: Seconds | None = None
     priority: int = 0

@@ -8,6 +8,7 @@ restic and the libraries in it read from their environment starts programs or op
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 VARIABLES = frozenset(
     {
@@ -94,3 +95,8 @@ def _read_sftp_host(rest: str) -> tuple[str, ...]:
     # restic takes the brackets off that IPv6 addresses have in a URL.
     authority = rest.removeprefix("//")
     return tuple(part.lstrip("[") for part in (authority, *authority.split("@")))
+
+
+def find_conflicts(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Find the variables that two environments set to different values."""
+    return sorted(name for name in one.keys() & other.keys() if one[name] != other[name])

@@ -128,6 +128,9 @@ class Repository(Wire, frozen=True, kw_only=True):
     """When it was first known to exist: after an `init`, or after a first job that used it."""
     restic_id: str | None
     """restic's own id of it, where restic told."""
+    read_coverage: float = 0.0
+    """How much of its data the checks of the last 30 days have read, 0 to 1. What was stored since
+    counts as the rest does."""
 
 
 class CreateSource(Request, frozen=True, kw_only=True):

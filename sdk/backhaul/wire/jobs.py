@@ -228,6 +228,9 @@ class Job(Wire, frozen=True, kw_only=True):
     host: Name
     repository_id: UUID | None
     repository: Name | None
+    destination_id: UUID | None = None
+    destination: Name | None = None
+    """Of a copy: the second repository."""
     arguments: Arguments
     actor_kind: ActorKind
     actor_id: UUID | None

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from backhaul.wire.base import Instant, Name, Request, Seconds, Wire
-from backhaul.wire.kinds import Arguments
+from backhaul.wire.kinds import Arguments, ScheduleOptions
 
 
 class RunTemplate(Wire, frozen=True, kw_only=True):
@@ -110,6 +110,7 @@ class ScheduleKind(StrEnum):
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
+    COPY = "copy"
 
 
 CatchUp = Literal["once", "skip"]
@@ -142,7 +143,7 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     repository: str
     """Name or id."""
     source: str | None = None
-    """Name or id; needed for backup and forget, refused for the rest."""
+    """Name or id; needed for backup and forget, possible for copy, refused for the rest."""
     timezone: Timezone = "UTC"
     """The IANA time zone in which the expression is read."""
     enabled: bool = True
@@ -164,6 +165,8 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     when_unreachable: WhenUnreachable | None = None
     """`run`: back up without the server when it cannot be reached; the default for backup.
     `wait`: the default, and all there is, for the rest."""
+    options: ScheduleOptions | None = None
+    """How the job is done; of the same kind as the schedule."""
 
 
 class UpdateSchedule(Request, frozen=True, kw_only=True):
@@ -182,6 +185,8 @@ class UpdateSchedule(Request, frozen=True, kw_only=True):
     attempts: Attempts | UnsetType = UNSET
     retry_delay: RetryDelay | UnsetType = UNSET
     when_unreachable: WhenUnreachable | UnsetType = UNSET
+    options: ScheduleOptions | UnsetType | None = UNSET
+    """All of them: what is not named has its default again."""
 
 
 class Schedule(Wire, frozen=True, kw_only=True):
@@ -206,6 +211,8 @@ class Schedule(Wire, frozen=True, kw_only=True):
     attempts: int = 1
     retry_delay: Seconds = DEFAULT_RETRY_DELAY_S
     when_unreachable: WhenUnreachable
+    options: ScheduleOptions | None = None
+    """None when none were chosen."""
     next_fire_at: Instant | None
     """The next slot, with this schedule's jitter; None while it is disabled."""
     created_at: Instant

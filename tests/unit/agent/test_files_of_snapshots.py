@@ -20,7 +20,7 @@ def build_page(*, skip: int = 0, limit: int = 1000, max_bytes: int = 1 << 20) ->
 
 def read_ls(case: str, path: str, page: EntryPage | None = None) -> tuple[ls.LsReader, EntryPage]:
     page = page or build_page()
-    reader = ls.LsReader(path, page)
+    reader = ls.LsReader(path, page.take)
     for line in read_recorded(case)[0]:
         reader.read(line)
     return reader, page
@@ -77,7 +77,7 @@ def test_everything_else_that_a_snapshot_can_hold_is_listed() -> None:
 def test_nodes_of_restic_0_17_are_read_by_their_new_field() -> None:
     # restic 0.17 changelog, pull-4664: message_type beside struct_type, which is to go.
     page = build_page()
-    reader = ls.LsReader("/etc", page)
+    reader = ls.LsReader("/etc", page.take)
 
     reader.read('{"message_type": "snapshot", "id": "d9c8cbca"}')
     reader.read('{"message_type": "node", "name": "hosts", "path": "/etc/hosts", "type": "file"}')

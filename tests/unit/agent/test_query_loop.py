@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from backhaul.wire.agents import Receipt
 from backhaul.wire.commands import QueryAnswer, QueryRun
 from backhaul.wire.kinds import JobKind
 from backhaul.wire.snapshots import FindFiles, FoundFiles, ListFiles, QueryArguments
+from backhaul_agent import restic_listing
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.errors import LinkLostError
 from backhaul_agent.identity import Identity
@@ -24,6 +27,7 @@ from backhaul_agent.job import Workshop
 from backhaul_agent.journal import Journal
 from backhaul_agent.policy import Policy
 from backhaul_agent.query_loop import QueryLoop
+from backhaul_agent.restic_listing import MAX_PARKED
 from backhaul_agent.settings import PolicySettings, Settings
 from backhaul_agent.spool import Spool
 from tests.fakes.fake_restic import FakeRestic, install_fake_restic
@@ -256,3 +260,68 @@ async def test_answer_is_sent_again_while_somebody_waits(bench: Bench) -> None:
 
     assert len(bench.link.answers) == 1
     assert len(bench.fake.calls) == 1
+
+
+def read_number(file: Path) -> int:
+    while not (text := file.read_text()):  # it is just being written
+        pass
+    return int(text)
+
+
+async def turn_page(bench: Bench, skip: int, *, limit: int = 1000) -> list[str]:
+    bench.link.has_answer.clear()
+    arguments = ListFiles(snapshot=SNAPSHOT, path="/data", skip=skip, limit=limit)
+    return entries_of(await bench.answer(arguments))
+
+
+@pytest.mark.timeout(120)
+async def test_large_snapshot_is_read_page_by_page_in_little_memory(bench: Bench) -> None:
+    count, limit = 200_000, 1000
+    bench.fake.on("ls", nodes=count)
+    names = await turn_page(bench, 0)
+    written_early = read_number(bench.fake.folder / "written.txt")
+    gc.collect()
+    tracemalloc.start()
+
+    while len(names) < count:
+        page = await turn_page(bench, len(names))
+        bench.link.answers.clear()
+        assert len(page) == limit
+        names += page
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert names == [f"file-{number:06}" for number in range(count)]
+    assert len(bench.fake.calls) == 1, "restic went on where it had stopped"
+    assert written_early < 10 * limit, "restic waits while nobody turns the page"
+    # The names above take some 12 MB of it.
+    assert peak_bytes < 24 * 2**20
+
+
+async def test_page_that_nobody_asked_for_in_time_is_found_by_skipping(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restic_listing, "PARKED_FOR_S", 0.0)
+    bench.fake.on("ls", nodes=3000)
+
+    first = await turn_page(bench, 0)
+    while len(bench.loop._parked):
+        await asyncio.sleep(0)
+    second = await turn_page(bench, 1000)
+
+    assert (first[0], second[0], second[-1]) == ("file-000000", "file-001000", "file-001999")
+    assert len(bench.fake.calls) == 2
+
+
+async def test_few_listings_wait_at_a_time_the_oldest_goes(bench: Bench) -> None:
+    bench.fake.on("ls", nodes=100_000)
+
+    for limit in (500, 600, 700):
+        await turn_page(bench, 0, limit=limit)
+    kept = len(bench.loop._parked)
+    oldest = await turn_page(bench, 500, limit=500)
+    newest = await turn_page(bench, 700, limit=700)
+
+    assert kept == MAX_PARKED
+    assert (oldest[0], newest[0]) == ("file-000500", "file-000700")
+    assert len(bench.fake.calls) == 4

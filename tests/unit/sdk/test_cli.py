@@ -30,6 +30,7 @@ from backhaul.wire.jobs import JobState, Progress
 from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
+    CopyResult,
     ForgetArguments,
     ForgetResult,
     JobKind,
@@ -595,10 +596,28 @@ def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRo
     [
         (["forget", "--source", "etc"], {"kind": "forget", "source": "etc"}),
         (["prune"], {"kind": "prune"}),
-        (["check"], {"kind": "check", "read_data_subset": None}),
-        (["check", "--read-data", "1/7"], {"kind": "check", "read_data_subset": "1/7"}),
+        (["check"], {"kind": "check", "read_data_subset": None, "read_data_parts": None}),
+        (
+            ["check", "--read-data", "1/7"],
+            {"kind": "check", "read_data_subset": "1/7", "read_data_parts": None},
+        ),
+        (
+            ["check", "--read-data-parts", "7"],
+            {"kind": "check", "read_data_subset": None, "read_data_parts": 7},
+        ),
+        (
+            ["copy", "--destination", "cloud", "--source", "etc", "--tag", "x"],
+            {
+                "kind": "copy",
+                "destination": "cloud",
+                "source": "etc",
+                "tags": ["x"],
+                "of_host": None,
+                "snapshots": [],
+            },
+        ),
     ],
-    ids=["forget", "prune", "check", "check data"],
+    ids=["forget", "prune", "check", "check data", "check parts", "copy"],
 )
 def test_upkeep_can_be_run_at_once(
     cli: Cli, server: respx.MockRouter, arguments: list[str], sent: dict[str, str]
@@ -620,8 +639,9 @@ def test_upkeep_can_be_run_at_once(
         (CheckResult(), ""),
         (PruneResult(), ""),
         (UnlockResult(locks_left=0), ": no locks are left"),
+        (CopyResult(copied=2, skipped=3), ": 2 snapshots copied, 3 there already"),
     ],
-    ids=["forget", "check data", "check", "prune", "unlock"],
+    ids=["forget", "check data", "check", "prune", "unlock", "copy"],
 )
 def test_outcome_of_upkeep_is_one_line(
     cli: Cli, server: respx.MockRouter, result: JobResult, words: str

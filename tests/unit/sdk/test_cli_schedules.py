@@ -15,8 +15,9 @@ import respx
 
 from backhaul.cli import prompts
 from backhaul.cron import build_hash_key, parse_cron
+from backhaul.wire.kinds import CheckOptions
 from backhaul.wire.problems import FieldError, ProblemType
-from backhaul.wire.schedules import SchedulePreview, UpcomingFire
+from backhaul.wire.schedules import ScheduleKind, SchedulePreview, UpcomingFire
 from tests.unit.sdk.builders import (
     HOST_ID,
     NOW,
@@ -69,7 +70,41 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
         "attempts": 5,
         "retry_delay": 30,
         "when_unreachable": "wait",
+        "options": None,
     }
+
+
+def test_option_of_a_kind_is_sent_among_its_options(cli: Cli, server: respx.MockRouter) -> None:
+    check = build_schedule(kind=ScheduleKind.CHECK, options=CheckOptions(read_data_parts=7))
+    create = server.post("/v1/hosts/web-1/schedules").mock(return_value=reply(check, 201))
+    server.get(PATH).mock(return_value=reply(check))
+    update = server.patch(PATH).mock(return_value=reply(check))
+    options = ("--repository", "nas", "--cron", "@weekly", "--read-data-parts", "7")
+
+    made = cli("schedules", "create", "web-1", "check", *options)
+    shown = cli("schedules", "show", ID)
+    changed = cli("schedules", "update", ID, "--read-data-parts", "4")
+
+    assert (made.exit_code, changed.exit_code) == (0, 0)
+    assert _read_body(create)["options"] == {"kind": "check", "read_data_parts": 7}
+    assert re.search(r"^options +read data parts 7$", shown.stdout, re.MULTILINE)
+    assert _read_body(update) == {"options": {"kind": "check", "read_data_parts": 4}}
+
+
+def test_copy_needs_to_be_told_where_to(cli: Cli, server: respx.MockRouter) -> None:
+    line = ("schedules", "create", "web-1", "copy", "--cron", "@daily", "--of-host", "db-1")
+
+    assert "--destination" in assert_one_line(cli(*line), exit_code=2)
+
+
+def test_option_of_another_kind_is_bad_input(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(PATH).mock(return_value=reply(build_schedule()))
+
+    created = cli(*CREATE, "--read-data-parts", "7")
+    updated = cli("schedules", "update", ID, "--read-data-parts", "7")
+
+    for result in (created, updated):
+        assert "--read-data-parts is no option of a backup" in assert_one_line(result, exit_code=2)
 
 
 def test_schedule_that_says_little_leaves_the_rest_to_the_server(
@@ -116,6 +151,8 @@ def test_bad_duration_is_one_line_that_names_the_option(
         ["update", ID],
         ["update", ID, "--clear", "jitter"],
         ["update", ID, "--clear", "max-duration", "--max-duration", "1h"],
+        ["update", ID, "--clear", "options", "--read-data-parts", "7"],
+        ["update", ID, "--read-data-parts", "257"],
         ["delete", ID],
         ["preview"],
         ["preview", "30 1 * * *", "--count", "0"],
@@ -202,8 +239,9 @@ def test_schedule_is_shown_with_its_policies(cli: Cli, server: respx.MockRouter)
             ["--max-duration", "6h", "--clear", "catch-up-window", "--clear", "start-deadline"],
             {"max_duration": 21_600, "catch_up_window": None, "start_deadline": None},
         ),
+        (["--clear", "options"], {"options": None}),
     ],
-    ids=["cron", "zone and source", "disabled", "enabled", "no jitter", "clear"],
+    ids=["cron", "zone and source", "disabled", "enabled", "no jitter", "clear", "options"],
 )
 def test_update_sends_only_what_changes(
     cli: Cli, server: respx.MockRouter, options: list[str], sent: dict[str, Any]

@@ -17,6 +17,15 @@ def check(
     read_data: Annotated[
         str | None, typer.Option(metavar="PART", help="Read data too, like 1/7 or 2.5%.")
     ] = None,
+    read_data_parts: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=256,
+            help="Read one of so many parts too: that whose turn it is.",
+        ),
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -25,7 +34,10 @@ def check(
     run(
         context,
         lambda host, repository: CheckRequest(
-            host=host, repository=repository, read_data_subset=read_data
+            host=host,
+            repository=repository,
+            read_data_subset=read_data,
+            read_data_parts=read_data_parts,
         ),
         repository=repository,
         wait=wait,

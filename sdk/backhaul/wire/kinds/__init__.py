@@ -1,10 +1,14 @@
 """What jobs do: one module for each kind, with what is asked, what is ordered, and what came of it.
 
-`…Request` is what an operator sends, `…Arguments` what an agent is told, `…Result` what it reports.
-None of them imports another.
+`…Request` is what an operator sends, `…Arguments` what an agent is told, `…Result` what it reports;
+`…Options` is how a schedule of the kind is to do it. None of them imports another.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias
 
 from backhaul.wire.kinds.backup import BackupArguments, BackupRequest, BackupResult
 from backhaul.wire.kinds.base import (
@@ -14,7 +18,15 @@ from backhaul.wire.kinds.base import (
     SnapshotId,
     Tag,
 )
-from backhaul.wire.kinds.check import CheckArguments, CheckRequest, CheckResult, ReadDataSubset
+from backhaul.wire.kinds.check import (
+    CheckArguments,
+    CheckOptions,
+    CheckRequest,
+    CheckResult,
+    ReadDataParts,
+    ReadDataSubset,
+)
+from backhaul.wire.kinds.copy import CopyArguments, CopyOptions, CopyRequest, CopyResult
 from backhaul.wire.kinds.forget import (
     ForgetArguments,
     ForgetRequest,
@@ -38,6 +50,7 @@ Arguments = (
     | PruneArguments
     | CheckArguments
     | UnlockArguments
+    | CopyArguments
 )
 
 JobRequest = (
@@ -49,6 +62,7 @@ JobRequest = (
     | PruneRequest
     | CheckRequest
     | UnlockRequest
+    | CopyRequest
 )
 
 Result = (
@@ -60,12 +74,24 @@ Result = (
     | PruneResult
     | CheckResult
     | UnlockResult
+    | CopyResult
+)
+
+ScheduleOptions: TypeAlias = CheckOptions | CopyOptions
+
+_OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType(
+    {JobKind.CHECK: CheckOptions, JobKind.COPY: CopyOptions}
 )
 
 
-def kind_of(body: Arguments | JobRequest | Result) -> JobKind:
-    """Tell the kind of what is asked, ordered or reported."""
+def kind_of(body: Arguments | JobRequest | Result | ScheduleOptions) -> JobKind:
+    """Tell the kind of what is asked, ordered, reported or chosen."""
     return JobKind(str(body.__struct_config__.tag))
+
+
+def find_options_type(kind: JobKind | str) -> type[ScheduleOptions] | None:
+    """Give the options that a schedule of a kind can have; None when it has none."""
+    return _OPTIONS.get(kind)
 
 
 __all__ = [
@@ -75,8 +101,13 @@ __all__ = [
     "BackupRequest",
     "BackupResult",
     "CheckArguments",
+    "CheckOptions",
     "CheckRequest",
     "CheckResult",
+    "CopyArguments",
+    "CopyOptions",
+    "CopyRequest",
+    "CopyResult",
     "ForgetArguments",
     "ForgetRequest",
     "ForgetResult",
@@ -91,12 +122,14 @@ __all__ = [
     "PruneArguments",
     "PruneRequest",
     "PruneResult",
+    "ReadDataParts",
     "ReadDataSubset",
     "RestoreArguments",
     "RestoreRequest",
     "RestoreResult",
     "Result",
     "Retention",
+    "ScheduleOptions",
     "SnapshotId",
     "SnapshotsArguments",
     "SnapshotsRequest",
@@ -105,5 +138,6 @@ __all__ = [
     "UnlockArguments",
     "UnlockRequest",
     "UnlockResult",
+    "find_options_type",
     "kind_of",
 ]

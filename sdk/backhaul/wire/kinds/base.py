@@ -19,6 +19,7 @@ class JobKind(StrEnum):
     PRUNE = "prune"
     CHECK = "check"
     UNLOCK = "unlock"
+    COPY = "copy"
 
 
 EXCLUSIVE_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.CHECK})

@@ -18,6 +18,17 @@ ReadDataSubset = Annotated[
 ]
 
 
+ReadDataParts = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1,
+        le=256,
+        description="Read this part of the data each time, one after the other: 7 reads 1/7, 2/7 …",
+    ),
+]
+"""restic divides its packs by the first byte of their ids, so into 256 parts at most (0.14.0)."""
+
+
 class CheckArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
     """Check the repository for errors."""
 
@@ -31,9 +42,18 @@ class CheckRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="ch
     host: str
     repository: str
     read_data_subset: ReadDataSubset | None = None
+    read_data_parts: ReadDataParts | None = None
+    """Instead: the server chooses which part is next."""
 
 
 class CheckResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="check"):
     """A check that found no error; one that found errors is a failed job, class `damaged`."""
 
     read_data_subset: str | None = None
+
+
+class CheckOptions(Request, frozen=True, kw_only=True, tag_field="kind", tag="check"):
+    """How a schedule checks."""
+
+    read_data_parts: ReadDataParts | None = None
+    """Without it only the structure is checked."""

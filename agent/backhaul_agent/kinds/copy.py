@@ -1,0 +1,40 @@
+"""Copy snapshots to a second repository."""
+
+from __future__ import annotations
+
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.kinds import CopyArguments, JobKind
+from backhaul_agent.bench import Bench
+from backhaul_agent.ending import Ending, build_ending, build_failure
+from backhaul_agent.errors import CredentialsError
+from backhaul_agent.restic import copy
+
+
+async def work(bench: Bench, arguments: CopyArguments) -> Ending:
+    second = bench.second
+    if second is None or second.credentials.repository_id != arguments.destination_id:
+        raise CredentialsError("the command carries no credentials for the repository to copy to")
+    told: list[str] = []
+
+    def take(line: str) -> None:
+        if copy.tells(line):
+            told.append(line)
+        bench.take_text(line)
+
+    done = await bench.restic.run(
+        copy.build_arguments(arguments),
+        kind=JobKind.COPY,
+        on_stdout=take,
+        environment=copy.build_environment(bench.credentials, second.environment),
+    )
+    bench.progress.flush()
+    if done.verdict.outcome is not Outcome.SUCCEEDED:
+        return build_ending(done, None)
+    if missing := copy.find_ignored(done.stderr):
+        return build_failure(
+            f"the repository has no snapshot {', '.join(missing)}; the others were copied",
+            exit_code=done.code,
+        )
+    result = copy.read_result(told)
+    bench.log.write("agent", f"{result.copied} snapshots copied, {result.skipped} there already")
+    return build_ending(done, result)
