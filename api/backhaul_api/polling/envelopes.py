@@ -19,6 +19,7 @@ from backhaul_api.db.tables import jobs
 from backhaul_api.errors import NotFoundError
 from backhaul_api.jobs import turns
 from backhaul_api.keys import SecretDoesNotOpenError
+from backhaul_api.kinds import complete
 from backhaul_api.logs import facts
 from backhaul_api.polling.sealing import Sealer
 
@@ -104,14 +105,14 @@ async def _add_runs(
             break
         if row["id"] in obstacles or (row["kind"] in EXCLUSIVE_KINDS and due.envelopes):
             continue  # one that needs the repository for itself begins at once, or not yet
-        await _add_run(due, sealer, row)
+        await _add_run(due, sealer, row, now=now)
 
 
 def _priority_of(row: sa.RowMapping) -> JobPriority:
     return turns.choose_priority(row["kind"], row["actor_kind"])
 
 
-async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
+async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetime) -> None:
     try:
         credentials = await sealer.seal(row["repository_id"])
     except NotFoundError as error:
@@ -121,13 +122,16 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
         # The server's own fault, which a person can mend: the job waits for that.
         log.error("job.unsendable", extra=facts(job=row["id"], reason=str(error)))
         return
+    arguments = await complete(
+        sealer.connection, row["kind"], row["repository_id"], row["arguments"], now=now
+    )
     due.envelopes.append(
         encode(
             CommandRun(
                 job_id=row["id"],
                 attempt=row["attempt"],
                 kind=row["kind"],
-                arguments=encode(row["arguments"]),
+                arguments=encode(arguments),
                 repository_id=row["repository_id"],
                 credentials=credentials,
                 start_deadline_at=row["start_deadline_at"],

@@ -17,11 +17,14 @@ from backhaul.wire.kinds.base import (
 from backhaul.wire.kinds.check import CheckArguments, CheckRequest, CheckResult, ReadDataSubset
 from backhaul.wire.kinds.forget import (
     ForgetArguments,
+    ForgetGuard,
     ForgetRequest,
     ForgetResult,
     KeepCount,
     KeepWithin,
     Retention,
+    SnapshotSetAside,
+    SnapshotToGo,
 )
 from backhaul.wire.kinds.init import InitArguments, InitRequest, InitResult
 from backhaul.wire.kinds.prune import PruneArguments, PruneRequest, PruneResult
@@ -78,6 +81,7 @@ __all__ = [
     "CheckRequest",
     "CheckResult",
     "ForgetArguments",
+    "ForgetGuard",
     "ForgetRequest",
     "ForgetResult",
     "InitArguments",
@@ -98,6 +102,8 @@ __all__ = [
     "Result",
     "Retention",
     "SnapshotId",
+    "SnapshotSetAside",
+    "SnapshotToGo",
     "SnapshotsArguments",
     "SnapshotsRequest",
     "SnapshotsResult",
