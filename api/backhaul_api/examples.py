@@ -96,6 +96,7 @@ _BY_STRUCT: dict[tuple[str, str], Any] = {
     ("AuditEntry", "target"): "nas",
     ("Snapshot", "id"): _HEX,
     ("ReportedSnapshot", "id"): _HEX,
+    ("AdoptRepository", "snapshots"): [_HEX],
     ("InitResult", "repository_id"): _HEX,
     ("NewApiToken", "token"): "bht_…",
     ("NewEnrollmentToken", "token"): "bhe_…",

@@ -33,6 +33,8 @@ from backhaul.wire.accounts import (
 )
 from backhaul.wire.events import EventPage
 from backhaul.wire.fleet import (
+    Adoption,
+    AdoptRepository,
     CreateRepository,
     CreateSource,
     Health,
@@ -198,6 +200,11 @@ def get_repository(repository: UUID | str) -> Call[Repository]:
 def update_repository(repository: UUID | str, request: UpdateRepository) -> Call[Repository]:
     path = f"/v1/repositories/{_segment('repository', repository)}"
     return Call(method="PATCH", path=path, reply=Repository, body=request)
+
+
+def adopt_repository(repository: UUID | str, request: AdoptRepository) -> Call[Adoption]:
+    path = f"/v1/repositories/{_segment('repository', repository)}/adopt"
+    return Call(method="POST", path=path, reply=Adoption, body=request)
 
 
 def remove_repository(repository: UUID | str) -> Call[None]:

@@ -204,6 +204,7 @@ class SnapshotFields(Record[snapshots.Snapshot]):
     host_id = Field[UUID | None]()
     job_id = Field[UUID | None]()
     reported_at = Field[datetime]()
+    doubt = Field[str | None]()
 
 
 class FileEntry(Record[snapshots.FileEntry]):

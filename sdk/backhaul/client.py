@@ -34,6 +34,8 @@ from backhaul.wire.accounts import (
 )
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import (
+    Adoption,
+    AdoptRepository,
     CreateRepository,
     CreateSource,
     Health,
@@ -239,6 +241,16 @@ class Client:
     def update_repository(self, repository: UUID | str, request: UpdateRepository) -> Repository:
         """Change the record of a repository."""
         return self._send(_calls.update_repository(repository, request))
+
+    def adopt_repository(self, repository: UUID | str, request: AdoptRepository) -> Adoption:
+        """Vouch for snapshots that no job of Backhaul made, and note that the repository exists.
+
+        A `snapshots` job has to have listed it. Can be repeated.
+
+        Raises:
+            ConflictError: none has.
+        """
+        return self._send(_calls.adopt_repository(repository, request))
 
     def remove_repository(self, repository: UUID | str) -> None:
         """Forget the record of a repository and its password. Its files are not touched."""

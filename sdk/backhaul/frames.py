@@ -175,6 +175,7 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("paths", TEXT, _joined("paths")),
         ("tags", TEXT, _joined("tags")),
         ("job", TEXT, _text("job_id")),
+        ("doubt", TEXT, _get("doubt")),
         ("id", TEXT, _get("id")),
     ],
     "files": [

@@ -118,6 +118,8 @@ async def test_snapshot_of_a_backup_is_shown_with_its_host_and_job(
         "host_id": str(agent.host_id),
         "job_id": str(job_id),
         "reported_at": "2026-11-23T12:00:00Z",
+        # Until its job names it at its end.
+        "doubt": "no job of Backhaul has reported it",
     }
 
 

@@ -19,6 +19,7 @@ from backhaul.wire import (
     agents,
     base,
     commands,
+    honesty,
     jobs,
     kinds,
     problems,
@@ -71,6 +72,27 @@ BACKUP_RESULT_JSON = {
     "total_bytes_processed": 0,
     "total_duration": 1.5,
     "unreadable": 2,
+}
+FORGET_GUARD = kinds.ForgetGuard(
+    keep=kinds.Retention(keep_daily=7),
+    at=AT,
+    origins=(honesty.Origin("9f86d081884c7d65", 1763985300, 1763985960, "web-1"),),
+)
+FORGET_GUARD_JSON = {
+    "keep": {"keep_daily": 7},
+    "at": AT_JSON,
+    "origins": [["9f86d081884c7d65", 1763985300, 1763985960, "web-1"]],
+}
+SNAPSHOT_TO_GO = kinds.SnapshotToGo(id="0a1b2c3d", time=AT, hostname="web-1")
+SNAPSHOT_TO_GO_JSON = {"id": "0a1b2c3d", "time": AT_JSON, "hostname": "web-1"}
+SNAPSHOT_SET_ASIDE = kinds.SnapshotSetAside(
+    id="4e5f6a7b", time=None, hostname="web-1", reason=honesty.Doubt.TIME
+)
+SNAPSHOT_SET_ASIDE_JSON = {
+    "id": "4e5f6a7b",
+    "time": None,
+    "hostname": "web-1",
+    "reason": "its time is not that of its job",
 }
 SNAPSHOT = snapshots.ReportedSnapshot(
     id=HEX,
@@ -667,6 +689,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             host_id=TWO,
             job_id=None,
             reported_at=AT,
+            doubt=honesty.Doubt.UNKNOWN,
         ),
         {
             "id": HEX,
@@ -685,6 +708,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "host_id": str(TWO),
             "job_id": None,
             "reported_at": AT_JSON,
+            "doubt": "no job of Backhaul has reported it",
         },
     ),
     # problems
@@ -742,6 +766,21 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         kinds.ForgetArguments(tag="etc", keep=kinds.Retention(keep_daily=7)),
         {"kind": "forget", "tag": "etc", "keep": {"keep_daily": 7}},
     ),
+    (
+        # Without rules of its own: an agent that knows no guard must not do it.
+        kinds.ForgetArguments(
+            tag="etc",
+            dry_run=True,
+            guard=FORGET_GUARD,
+        ),
+        {
+            "kind": "forget",
+            "tag": "etc",
+            "dry_run": True,
+            "guard": FORGET_GUARD_JSON,
+        },
+    ),
+    (FORGET_GUARD, FORGET_GUARD_JSON),
     (kinds.PruneArguments(), {"kind": "prune"}),
     (kinds.UnlockArguments(remove_all=True), {"kind": "unlock", "remove_all": True}),
     (kinds.UnlockResult(locks_left=2), {"kind": "unlock", "locks_left": 2}),
@@ -756,8 +795,37 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "kept": 3,
             "removed": 2,
             "removed_snapshots": ["0a1b2c3d", "4e5f6a7b"],
+            "dry_run": False,
+            "to_go": 0,
+            "snapshots_to_go": [],
+            "set_aside": 0,
+            "snapshots_set_aside": [],
         },
     ),
+    (
+        kinds.ForgetResult(
+            kept=3,
+            removed=0,
+            dry_run=True,
+            to_go=1,
+            snapshots_to_go=(SNAPSHOT_TO_GO,),
+            set_aside=1,
+            snapshots_set_aside=(SNAPSHOT_SET_ASIDE,),
+        ),
+        {
+            "kind": "forget",
+            "kept": 3,
+            "removed": 0,
+            "removed_snapshots": [],
+            "dry_run": True,
+            "to_go": 1,
+            "snapshots_to_go": [SNAPSHOT_TO_GO_JSON],
+            "set_aside": 1,
+            "snapshots_set_aside": [SNAPSHOT_SET_ASIDE_JSON],
+        },
+    ),
+    (SNAPSHOT_TO_GO, SNAPSHOT_TO_GO_JSON),
+    (SNAPSHOT_SET_ASIDE, SNAPSHOT_SET_ASIDE_JSON),
     (kinds.PruneResult(), {"kind": "prune"}),
     (
         kinds.CheckResult(read_data_subset="2.5%"),

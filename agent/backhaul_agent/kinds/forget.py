@@ -1,65 +1,111 @@
-"""Remove what no keep rule keeps, after a dry run has shown that something is kept."""
+"""Remove what no keep rule keeps, after a dry run has shown that something is kept.
+
+What the server does not know to be honest is set aside before the rules are applied.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from backhaul.wire.jobs import Outcome
-from backhaul.wire.kinds import ForgetArguments, ForgetResult, JobKind
+from backhaul.wire.kinds import ForgetArguments, JobKind
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending, build_ending, build_failure, build_refusal
 from backhaul_agent.listing import report_what_is_left
 from backhaul_agent.restic import forget
+from backhaul_agent.restic.keep_rules import does_keep_oldest
 from backhaul_agent.restic_runner import Exit
+from backhaul_agent.setting_aside import (
+    MAX_NAMED,
+    MAX_NAMED_ASIDE,
+    Plan,
+    build_plan,
+    build_result,
+    describe,
+    describe_aside,
+)
+
+_APPEND_ONLY = (
+    "What opens this repository may not delete from it: a repository that is append-only for its "
+    "hosts needs credentials that may, on the host that forgets."
+)
 
 
 async def work(bench: Bench, arguments: ForgetArguments) -> Ending:
-    ending = await _forget(bench, arguments)
-    if isinstance(ending.result, ForgetResult) and ending.result.removed:
-        bench.keep(ending)
-        await report_what_is_left(bench)
-    return ending
-
-
-async def _forget(bench: Bench, arguments: ForgetArguments) -> Ending:
-    """Two processes: what the second removes is what the first one named, or newer."""
     fault = forget.find_fault(arguments)
     if fault is not None:
         return build_refusal(fault)
-    done, groups = await _ask(bench, arguments, is_dry_run=True)
+    done, lines = await bench.run(forget.build_dry_run(arguments), kind=JobKind.FORGET)
     if done.verdict.outcome is not Outcome.SUCCEEDED:
         return build_ending(done, None)
+    groups = forget.read_groups(lines)
     if groups is None:
         return build_failure("restic printed no groups of snapshots, so nothing was removed")
-    danger = forget.find_danger(groups)
+    plan = build_plan(groups, arguments.guard, keeps_oldest=does_keep_oldest(bench.version))
+    _log_aside(bench, plan)
+    danger = forget.find_danger(plan.groups)
     if danger is not None:
         return build_refusal(danger, exit_code=done.code)
-    if not any(group.removed for group in groups):
+    if arguments.dry_run:
+        return _tell(bench, done, plan)
+    if not plan.removals:
         bench.log.write("agent", "every snapshot is kept")
-        return build_ending(done, forget.build_result(groups))
-    done, groups = await _ask(bench, arguments, is_dry_run=False)
-    return _judge(bench, done, groups)
+        return _build_success(done, plan)
+    return await _remove(bench, plan)
 
 
-async def _ask(
-    bench: Bench, arguments: ForgetArguments, *, is_dry_run: bool
-) -> tuple[Exit, list[forget.Group] | None]:
-    done, lines = await bench.run(
-        forget.build_arguments(arguments, is_dry_run=is_dry_run), kind=JobKind.FORGET
-    )
-    return done, forget.read_groups(lines)
+async def _remove(bench: Bench, plan: Plan) -> Ending:
+    """Remove by ids: what restic was asked before cannot have changed meanwhile."""
+    is_some_gone = False
+    for line in forget.build_removals([one.id for one in plan.removals]):
+        done, _ = await bench.run(line, kind=JobKind.FORGET)
+        failure = _find_failure(done)
+        if failure is not None:
+            if is_some_gone:
+                await report_what_is_left(bench)
+            return failure
+        is_some_gone = True
+    ending = _build_success(done, plan)
+    bench.log.write("agent", f"{plan.kept} snapshots kept, {len(plan.removals)} removed")
+    for one in plan.removals[:MAX_NAMED]:
+        bench.log.write("agent", f"removed {describe(one)}")
+    bench.keep(ending)
+    await report_what_is_left(bench)
+    return ending
 
 
-def _judge(bench: Bench, done: Exit, groups: Sequence[forget.Group] | None) -> Ending:
+def _find_failure(done: Exit) -> Ending | None:
     if done.verdict.outcome is not Outcome.SUCCEEDED:
-        return build_ending(done, None)
+        ending = build_ending(done, None)
+        if not forget.is_refused(done.stderr):
+            return ending
+        return build_refusal(f"{ending.message}\n{_APPEND_ONLY}", exit_code=done.code)
     if forget.has_left_some(done.stderr):
         message = "restic could not remove every snapshot; see the log"
+        if forget.is_refused(done.stderr):
+            message = f"{message}\n{_APPEND_ONLY}"
         return build_failure(message, exit_code=done.code)
-    if groups is None:
-        return build_failure("restic printed no groups of snapshots", exit_code=done.code)
-    result = forget.build_result(groups)
-    bench.log.write("agent", f"{result.kept} snapshots kept, {result.removed} removed")
-    for snapshot in result.removed_snapshots:
-        bench.log.write("agent", f"removed {snapshot}")
-    return build_ending(done, result)
+    return None
+
+
+def _tell(bench: Bench, done: Exit, plan: Plan) -> Ending:
+    """Tell what would go."""
+    count = len(plan.removals)
+    bench.log.write("agent", f"dry run: {plan.kept} snapshots would be kept, {count} removed")
+    for one in plan.removals[:MAX_NAMED]:
+        bench.log.write("agent", f"would remove {describe(one)}")
+    return _build_success(done, plan, is_dry_run=True)
+
+
+def _log_aside(bench: Bench, plan: Plan) -> None:
+    for one, doubt in plan.aside[:MAX_NAMED_ASIDE]:
+        bench.log.write("agent", f"set aside {describe(one)}: {doubt}")
+    if len(plan.aside) > MAX_NAMED_ASIDE:
+        bench.log.write("agent", f"… and {len(plan.aside) - MAX_NAMED_ASIDE} more set aside")
+
+
+def _build_success(done: Exit, plan: Plan, *, is_dry_run: bool = False) -> Ending:
+    return Ending(
+        outcome=Outcome.SUCCEEDED,
+        exit_code=done.code,
+        message=describe_aside(plan),
+        result=build_result(plan, is_dry_run=is_dry_run),
+    )

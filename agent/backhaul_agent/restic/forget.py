@@ -1,22 +1,25 @@
 """`restic forget`: removes the snapshots that no keep rule keeps. Their data stays until a prune.
 
-One JSON array of groups, on one line; nothing at all when no snapshot matches (0.14.0). A rule that
-matches nothing removes the whole group before 0.17, so a dry run comes first and is judged here.
+A dry run comes first: one JSON array of groups, on one line; nothing at all when no snapshot
+matches (0.14.0). It is judged, and what is to go then goes by its ids: whoever writes a snapshot
+between the two changes nothing. By ids restic prints nothing (0.14.0), and what is gone already is
+no error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from backhaul.wire.kinds import ForgetArguments, ForgetResult, Retention
-from backhaul_agent.restic.output import clean_line, parse_array, read_text
+from backhaul.wire.kinds import ForgetArguments, Retention
+from backhaul_agent.restic.output import clean_line, parse_array, parse_own_time, read_text
 
-MAX_NAMED = 1000
-"""Removed snapshots that a result names."""
-SHORT_ID_LENGTH = 8
+IDS_AT_ONCE = 100
+"""In one command line, which the log shows."""
 
 _FLAGS = {
     "keep_last": "--keep-last",
@@ -30,29 +33,51 @@ _FLAGS = {
 
 _NOT_REMOVED = "unable to remove"
 
+# A server that takes no deletes, of a REST server (0.14.0) and of S3; and a folder of files.
+_REFUSED = re.compile(
+    r"server response: 403|Access ?Denied|Forbidden|not allowed|remove \S+: (permission denied"
+    r"|operation not permitted|read-only file system)",
+    re.IGNORECASE,
+)
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot that a forget would keep or remove."""
+
+    id: str
+    """Whole."""
+    hostname: str = ""
+    time: datetime | None = None
+    """With the offset that was recorded; None when it cannot be read."""
+
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
     """What a forget does to the snapshots of one host."""
 
     host: str
-    kept: int
-    removed: tuple[str, ...]
-    """Their whole ids."""
+    kept: tuple[Listed, ...]
+    removed: tuple[Listed, ...]
 
 
-def build_arguments(arguments: ForgetArguments, *, is_dry_run: bool) -> list[str]:
-    """Build the command line, for every host of the repository: one host does it for all.
-
-    Never with `--prune`: its text would follow the JSON.
-    """
+def build_dry_run(arguments: ForgetArguments) -> list[str]:
+    """Build the command line that names every snapshot with the tag, of every host of the
+    repository: one host does it for all."""
     line = ["forget", "--json", f"--tag={arguments.tag}", "--group-by=host"]
-    line += _build_rules(arguments.keep)
-    return [*line, "--dry-run"] if is_dry_run else line
+    return [*line, *_build_rules(arguments.rules), "--dry-run"]
+
+
+def build_removals(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Build the command lines that remove snapshots.
+
+    Never with `--prune`, which would lock the repository for hours.
+    """
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        yield ["forget", "--json", "--", *ids[start : start + IDS_AT_ONCE]]
 
 
 def find_fault(arguments: ForgetArguments) -> str | None:
     """Say why restic must not even be asked, or None."""
-    if not _build_rules(arguments.keep):
+    if not _build_rules(arguments.rules):
         return "the retention has no keep rule: nothing would be kept, so nothing was removed"
     if not arguments.tag or "," in arguments.tag:
         # To restic an empty tag means snapshots without any, and a comma means several tags.
@@ -77,7 +102,7 @@ def read_groups(stdout: Iterable[str]) -> list[Group] | None:
 def find_danger(groups: Sequence[Group]) -> str | None:
     """Say which host would be left without a snapshot, or None."""
     for group in groups:
-        if group.kept == 0:
+        if not group.kept and group.removed:
             return (
                 f"the keep rules match none of the {len(group.removed)} snapshots of "
                 f"{group.host}: all of them would go, so nothing was removed"
@@ -90,13 +115,9 @@ def has_left_some(stderr: Iterable[str]) -> bool:
     return any(_NOT_REMOVED in line for line in stderr)
 
 
-def build_result(groups: Sequence[Group]) -> ForgetResult:
-    removed = [snapshot for group in groups for snapshot in group.removed]
-    return ForgetResult(
-        kept=sum(group.kept for group in groups),
-        removed=len(removed),
-        removed_snapshots=tuple(one[:SHORT_ID_LENGTH] for one in removed[:MAX_NAMED]),
-    )
+def is_refused(stderr: Iterable[str]) -> bool:
+    """Tell whether the repository's storage takes no deletes."""
+    return any(_REFUSED.search(line) for line in stderr)
 
 
 def _build_rules(keep: Retention) -> list[str]:
@@ -111,8 +132,21 @@ def _read_group(item: Any) -> Group | None:
     keep, remove = item.get("keep") or [], item.get("remove") or []
     if not isinstance(keep, list) or not isinstance(remove, list):
         return None
-    return Group(
-        host=clean_line(read_text(item, "host")),
-        kept=len(keep),
-        removed=tuple(read_text(one, "id") for one in remove if isinstance(one, dict)),
-    )
+    kept, removed = _read_listed(keep), _read_listed(remove)
+    if kept is None or removed is None:
+        return None
+    return Group(host=clean_line(read_text(item, "host")), kept=kept, removed=removed)
+
+
+def _read_listed(items: Sequence[Any]) -> tuple[Listed, ...] | None:
+    """Read snapshots; None when one has no id, by which it could be told from others."""
+    read = [
+        Listed(
+            id=read_text(item, "id"),
+            hostname=clean_line(read_text(item, "hostname")),
+            time=parse_own_time(read_text(item, "time")),
+        )
+        for item in items
+        if isinstance(item, dict)
+    ]
+    return tuple(read) if len(read) == len(items) and all(one.id for one in read) else None

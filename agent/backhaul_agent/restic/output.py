@@ -108,6 +108,15 @@ def parse_time(text: str) -> datetime | None:
         return None  # Anybody may say --time; the year 1 in Tokyo is before all time in UTC.
 
 
+def parse_own_time(text: str) -> datetime | None:
+    """Read such a time with the offset that it was written with."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
+
+
 def clean_line(text: str) -> str:
     """Take out what terminals understand and databases refuse, and cut what is too long."""
     text = _ANSI.sub("", text).replace("\x00", "\N{REPLACEMENT CHARACTER}")

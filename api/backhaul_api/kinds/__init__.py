@@ -1,13 +1,18 @@
 """What each kind of job is made of: from what is asked to what an agent is told.
 
 Each module has `plan`, for what an operator asks, and `plan_fired` where a schedule can fire the
-kind. A kind is added by a module here and a line in each table.
+kind. A kind is added by a module here and a line in each table. `complete` adds what an agent has
+to know of the moment in which it is told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.kinds import (
     Arguments,
@@ -16,6 +21,7 @@ from backhaul.wire.kinds import (
     CopyRequest,
     ForgetRequest,
     InitRequest,
+    JobKind,
     JobRequest,
     PruneRequest,
     RestoreRequest,
@@ -64,3 +70,17 @@ async def plan_fired(fired: Fired, kind: ScheduleKind) -> Arguments:
         InvalidError: the source is missing, or has no keep rule for a forget.
     """
     return await _FIRED[kind](fired)
+
+
+async def complete(
+    connection: AsyncConnection,
+    kind: str,
+    repository_id: UUID,
+    arguments: Any,
+    *,
+    now: datetime,
+) -> Any:
+    """Complete a job's arguments, as its row has them, with what holds when it is handed out."""
+    if kind == JobKind.FORGET:
+        return await forget.complete(connection, repository_id, arguments, now=now)
+    return arguments

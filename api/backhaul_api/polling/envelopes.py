@@ -20,6 +20,7 @@ from backhaul_api.db.tables import jobs
 from backhaul_api.errors import NotFoundError
 from backhaul_api.jobs import turns
 from backhaul_api.keys import SecretDoesNotOpenError
+from backhaul_api.kinds import complete
 from backhaul_api.logs import facts
 from backhaul_api.polling.sealing import Sealer
 
@@ -73,7 +74,7 @@ async def fetch_due(
             if row["cancel_requested_at"] and _is_at_work(hold):
                 cancels.append(encode(CommandCancel(job_id=row["id"])))
             elif hold is None and _may_be_unknown(row):
-                await _add_run(due, sealer, row)
+                await _add_run(due, sealer, row, now=now)
         elif hold and hold.attempt >= row["attempt"]:
             continue  # the host holds it: its claim, or its report of an offline run, is on the way
         elif row["start_deadline_at"] and row["start_deadline_at"] < now:
@@ -155,7 +156,7 @@ async def _add_runs(
             # it would only keep its host busy for longer.
             first_held_back = min(first_held_back or row["id"], row["id"])
             continue
-        await _add_run(due, sealer, row)
+        await _add_run(due, sealer, row, now=now)
 
 
 def _is_behind(row: sa.RowMapping, first: UUID | None) -> bool:
@@ -167,7 +168,7 @@ def _priority_of(row: sa.RowMapping) -> JobPriority:
     return turns.choose_priority(row["kind"], row["actor_kind"])
 
 
-async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
+async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetime) -> None:
     try:
         credentials = await sealer.seal(row["repository_id"])
         second_credentials = await sealer.seal(row["destination_id"])
@@ -178,13 +179,16 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping) -> None:
         # The server's own fault, which a person can mend: the job waits for that.
         log.error("job.unsendable", extra=facts(job=row["id"], reason=str(error)))
         return
+    arguments = await complete(
+        sealer.connection, row["kind"], row["repository_id"], row["arguments"], now=now
+    )
     due.envelopes.append(
         encode(
             CommandRun(
                 job_id=row["id"],
                 attempt=row["attempt"],
                 kind=row["kind"],
-                arguments=encode(row["arguments"]),
+                arguments=encode(arguments),
                 repository_id=row["repository_id"],
                 credentials=credentials,
                 second_repository_id=row["destination_id"],

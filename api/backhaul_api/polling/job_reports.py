@@ -22,12 +22,13 @@ from backhaul.wire.jobs import (
     JobState,
     Outcome,
 )
-from backhaul.wire.kinds import InitResult, kind_of
+from backhaul.wire.kinds import BackupResult, InitResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
+from backhaul_api.snapshots.store import note_maker
 
 MAX_MESSAGE_LENGTH = 4096
 _MAX_EXIT_CODE = 2**31 - 1
@@ -132,6 +133,8 @@ async def apply_finished(arrival: Arrival, report: JobFinished) -> Receipt:
     )
     if report.outcome in {Outcome.SUCCEEDED, Outcome.INCOMPLETE}:
         await _note_existence(arrival, job, report)
+    if isinstance(report.result, BackupResult):
+        await note_maker(arrival.connection, job, report.result.snapshot_id)
     return OK
 
 

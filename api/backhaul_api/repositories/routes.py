@@ -6,7 +6,13 @@ from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 
-from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
+from backhaul.wire.fleet import (
+    Adoption,
+    AdoptRepository,
+    CreateRepository,
+    Repository,
+    UpdateRepository,
+)
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
@@ -23,6 +29,7 @@ from backhaul_api.paging import (
 from backhaul_api.repositories import checks, rules, store
 from backhaul_api.schedules import store as schedules
 from backhaul_api.services import Needs
+from backhaul_api.snapshots.store import vouch
 
 
 @get("/", operation_id="list_repositories", summary="List repositories by name")
@@ -129,6 +136,41 @@ async def update_repository(
     return changed
 
 
+@post(
+    "/{repository:str}/adopt",
+    operation_id="adopt_repository",
+    summary="Take a repository over, with its snapshots",
+    description=(
+        "Vouches for snapshots that no job of Backhaul made, so that a forget counts and removes "
+        "them, and notes that the repository exists. A `snapshots` job has to have listed it. Can "
+        "be repeated."
+    ),
+    status_code=200,
+)
+async def adopt_repository(
+    request: OperatorRequest,
+    services: Needs,
+    repository: FromPath[str],
+    data: JSONBody[AdoptRepository],
+) -> Adoption:
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        found = await store.fetch(connection, repository, for_update=True)
+        await store.require_listed(connection, found)
+        adopted, doubted = await vouch(connection, found.id, data.snapshots, now=now)
+        found = await store.note_existence(connection, found, now=now)
+        await record(
+            connection,
+            request.user,
+            "repository.adopt",
+            at=now,
+            target_kind="repository",
+            target_id=found.id,
+            target=found.name,
+        )
+    return Adoption(repository=found, adopted=adopted, doubted=doubted)
+
+
 @delete(
     "/{repository:str}",
     operation_id="delete_repository",
@@ -165,6 +207,7 @@ router = Router(
         create_repository,
         get_repository,
         update_repository,
+        adopt_repository,
         delete_repository,
     ],
     tags=["repositories"],

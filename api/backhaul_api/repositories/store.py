@@ -11,7 +11,8 @@ from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
-from backhaul.wire.jobs import ACTIVE_STATES
+from backhaul.wire.jobs import ACTIVE_STATES, JobState
+from backhaul.wire.kinds import JobKind
 from backhaul.wire.locations import mask_location
 from backhaul_api.db.references import matches_reference
 from backhaul_api.db.tables import jobs, repositories, schedules, snapshots
@@ -114,6 +115,37 @@ async def update(
     )
     await secrets.save(connection, keys, repository.id, opens, now=now)
     return await fetch(connection, str(repository.id))
+
+
+async def note_existence(
+    connection: AsyncConnection, repository: Repository, *, now: datetime
+) -> Repository:
+    """Note that a repository exists, so that nobody creates it."""
+    is_first = sa.and_(repositories.c.id == repository.id, repositories.c.initialized_at.is_(None))
+    await connection.execute(sa.update(repositories).where(is_first).values(initialized_at=now))
+    return await fetch(connection, str(repository.id))
+
+
+async def require_listed(connection: AsyncConnection, repository: Repository) -> None:
+    """Require that a host has read the list of snapshots.
+
+    Raises:
+        ConflictError: none has.
+    """
+    query = (
+        sa.select(jobs.c.id)
+        .where(
+            jobs.c.repository_id == repository.id,
+            jobs.c.kind == JobKind.SNAPSHOTS,
+            jobs.c.state == JobState.SUCCEEDED,
+        )
+        .limit(1)
+    )
+    if await connection.scalar(query) is None:
+        raise ConflictError(
+            f"Nobody has seen yet what repository {repository.name!r} holds. Run a snapshots job "
+            "on it first."
+        )
 
 
 async def remove(connection: AsyncConnection, repository: Repository, *, now: datetime) -> None:

@@ -47,7 +47,9 @@ async def list_snapshots(
             ),
             host_id=await targets.find_host(connection, host) if host else None,
         )
-        found = await store.fetch_page(connection, filters, limit=limit + 1, before=before)
+        found = await store.fetch_page(
+            connection, filters, limit=limit + 1, before=before, now=services.clock.now()
+        )
     items, has_more = split_page(found, limit)
     return Page(items=tuple(items), next_cursor=_encode_key(items[-1]) if has_more else None)
 

@@ -15,11 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul.wire.honesty import Doubt, Origin
 from backhaul.wire.jobs import Job
 from backhaul.wire.kinds import JobKind
+from backhaul.wire.problems import FieldError
 from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
-from backhaul_api.db.tables import jobs, repositories, snapshots
+from backhaul_api.db.tables import hosts, jobs, repositories, snapshots
 from backhaul_api.errors import InvalidError, NotFoundError
+from backhaul_api.snapshots import rules
 
 SHORT_ID_LENGTH = 8
 """How much of an id restic shows, and restic 0.14 tells after a backup."""
@@ -51,10 +54,11 @@ async def fetch_page(
     *,
     limit: int,
     before: tuple[datetime, str, UUID] | None,
+    now: datetime,
 ) -> list[Snapshot]:
     """Fetch snapshots, newest first; `before` is the time, id and repository of the last one."""
     key = (snapshots.c.time, snapshots.c.id, snapshots.c.repository_id)
-    query = _SELECT.order_by(*(column.desc() for column in key)).limit(limit)
+    query = SELECT.order_by(*(column.desc() for column in key)).limit(limit)
     if filters.repository_id is not None:
         query = query.where(snapshots.c.repository_id == filters.repository_id)
     if filters.host_id is not None:
@@ -62,11 +66,11 @@ async def fetch_page(
     if before is not None:
         last = [sa.literal(value, column.type) for value, column in zip(before, key, strict=True)]
         query = query.where(sa.tuple_(*key) < sa.tuple_(*last))
-    return [_build(row) for row in await connection.execute(query)]
+    return [_build(row, now) for row in await connection.execute(query)]
 
 
 async def find(connection: AsyncConnection, repository_id: UUID, reference: str) -> Snapshot:
-    """Find a snapshot of a repository by its id, or by the first digits of it.
+    """Find a snapshot of a repository by its id, or by the first digits of it; not its doubt.
 
     Raises:
         NotFoundError: there is none.
@@ -74,10 +78,10 @@ async def find(connection: AsyncConnection, repository_id: UUID, reference: str)
     """
     if _ID_OR_BEGIN.fullmatch(reference) is None:
         raise InvalidError.of("snapshot", "is not the id of a snapshot: 4 to 64 hex digits")
-    query = _SELECT.where(
+    query = SELECT.where(
         snapshots.c.repository_id == repository_id, snapshots.c.id.startswith(reference)
     ).limit(2)
-    found = [_build(row) for row in await connection.execute(query)]
+    found = [_convert(row) for row in await connection.execute(query)]
     if not found:
         raise NotFoundError("snapshot", reference)
     if len(found) > 1:
@@ -102,6 +106,84 @@ async def save(
         for snapshot in sorted(reported, key=lambda snapshot: snapshot.id)
     ]
     await connection.execute(_build_upsert(connection.dialect.name), rows)
+
+
+async def fetch_origins(
+    connection: AsyncConnection, repository_id: UUID, *, tag: str
+) -> list[Origin]:
+    """Fetch where the snapshots with a tag come from; those of unknown origin are left out."""
+    query = SELECT.where(snapshots.c.repository_id == repository_id).order_by(snapshots.c.id)
+    rows = [row for row in await connection.execute(query) if tag in row.tags]
+    return [origin for row in rows if (origin := rules.build_origin(row)) is not None]
+
+
+async def vouch(
+    connection: AsyncConnection, repository_id: UUID, ids: Sequence[str] | None, *, now: datetime
+) -> tuple[int, int]:
+    """Vouch for snapshots of a repository: those named, or all whose time is not in the future.
+
+    Gives how many were doubted before and are not any more, and how many still are. Idempotent.
+
+    Raises:
+        InvalidError: one that is named is not in the repository, or its time is in the future.
+    """
+    query = SELECT.where(snapshots.c.repository_id == repository_id)
+    rows = (await connection.execute(query)).all()
+    doubts = {row.id: doubt for row in rows if (doubt := rules.find_doubt(row, now)) is not None}
+    if ids is not None:
+        _check_named(ids, known={row.id for row in rows}, doubts=doubts)
+    wanted = set(doubts if ids is None else ids)
+    meant = sorted(
+        id_ for id_, doubt in doubts.items() if id_ in wanted and doubt is not Doubt.FUTURE
+    )
+    left = iter(meant)
+    while some := list(islice(left, _IDS_AT_ONCE)):
+        await connection.execute(
+            sa.update(snapshots)
+            .where(snapshots.c.repository_id == repository_id, snapshots.c.id.in_(some))
+            .values(vouched_at=now)
+        )
+    return len(meant), len(doubts) - len(meant)
+
+
+def _check_named(ids: Sequence[str], *, known: set[str], doubts: dict[str, Doubt]) -> None:
+    errors = []
+    for index, id_ in enumerate(ids):
+        if id_ not in known:
+            message = "the repository was not seen to hold it"
+        elif doubts.get(id_) is Doubt.FUTURE:
+            message = str(Doubt.FUTURE)
+        else:
+            continue
+        errors.append(FieldError(field=f"snapshots[{index}]", message=message))
+    if errors:
+        raise InvalidError(*errors)
+
+
+async def note_maker(connection: AsyncConnection, job: Job, told: str | None) -> None:
+    """Note that a backup names the snapshot that it made.
+
+    Whoever said before that the snapshot is its own has to give way, unless it named it as well.
+    """
+    if not rules.is_told(told):
+        return
+    assert told is not None  # noqa: S101 (as it was told)
+    other = jobs.alias()
+    named = other.c.result["snapshot_id"].as_string()
+    is_named = sa.exists().where(
+        other.c.id == snapshots.c.job_id,
+        sa.func.length(named) >= SHORT_ID_LENGTH,
+        snapshots.c.id.startswith(named),
+    )
+    await connection.execute(
+        sa.update(snapshots)
+        .where(
+            snapshots.c.repository_id == job.repository_id,
+            snapshots.c.id.startswith(told),
+            sa.not_(is_named),
+        )
+        .values(job_id=job.id, host_id=job.host_id)
+    )
 
 
 async def delete_unseen(
@@ -169,7 +251,7 @@ def _build_upsert(dialect: str) -> Any:
     """Build the statement that inserts or refreshes; both databases have it, SQL has not."""
     insert = (postgresql if dialect == "postgresql" else sqlite).insert(snapshots)
     new = insert.excluded
-    kept = {"repository_id", "id", "host_id", "job_id"}
+    kept = {"repository_id", "id", "host_id", "job_id", "vouched_at"}
     return insert.on_conflict_do_update(
         index_elements=[snapshots.c.repository_id, snapshots.c.id],
         set_={
@@ -180,12 +262,34 @@ def _build_upsert(dialect: str) -> Any:
     )
 
 
-_SELECT = sa.select(
+_OTHERS = hosts.alias()
+
+# What is asked of the job that made it is what `rules` doubts it by.
+SELECT = sa.select(
     snapshots,
     sa.func.substr(snapshots.c.id, 1, SHORT_ID_LENGTH).label("short_id"),
     repositories.c.name.label("repository"),
-).select_from(snapshots.join(repositories, snapshots.c.repository_id == repositories.c.id))
+    jobs.c.result["snapshot_id"].as_string().label("told"),
+    jobs.c.created_at.label("job_created_at"),
+    jobs.c.accepted_at.label("job_accepted_at"),
+    jobs.c.finished_at.label("job_finished_at"),
+    sa.exists()
+    .where(
+        _OTHERS.c.name == snapshots.c.hostname,
+        _OTHERS.c.removed_at.is_(None),
+        _OTHERS.c.id != jobs.c.host_id,
+    )
+    .label("is_anothers"),
+).select_from(
+    snapshots.join(repositories, snapshots.c.repository_id == repositories.c.id).outerjoin(
+        jobs, snapshots.c.job_id == jobs.c.id
+    )
+)
 
 
-def _build(row: Any) -> Snapshot:
+def _build(row: Any, now: datetime) -> Snapshot:
+    return msgspec.structs.replace(_convert(row), doubt=rules.find_doubt(row, now))
+
+
+def _convert(row: Any) -> Snapshot:
     return msgspec.convert(row, Snapshot, from_attributes=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backhaul import _requests
-from backhaul._fields import HostFields, RepositoryFields, SourceFields
+from backhaul._fields import HostFields, RepositoryFields, SnapshotFields, SourceFields
 from backhaul.aio.collections import AsyncKeyed
 from backhaul.aio.jobs import AsyncJob, AsyncJobs
 from backhaul.aio.snapshots import AsyncSnapshots
-from backhaul.wire.fleet import CreateRepository, UpdateRepository
+from backhaul.wire.fleet import Adoption, AdoptRepository, CreateRepository, UpdateRepository
 from backhaul.wire.fleet import Repository as RepositoryData
 from backhaul.wire.kinds import JobKind
 
@@ -105,6 +105,31 @@ class AsyncRepository(RepositoryFields):
         request = _requests.convert(changes, UpdateRepository)
         self.data = await self._fleet.client.update_repository(self.id, request)
         return self
+
+    async def adopt(
+        self,
+        *,
+        host: HostFields | UUID | str,
+        snapshots: Iterable[SnapshotFields | str] | None = None,
+        timeout: float | None = None,
+    ) -> Adoption:
+        """Take it over with the snapshots that it holds: a host lists them, and you vouch for them.
+
+        That is for all whose time is not in the future, or for those named, by their whole ids.
+        Look at `snapshots` first if others can write to it: from then on, `forget` counts them.
+
+        Raises:
+            JobFailedError: the host could not list them.
+            JobNotFinishedError: it did not within `timeout` seconds.
+            InvalidRequestError: one that is named is not in it, or its time is in the future.
+        """
+        job = await self.run(JobKind.SNAPSHOTS, host=host)
+        await job.wait(timeout, raise_on_failure=True)
+        ids = None if snapshots is None else [str(getattr(one, "id", one)) for one in snapshots]
+        request = _requests.convert({"snapshots": ids}, AdoptRepository)
+        adoption = await self._fleet.client.adopt_repository(self.id, request)
+        self.data = adoption.repository
+        return adoption
 
     async def remove(self) -> None:
         """Forget its record and its password. Its files are not touched."""

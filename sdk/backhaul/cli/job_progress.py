@@ -153,7 +153,7 @@ def _render_result(job: Job) -> str:
         case InitResult() as result:
             return f"repository {result.repository_id[:10]}"
         case ForgetResult() as result:
-            return f"{result.removed} snapshots removed, {result.kept} kept"
+            return _render_forget(result)
         case CheckResult() as result:
             return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
         case UnlockResult() as result:
@@ -162,3 +162,9 @@ def _render_result(job: Job) -> str:
             return f"{result.copied} snapshots copied, {result.skipped} there already"
         case PruneResult() | None:
             return ""
+
+
+def _render_forget(result: ForgetResult) -> str:
+    if result.dry_run:
+        return f"{result.to_go} snapshots would be removed, {result.kept} kept"
+    return f"{result.removed} snapshots removed, {result.kept} kept"

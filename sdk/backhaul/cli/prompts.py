@@ -60,7 +60,12 @@ def read_secret(file: str | None, *, what: str, option: str, confirm: bool = Fal
 
 
 def confirm_removal(question: str, *, is_sure: bool) -> None:
-    """Ask before something is removed.
+    """Ask before something is removed, as `confirm` does."""
+    confirm(question, is_sure=is_sure)
+
+
+def confirm(question: str, *, is_sure: bool) -> None:
+    """Ask before something that cannot be taken back.
 
     Raises:
         BadInputError: there is nobody to ask; `--yes` goes without asking.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +13,7 @@ import typer
 from msgspec import UNSET
 
 from backhaul import display
+from backhaul.cli import job_progress
 from backhaul.cli.connection import open_client
 from backhaul.cli.failures import BadInputError
 from backhaul.cli.output import (
@@ -19,16 +22,21 @@ from backhaul.cli.output import (
     Form,
     Output,
     Quiet,
+    note,
     now,
     print_changed,
     print_list,
     print_one,
     print_removed,
 )
-from backhaul.cli.prompts import confirm_removal, read_secret
+from backhaul.cli.prompts import confirm, confirm_removal, read_secret
 from backhaul.cli.values import read_variables
-from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
+from backhaul.wire.fleet import AdoptRepository, CreateRepository, Repository, UpdateRepository
+from backhaul.wire.honesty import Doubt
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import SnapshotsRequest
 from backhaul.wire.locations import mask_location
+from backhaul.wire.snapshots import Snapshot
 
 app = typer.Typer(help="The restic repositories.", rich_markup_mode=None)
 
@@ -160,6 +168,53 @@ def update_repository(
         changed = client.update_repository(repository, change)
     text = f"Repository {changed.name} is changed."
     print_changed(changed, text, key=changed.name, as_json=as_json, quiet=quiet)
+
+
+@app.command("adopt")
+def adopt_repository(
+    repository: RepositoryName,
+    host: Annotated[str, typer.Option(help="The host that is to list its snapshots.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take over a repository that exists, with its snapshots: a forget counts them from then on.
+
+    Those whose time is in the future stay set aside.
+    """
+    with open_client() as client:
+        job = client.create_job(SnapshotsRequest(host=host, repository=repository))
+        job = job_progress.wait(client, job, is_silent=as_json or quiet)
+        if job.state is not JobState.SUCCEEDED:
+            if as_json or quiet:
+                note(job_progress.render_outcome(job))
+            raise typer.Exit(job_progress.choose_exit_code(job))
+        found = list(client.list_snapshots(repository=repository))
+        for line in _describe_found(found):
+            note(line)
+        confirm(f"Vouch for the snapshots in {repository}?", is_sure=yes)
+        adoption = client.adopt_repository(repository, AdoptRepository())
+    name = adoption.repository.name
+    text = f"Repository {name} is adopted: {adoption.adopted} snapshots are vouched for."
+    if adoption.doubted:
+        text = f"{text} {adoption.doubted} are still doubted; `backhaul snapshots list` says why."
+    print_changed(adoption, text, key=name, as_json=as_json, quiet=quiet)
+
+
+def _describe_found(found: Sequence[Snapshot]) -> Iterator[str]:
+    """Describe what a repository holds, for whoever is to vouch for it."""
+    if not found:
+        yield "It holds no snapshots."
+        return
+    times = [snapshot.time for snapshot in found if snapshot.doubt != Doubt.FUTURE]
+    hosts = sorted({snapshot.hostname for snapshot in found})
+    yield f"{len(found)} snapshots, of {', '.join(hosts)}"
+    if times:
+        begin, end = (display.render_moment(time) for time in (min(times), max(times)))
+        yield f"made from {begin} to {end}"
+    for doubt, count in Counter(one.doubt for one in found if one.doubt).most_common():
+        left = "stay set aside" if doubt == Doubt.FUTURE else "would be vouched for"
+        yield f"{count} {left}: {doubt}"
 
 
 @app.command("remove")

@@ -185,6 +185,7 @@ def _build_columns(at: datetime) -> list[Column[Snapshot]]:
         Column("HOST", lambda snapshot: snapshot.hostname),
         Column("TAGS", lambda snapshot: ", ".join(snapshot.tags)),
         Column("PATHS", lambda snapshot: ", ".join(snapshot.paths)),
+        Column("DOUBT", lambda snapshot: snapshot.doubt or "", lambda _: "yellow"),
         Column("USER", lambda snapshot: snapshot.username, is_wide=True),
         Column("JOB", lambda snapshot: str(snapshot.job_id or ""), is_whole=True, is_wide=True),
         Column("WHOLE ID", lambda snapshot: snapshot.id, is_whole=True, is_wide=True),

@@ -63,6 +63,8 @@ def render_result(job: Job) -> str:
         case SnapshotsResult() as r:
             return f"{r.snapshots_count:,} snapshots"
         case ForgetResult() as r:
+            if r.dry_run:
+                return f"{r.kept:,} snapshots would be kept, {r.to_go:,} removed"
             return f"{r.kept:,} snapshots kept, {r.removed:,} removed"
         case CheckResult() as r:
             return f"no errors; read {r.read_data_subset}" if r.read_data_subset else "no errors"

@@ -112,6 +112,7 @@ COLUMNS: dict[str, list[Column]] = {
         ("repository", lambda one, _: one.repository),
         ("paths", lambda one, _: ", ".join(one.paths)),
         ("tags", lambda one, _: ", ".join(one.tags)),
+        ("doubt", lambda one, _: one.doubt or ""),
     ],
     "files": [
         ("path", lambda one, _: one.path),

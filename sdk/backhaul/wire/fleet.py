@@ -87,6 +87,9 @@ Environment = dict[
 ]
 
 
+WholeSnapshotId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+
+
 class CreateRepository(Request, frozen=True, kw_only=True):
     """Record a repository. Nothing is created at its location until an `init` job ran."""
 
@@ -131,6 +134,24 @@ class Repository(Wire, frozen=True, kw_only=True):
     read_coverage: float = 0.0
     """How much of its data the checks of the last 30 days have read, 0 to 1. What was stored since
     counts as the rest does."""
+
+
+class AdoptRepository(Request, frozen=True, kw_only=True):
+    """Vouch for snapshots that no job of Backhaul made."""
+
+    snapshots: Annotated[tuple[WholeSnapshotId, ...], msgspec.Meta(max_length=1000)] | None = None
+    """Whole ids; without them, all that the repository was last seen to hold and whose time is not
+    in the future."""
+
+
+class Adoption(Wire, frozen=True, kw_only=True):
+    """What became of a repository that was taken over."""
+
+    repository: Repository
+    adopted: int
+    """How many snapshots were doubted before, and are vouched for now."""
+    doubted: int
+    """How many still are."""
 
 
 class CreateSource(Request, frozen=True, kw_only=True):

@@ -49,6 +49,8 @@ class Snapshot(Wire, frozen=True, kw_only=True):
     """The host whose job made it; None for a snapshot that Backhaul did not make."""
     job_id: UUID | None
     reported_at: Instant
+    doubt: str | None = None
+    """Why a forget would set it aside (a `backhaul.wire.honesty.Doubt`); None when it is honest."""
 
 
 class FileEntry(Wire, frozen=True, kw_only=True):

@@ -249,6 +249,7 @@ async def test_success_without_a_snapshot_is_a_failure(host: Host) -> None:
 
 
 async def test_init_gives_the_repositorys_id(host: Host) -> None:
+    host.fake.on("cat", case="missing-repo-backup")
     host.fake.on("init", case="init-json-ignored")
 
     finished = await host.run(InitArguments())
@@ -257,11 +258,35 @@ async def test_init_gives_the_repositorys_id(host: Host) -> None:
 
 
 async def test_init_of_an_existing_repository_fails(host: Host) -> None:
+    host.fake.on("cat", stdout='{\n  "version": 2\n}\n')
+
+    finished = await host.run(InitArguments())
+
+    assert finished.failure_class is FailureClass.REPOSITORY_EXISTS
+    assert len(host.fake.calls) == 1
+
+
+async def test_init_that_another_host_was_quicker_with_fails(host: Host) -> None:
+    host.fake.on("cat", case="rest-missing-repo")
     host.fake.on("init", case="init-already-existing")
 
     finished = await host.run(InitArguments())
 
     assert finished.failure_class is FailureClass.REPOSITORY_EXISTS
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["s3-server-down", "rest-wrong-credentials", "rest-host-unknown", "wrong-password-backup"],
+)
+async def test_repository_that_may_exist_is_not_created(host: Host, case: str) -> None:
+    host.fake.on("cat", case=case)
+
+    finished = await host.run(InitArguments())
+
+    assert finished.outcome is Outcome.FAILED
+    assert len(host.fake.calls) == 1
+    assert "it is not certain that there is no repository: none was created" in host.log
 
 
 async def test_snapshots_reports_all_and_says_that_it_is_all(host: Host) -> None:
@@ -470,6 +495,7 @@ async def test_child_is_on_record_while_it_runs(host: Host) -> None:
 
 async def test_jobs_run_one_at_a_time_in_order(host: Host) -> None:
     host.fake.on("backup", case="wrong-password-backup")
+    host.fake.on("cat", case="missing-repo-backup")
     host.fake.on("init", case="init-json-ignored")
     first, second = host.claim(BACKUP), host.claim(InitArguments())
     loop = JobLoop(host.workshop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import msgspec
 import pytest
 
 from backhaul.wire.agents import UpEnvelope
+from backhaul.wire.honesty import ID_DIGITS, Origin
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import (
     Arguments,
     CheckArguments,
     CheckResult,
     ForgetArguments,
+    ForgetGuard,
     ForgetResult,
     JobKind,
     PruneArguments,
@@ -34,6 +37,7 @@ from backhaul_agent.policy import Policy
 from backhaul_agent.restic import forget
 from backhaul_agent.restic.exit_codes import interpret
 from backhaul_agent.restic.output import parse_percent
+from backhaul_agent.setting_aside import MAX_NAMED, Plan, build_result
 from backhaul_agent.settings import PolicySettings, Settings
 from backhaul_agent.spool import Spool
 from tests.fakes.fake_restic import FakeRestic, install_fake_restic, load_play
@@ -99,14 +103,20 @@ class Host:
         return [call["argv"][1:] for call in self.fake.calls]
 
 
+def recorded_groups() -> list[forget.Group]:
+    groups = forget.read_groups(read_recorded("forget-dry-run")[0])
+    assert groups is not None
+    return groups
+
+
 @pytest.fixture
 def host(journal_file: JournalFile, state_dir: Path, tmp_path: Path) -> Host:
     return Host(journal_file, install_fake_restic(tmp_path / "bin"), state_dir)
 
 
-async def test_forget_is_tried_dry_and_then_done_in_two_processes(host: Host) -> None:
+async def test_forget_is_tried_dry_and_what_is_to_go_then_goes_by_its_ids(host: Host) -> None:
     host.fake.on("forget", case="forget-dry-run")
-    host.fake.on("forget", case="forget-real")
+    host.fake.on("forget", stdout="")
     host.fake.on("snapshots", case="snapshots-several")
 
     finished = await host.run(FORGET)
@@ -119,8 +129,14 @@ async def test_forget_is_tried_dry_and_then_done_in_two_processes(host: Host) ->
         "--group-by=host",
         "--keep-last=2",
         "--keep-within=1y5m",
+        "--dry-run",
     ]
-    assert host.commands == [[*asked, "--dry-run"], asked, ["snapshots", "--json"]]
+    removed = [one.id for group in recorded_groups() for one in group.removed]
+    assert host.commands == [
+        asked,
+        ["forget", "--json", "--", *removed],
+        ["snapshots", "--json"],
+    ]
     assert isinstance(finished.result, ForgetResult)
     assert (finished.result.kept, finished.result.removed) == (8, 8)
     assert {len(one) for one in finished.result.removed_snapshots} == {8}
@@ -232,7 +248,73 @@ async def test_forget_whose_deletes_are_refused_fails(host: Host) -> None:
 
     assert finished.outcome is Outcome.FAILED
     assert finished.exit_code == 1
+    assert "What opens this repository may not delete from it" in (finished.message or "")
     assert host.of(SnapshotsReport) == []
+
+
+async def test_dry_run_of_a_forget_tells_what_would_go_and_removes_nothing(host: Host) -> None:
+    host.fake.on("forget", case="forget-dry-run")
+
+    finished = await host.run(msgspec.structs.replace(FORGET, dry_run=True))
+
+    assert len(host.fake.calls) == 1
+    result = finished.result
+    assert isinstance(result, ForgetResult)
+    assert (result.dry_run, result.kept, result.removed, result.to_go) == (True, 8, 0, 8)
+    told = result.snapshots_to_go[0]
+    assert (len(told.id), told.hostname, told.time is not None) == (8, "web-1", True)
+    assert f"would remove {told.id} of " in "\n".join(host.log)
+
+
+async def test_what_has_no_origin_is_set_aside_and_the_rules_go_by_the_rest(host: Host) -> None:
+    host.fake.on("forget", case="forget-dry-run")
+    host.fake.on("snapshots", case="snapshots-several")
+    first, second = recorded_groups()
+    by_time = sorted((*first.kept, *first.removed), key=lambda one: str(one.time))
+    honest, others = by_time[:3], [*by_time[3:], *second.kept]
+    guard = ForgetGuard(
+        keep=Retention(keep_last=2), at=datetime.now(UTC), origins=tuple(map(origin_of, honest))
+    )
+
+    finished = await host.run(ForgetArguments(tag="nightly", guard=guard))
+
+    assert host.commands[0][-2:] == ["--keep-last=2", "--dry-run"]
+    assert host.commands[1] == ["forget", "--json", "--", honest[0].id]
+    result = finished.result
+    assert isinstance(result, ForgetResult)
+    assert (result.kept, result.removed, result.set_aside) == (2, 1, len(others))
+    assert {one.id for one in result.snapshots_set_aside} == {one.id[:8] for one in others}
+    assert (finished.message or "").startswith(f"{len(others)} snapshots were set aside")
+
+
+async def test_forget_in_which_nothing_is_honest_removes_nothing(host: Host) -> None:
+    host.fake.on("forget", case="forget-dry-run")
+    guard = ForgetGuard(keep=Retention(keep_last=2), at=datetime.now(UTC), origins=())
+
+    finished = await host.run(ForgetArguments(tag="nightly", guard=guard))
+
+    assert finished.outcome is Outcome.SUCCEEDED
+    assert len(host.fake.calls) == 1
+    assert isinstance(finished.result, ForgetResult)
+    assert (finished.result.kept, finished.result.removed) == (0, 0)
+
+
+def test_agent_that_knows_no_guard_refuses_the_job() -> None:
+    class OldArguments(msgspec.Struct, tag_field="kind", tag="forget"):
+        tag: str
+        keep: Retention
+
+    guard = ForgetGuard(keep=Retention(keep_last=2), at=datetime.now(UTC), origins=())
+    command = msgspec.json.encode(ForgetArguments(tag="nightly", guard=guard))
+
+    with pytest.raises(msgspec.ValidationError, match="missing required field `keep`"):
+        msgspec.json.decode(command, type=OldArguments)
+
+
+def origin_of(one: forget.Listed) -> Origin:
+    assert one.time is not None
+    at = int(one.time.timestamp())
+    return Origin(one.id[:ID_DIGITS], at - 5, at + 5, one.hostname)
 
 
 async def test_forget_that_leaves_some_and_exits_with_0_fails(host: Host) -> None:
@@ -376,29 +458,30 @@ def test_percent_is_read_from_lines_of_progress_only(line: str, percent: float |
 def test_every_rule_of_a_retention_reaches_restic() -> None:
     rules = dict.fromkeys(Retention.__struct_fields__, 3) | {"keep_within": "7d"}
 
-    line = forget.build_arguments(
-        ForgetArguments(tag="nightly", keep=Retention(**rules)),  # type: ignore[arg-type]  # by name
-        is_dry_run=False,
+    line = forget.build_dry_run(
+        ForgetArguments(tag="nightly", keep=Retention(**rules))  # type: ignore[arg-type]  # by name
     )
 
     assert len([word for word in line if word.startswith("--keep-")]) == len(rules)
-    assert "--prune" not in line
 
 
-def test_long_list_of_removed_snapshots_is_cut() -> None:
-    group = forget.Group(host="web-1", kept=1, removed=("a" * 64,) * 1500)
+def test_many_snapshots_are_removed_in_several_commands_and_named_in_part() -> None:
+    many = tuple(forget.Listed(id=f"{number:064x}") for number in range(1500))
+    kept = forget.Listed(id="f" * 64)
+    plan = Plan(groups=(forget.Group(host="web-1", kept=(kept,), removed=many),))
 
-    result = forget.build_result([group])
+    lines = list(forget.build_removals([one.id for one in plan.removals]))
+    result = build_result(plan, is_dry_run=False)
 
+    assert [word for line in lines for word in line[3:]] == [one.id for one in many]
+    assert max(map(len, lines)) == forget.IDS_AT_ONCE + 3
+    assert not any("--prune" in line for line in lines)
     assert result.removed == 1500
-    assert len(result.removed_snapshots) == forget.MAX_NAMED
+    assert len(result.removed_snapshots) == MAX_NAMED
 
 
 def test_recorded_groups_are_read() -> None:
-    groups = forget.read_groups(read_recorded("forget-dry-run")[0])
-
-    assert groups is not None
-    assert [(group.host, group.kept, len(group.removed)) for group in groups] == [
+    assert [(group.host, len(group.kept), len(group.removed)) for group in recorded_groups()] == [
         ("web-1", 6, 8),
         ("web-1", 2, 0),
     ]

@@ -595,6 +595,10 @@ def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRo
     ("arguments", "sent"),
     [
         (["forget", "--source", "etc"], {"kind": "forget", "source": "etc"}),
+        (
+            ["forget", "--source", "etc", "--dry-run"],
+            {"kind": "forget", "source": "etc", "dry_run": True},
+        ),
         (["prune"], {"kind": "prune"}),
         (["check"], {"kind": "check", "read_data_subset": None, "read_data_parts": None}),
         (
@@ -617,7 +621,7 @@ def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRo
             },
         ),
     ],
-    ids=["forget", "prune", "check", "check data", "check parts", "copy"],
+    ids=["forget", "forget dry", "prune", "check", "check data", "check parts", "copy"],
 )
 def test_upkeep_can_be_run_at_once(
     cli: Cli, server: respx.MockRouter, arguments: list[str], sent: dict[str, str]
@@ -635,13 +639,17 @@ def test_upkeep_can_be_run_at_once(
     ("result", "words"),
     [
         (ForgetResult(kept=7, removed=2), ": 2 snapshots removed, 7 kept"),
+        (
+            ForgetResult(kept=7, removed=0, dry_run=True, to_go=2),
+            ": 2 snapshots would be removed, 7 kept",
+        ),
         (CheckResult(read_data_subset="1/7"), ": read 1/7 of the data"),
         (CheckResult(), ""),
         (PruneResult(), ""),
         (UnlockResult(locks_left=0), ": no locks are left"),
         (CopyResult(copied=2, skipped=3), ": 2 snapshots copied, 3 there already"),
     ],
-    ids=["forget", "check data", "check", "prune", "unlock", "copy"],
+    ids=["forget", "forget dry", "check data", "check", "prune", "unlock", "copy"],
 )
 def test_outcome_of_upkeep_is_one_line(
     cli: Cli, server: respx.MockRouter, result: JobResult, words: str

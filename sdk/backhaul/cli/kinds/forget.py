@@ -16,16 +16,24 @@ def forget(
     context: typer.Context,
     repository: RepositoryOption = None,
     source: Annotated[str | None, typer.Option(help="Its retention decides.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Remove nothing, and tell what would go.")
+    ] = False,
     wait: Wait = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove the snapshots of a source that its retention does not keep."""
+    """Remove the snapshots of a source that its retention does not keep.
+
+    Snapshots that no job made, or whose time cannot be true, are neither counted nor removed.
+    """
     if not source:
         raise BadInputError("What is to be forgotten? Give --source: its retention decides.")
     run(
         context,
-        lambda host, repository: ForgetRequest(host=host, repository=repository, source=source),
+        lambda host, repository: ForgetRequest(
+            host=host, repository=repository, source=source, dry_run=dry_run
+        ),
         repository=repository,
         wait=wait,
         as_json=as_json,

@@ -29,11 +29,14 @@ from backhaul.wire.kinds.check import (
 from backhaul.wire.kinds.copy import CopyArguments, CopyOptions, CopyRequest, CopyResult
 from backhaul.wire.kinds.forget import (
     ForgetArguments,
+    ForgetGuard,
     ForgetRequest,
     ForgetResult,
     KeepCount,
     KeepWithin,
     Retention,
+    SnapshotSetAside,
+    SnapshotToGo,
 )
 from backhaul.wire.kinds.init import InitArguments, InitRequest, InitResult
 from backhaul.wire.kinds.prune import PruneArguments, PruneRequest, PruneResult
@@ -109,6 +112,7 @@ __all__ = [
     "CopyRequest",
     "CopyResult",
     "ForgetArguments",
+    "ForgetGuard",
     "ForgetRequest",
     "ForgetResult",
     "InitArguments",
@@ -131,6 +135,8 @@ __all__ = [
     "Retention",
     "ScheduleOptions",
     "SnapshotId",
+    "SnapshotSetAside",
+    "SnapshotToGo",
     "SnapshotsArguments",
     "SnapshotsRequest",
     "SnapshotsResult",
