@@ -15,14 +15,27 @@ from backhaul.wire.kinds import (
     CheckArguments,
     ForgetArguments,
     InitArguments,
+    PasswdArguments,
     PruneArguments,
     RestoreArguments,
     SnapshotsArguments,
+    StatsArguments,
     UnlockArguments,
 )
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending
-from backhaul_agent.kinds import backup, check, forget, init, prune, restore, snapshots, unlock
+from backhaul_agent.kinds import (
+    backup,
+    check,
+    forget,
+    init,
+    passwd,
+    prune,
+    restore,
+    snapshots,
+    stats,
+    unlock,
+)
 
 _WORK: Mapping[type[Arguments], Callable[[Bench, Any], Awaitable[Ending]]] = {
     InitArguments: init.work,
@@ -33,6 +46,8 @@ _WORK: Mapping[type[Arguments], Callable[[Bench, Any], Awaitable[Ending]]] = {
     PruneArguments: prune.work,
     CheckArguments: check.work,
     UnlockArguments: unlock.work,
+    StatsArguments: stats.work,
+    PasswdArguments: passwd.work,
 }
 
 

@@ -19,10 +19,11 @@ from backhaul.wire.kinds import (
     PruneRequest,
     RestoreRequest,
     SnapshotsRequest,
+    StatsRequest,
     UnlockRequest,
 )
 from backhaul.wire.schedules import ScheduleKind
-from backhaul_api.kinds import backup, check, forget, init, prune, restore, snapshots, unlock
+from backhaul_api.kinds import backup, check, forget, init, prune, restore, snapshots, stats, unlock
 from backhaul_api.kinds.order import Fired, Order
 
 _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] = {
@@ -34,6 +35,7 @@ _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] 
     PruneRequest: prune.plan,
     CheckRequest: check.plan,
     UnlockRequest: unlock.plan,
+    StatsRequest: stats.plan,
 }
 
 _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
@@ -41,6 +43,7 @@ _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
     ScheduleKind.FORGET: forget.plan_fired,
     ScheduleKind.PRUNE: prune.plan_fired,
     ScheduleKind.CHECK: check.plan_fired,
+    ScheduleKind.STATS: stats.plan_fired,
 }
 
 

@@ -26,9 +26,10 @@ from backhaul.wire.agents import (
     UpEnvelope,
 )
 from backhaul.wire.commands import CommandAck, QueryAnswer
+from backhaul.wire.kinds import JobKind
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
-from backhaul.wire.snapshots import RepositoryStats, SnapshotsReport
+from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.bodies import TOO_DEEP, explain
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
@@ -48,6 +49,7 @@ from backhaul_api.polling import (
     snapshot_reports,
 )
 from backhaul_api.polling.arrival import Arrival, reject
+from backhaul_api.schedules.store import take_turn
 from backhaul_api.services import Services
 
 _batch_decoder = msgspec.json.Decoder(Batch)
@@ -62,7 +64,6 @@ APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]
     JobLog: job_reports.apply_log,
     JobFinished: job_reports.apply_finished,
     SnapshotsReport: snapshot_reports.apply_snapshots,
-    RepositoryStats: snapshot_reports.apply_stats,
     ScheduleAck: schedule_reports.apply_ack,
     ScheduleFire: schedule_reports.apply_fire,
     QueryAnswer: query_reports.apply_answer,
@@ -80,6 +81,9 @@ MAX_DEPTH = 64
 _BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
+_CHANGES_PASSWORD = f'"{JobKind.PASSWD}"'.encode()
+
+
 class BatchFailedError(Exception):
     """The batch has to be sent again, for no fault of its own. Answered with 500."""
 
@@ -95,6 +99,9 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
     async with services.database.writing() as connection:
         now = services.clock.now()
         arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
+        if _CHANGES_PASSWORD in body:
+            # It can change what other hosts are told, which those who do take turns at.
+            await take_turn(connection)
         await _lock_host(arrival)
         receipts = [await _take(arrival, raw) for raw in batch.envelopes]
     services.wakeups.wake(*arrival.topics)

@@ -1,12 +1,15 @@
-"""/v1/repositories."""
+"""/v1/repositories, without the passwords of theirs that change."""
 
 from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
 
 from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET
 
-from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
+from backhaul.wire.fleet import CreateRepository, Repository, RepositorySize, UpdateRepository
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
@@ -20,7 +23,7 @@ from backhaul_api.paging import (
     encode_cursor,
     split_page,
 )
-from backhaul_api.repositories import rules, store
+from backhaul_api.repositories import rules, sizes, states, store
 from backhaul_api.schedules import store as schedules
 from backhaul_api.services import Needs
 
@@ -32,7 +35,8 @@ async def list_repositories(
     after = decode_cursor(cursor, tuple[str])[0] if cursor else None
     async with services.database.reading() as connection:
         found = await store.fetch_page(connection, limit=limit + 1, after=after)
-    items, has_more = split_page(found, limit)
+        page, has_more = split_page(found, limit)
+        items = await states.describe(connection, list(page))
     return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].name) if has_more else None)
 
 
@@ -43,7 +47,8 @@ async def list_repositories(
     description=(
         "Nothing is created at its location until an `init` job has run. The location's password, "
         "the repository's password and the values of the environment are stored encrypted, are "
-        "never shown again, and leave the server only sealed to the host that needs them."
+        "never shown again, and leave the server only sealed to the host that needs them. Those of "
+        "the admin credential leave it only to the upkeep host, with jobs that delete."
     ),
 )
 async def create_repository(
@@ -55,6 +60,7 @@ async def create_repository(
     check_name(data.name)
     rules.check_location(data.location)
     rules.check_environment(data.environment)
+    rules.check_admin(data.admin, has_upkeep_host=data.upkeep_host is not None)
     now = services.clock.now()
     async with services.database.writing() as connection:
         once = Once(request, services, idempotency_key, data)
@@ -81,7 +87,29 @@ async def create_repository(
 )
 async def get_repository(services: Needs, repository: FromPath[str]) -> Repository:
     async with services.database.reading() as connection:
-        return await store.fetch(connection, repository)
+        found = await store.fetch(connection, repository)
+        return (await states.describe(connection, [found]))[0]
+
+
+@get(
+    "/{repository:str}/sizes",
+    operation_id="list_repository_sizes",
+    summary="List how large a repository was, newest first",
+    description="What its `stats` jobs have measured.",
+)
+async def list_repository_sizes(
+    services: Needs,
+    repository: FromPath[str],
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[RepositorySize]:
+    before = decode_cursor(cursor, tuple[datetime, UUID]) if cursor else None
+    async with services.database.reading() as connection:
+        found = await store.fetch(connection, repository)
+        rows = await sizes.fetch_page(connection, found.id, limit=limit + 1, before=before)
+    items, has_more = split_page(rows, limit)
+    next_cursor = encode_cursor(items[-1][1].measured_at, items[-1][0]) if has_more else None
+    return Page(items=tuple(size for _, size in items), next_cursor=next_cursor)
 
 
 @patch(
@@ -89,7 +117,8 @@ async def get_repository(services: Needs, repository: FromPath[str]) -> Reposito
     operation_id="update_repository",
     summary="Change the record of a repository",
     description=(
-        "Changes what Backhaul knows; the repository's own keys are not touched. Hosts that were "
+        "Changes what Backhaul knows; the repository's own keys are not touched: `password-change` "
+        "gives it another password. Hosts that were "
         "given its secrets, to back up while they cannot reach this server, are given the new ones."
     ),
 )
@@ -111,6 +140,7 @@ async def update_repository(
         await schedules.lock_hosts(connection, carries)
         found = await store.fetch(connection, repository, for_update=True)
         changed = await store.update(connection, services.keys, found, data, now=now)
+        (changed,) = await states.describe(connection, [changed])
         concerned = await schedules.move_version(connection, carries, now=now)
         await record(
             connection,
@@ -160,6 +190,7 @@ router = Router(
         list_repositories,
         create_repository,
         get_repository,
+        list_repository_sizes,
         update_repository,
         delete_repository,
     ],

@@ -76,6 +76,7 @@ async def create_schedule(
             data, id_=new_id(), host=owner, repository=repository, source=source, now=now
         )
         rules.check_schedule(schedule, source)
+        rules.check_upkeep(schedule, repository)
         await store.insert(connection, schedule)
         await _record(connection, request.user, "schedule.create", schedule, at=now)
         created = await store.fetch(connection, schedule.id, now=now)
@@ -195,6 +196,7 @@ async def _apply(
     if "repository" in changes:
         with named_in("repository"):
             repository = await repositories.fetch(connection, changes["repository"])
+        rules.check_upkeep(seen, repository)
         changes |= {"repository_id": repository.id, "repository": repository.name}
     return msgspec.structs.replace(seen, **changes), source
 

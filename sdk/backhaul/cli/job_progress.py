@@ -16,9 +16,12 @@ from backhaul.wire.kinds import (
     CheckResult,
     ForgetResult,
     InitResult,
+    PasswdResult,
+    PasswdStep,
     PruneResult,
     RestoreResult,
     SnapshotsResult,
+    StatsResult,
     UnlockResult,
 )
 
@@ -134,7 +137,7 @@ def _render_detail(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def _render_result(job: Job) -> str:
+def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
     match job.result:
         case BackupResult() as result:
             snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
@@ -157,5 +160,11 @@ def _render_result(job: Job) -> str:
             return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
         case UnlockResult() as result:
             return f"{result.locks_left or 'no'} locks are left"
+        case StatsResult() as result:
+            size = display.render_bytes(result.total_size)
+            return f"{size} in {result.snapshots_count} snapshots"
+        case PasswdResult() as result:
+            is_added = result.step is PasswdStep.ADD
+            return "new password added" if is_added else "old password removed"
         case PruneResult() | None:
             return ""

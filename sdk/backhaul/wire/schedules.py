@@ -110,6 +110,7 @@ class ScheduleKind(StrEnum):
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
+    STATS = "stats"
 
 
 CatchUp = Literal["once", "skip"]

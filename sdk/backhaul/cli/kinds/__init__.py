@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from backhaul.cli.kinds import backup, check, forget, init, prune, restore, snapshots, unlock
+from backhaul.cli.kinds import backup, check, forget, init, prune, restore, snapshots, stats, unlock
 
 app = typer.Typer(help="Run a job on a host, now or when its agent is back.", rich_markup_mode=None)
 
@@ -31,5 +31,6 @@ for _command in (
     prune.prune,
     check.check,
     unlock.unlock,
+    stats.stats,
 ):
     app.command()(_command)

@@ -24,9 +24,11 @@ from backhaul.wire.kinds.forget import (
     Retention,
 )
 from backhaul.wire.kinds.init import InitArguments, InitRequest, InitResult
+from backhaul.wire.kinds.passwd import PasswdArguments, PasswdResult, PasswdStep
 from backhaul.wire.kinds.prune import PruneArguments, PruneRequest, PruneResult
 from backhaul.wire.kinds.restore import RestoreArguments, RestoreRequest, RestoreResult
 from backhaul.wire.kinds.snapshots import SnapshotsArguments, SnapshotsRequest, SnapshotsResult
+from backhaul.wire.kinds.stats import StatsArguments, StatsRequest, StatsResult
 from backhaul.wire.kinds.unlock import UnlockArguments, UnlockRequest, UnlockResult
 
 Arguments = (
@@ -38,6 +40,8 @@ Arguments = (
     | PruneArguments
     | CheckArguments
     | UnlockArguments
+    | StatsArguments
+    | PasswdArguments
 )
 
 JobRequest = (
@@ -49,6 +53,7 @@ JobRequest = (
     | PruneRequest
     | CheckRequest
     | UnlockRequest
+    | StatsRequest
 )
 
 Result = (
@@ -60,6 +65,8 @@ Result = (
     | PruneResult
     | CheckResult
     | UnlockResult
+    | StatsResult
+    | PasswdResult
 )
 
 
@@ -87,6 +94,9 @@ __all__ = [
     "JobRequest",
     "KeepCount",
     "KeepWithin",
+    "PasswdArguments",
+    "PasswdResult",
+    "PasswdStep",
     "Pattern",
     "PruneArguments",
     "PruneRequest",
@@ -101,6 +111,9 @@ __all__ = [
     "SnapshotsArguments",
     "SnapshotsRequest",
     "SnapshotsResult",
+    "StatsArguments",
+    "StatsRequest",
+    "StatsResult",
     "Tag",
     "UnlockArguments",
     "UnlockRequest",
