@@ -64,6 +64,7 @@ def build_redactor(*credentials: Credentials) -> Redactor:
 
 def _secrets_of(credentials: Credentials) -> Iterator[str]:
     yield credentials.password
+    yield from filter(None, (credentials.new_password, credentials.old_password))
     yield from _secrets_of_location(credentials.location)
     for value in credentials.environment.values():
         yield value

@@ -26,6 +26,7 @@ from backhaul_api.polling.routes import routers as agent_routers
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.problems import EXCEPTION_HANDLERS
 from backhaul_api.queries.routes import router as queries_router
+from backhaul_api.repositories.password_routes import router as password_router
 from backhaul_api.repositories.routes import router as repositories_router
 from backhaul_api.schedules.routes import routers as schedule_routers
 from backhaul_api.services import Services
@@ -65,6 +66,7 @@ def create_app(services: Services) -> Litestar:
             operators_router,
             *host_routers,
             repositories_router,
+            password_router,
             sources_router,
             *schedule_routers,
             jobs_router,

@@ -35,13 +35,17 @@ from backhaul.wire.events import EventPage
 from backhaul.wire.fleet import (
     Adoption,
     AdoptRepository,
+    ChangePassword,
+    ContinuePasswordChange,
     CreateRepository,
     CreateSource,
     Health,
     Host,
     HostState,
     Repository,
+    RepositorySize,
     Source,
+    StartedPasswordChange,
     UpdateHost,
     UpdateRepository,
     UpdateSource,
@@ -205,6 +209,31 @@ def update_repository(repository: UUID | str, request: UpdateRepository) -> Call
 def adopt_repository(repository: UUID | str, request: AdoptRepository) -> Call[Adoption]:
     path = f"/v1/repositories/{_segment('repository', repository)}/adopt"
     return Call(method="POST", path=path, reply=Adoption, body=request)
+
+
+def list_repository_sizes(
+    repository: UUID | str, *, limit: int | None = None
+) -> Call[Page[RepositorySize]]:
+    path = f"/v1/repositories/{_segment('repository', repository)}/sizes"
+    return _list(path, Page[RepositorySize], limit)
+
+
+def change_repository_password(
+    repository: UUID | str, request: ChangePassword
+) -> Call[StartedPasswordChange]:
+    return _create(_change_path(repository), StartedPasswordChange, request)
+
+
+def continue_password_change(repository: UUID | str, request: ContinuePasswordChange) -> Call[Job]:
+    return _create(f"{_change_path(repository)}/continue", Job, request)
+
+
+def give_up_password_change(repository: UUID | str) -> Call[None]:
+    return _delete(_change_path(repository))
+
+
+def _change_path(repository: UUID | str) -> str:
+    return f"/v1/repositories/{_segment('repository', repository)}/password-change"
 
 
 def remove_repository(repository: UUID | str) -> Call[None]:

@@ -95,6 +95,33 @@ class RepositoryFields(Record[fleet.Repository]):
     initialized_at = Field[datetime | None]()
     restic_id = Field[str | None]()
     read_coverage = Field[float]()
+    has_admin = Field[bool]()
+    admin_location = Field[str | None]()
+    admin_environment_names = Field[tuple[str, ...]]()
+    upkeep_host = Field[str | None]()
+    password_change = Field[fleet.PasswordChange | None]()
+    size = Field[fleet.RepositorySize | None]()
+    growth_30d = Field[fleet.RepositoryGrowth | None]()
+    lock = Field[fleet.RepositoryLock | None]()
+    last_check = Field[fleet.LastCheck | None]()
+    last_prune = Field[fleet.LastJob | None]()
+    last_forget = Field[fleet.LastJob | None]()
+
+
+class RepositorySize(Record[fleet.RepositorySize]):
+    """How large a repository was at a moment."""
+
+    measured_at = Field[datetime]()
+    total_size = Field[int]()
+    snapshots_count = Field[int]()
+    blobs_count = Field[int]()
+    uncompressed_size = Field[int | None]()
+    restore_size = Field[int | None]()
+    job_id = Field[UUID | None]()
+
+    @property
+    def _key(self) -> object:
+        return self.data
 
 
 class SourceFields(Record[fleet.Source]):

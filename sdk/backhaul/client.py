@@ -36,13 +36,17 @@ from backhaul.wire.events import Event
 from backhaul.wire.fleet import (
     Adoption,
     AdoptRepository,
+    ChangePassword,
+    ContinuePasswordChange,
     CreateRepository,
     CreateSource,
     Health,
     Host,
     HostState,
     Repository,
+    RepositorySize,
     Source,
+    StartedPasswordChange,
     UpdateHost,
     UpdateRepository,
     UpdateSource,
@@ -251,6 +255,41 @@ class Client:
             ConflictError: none has.
         """
         return self._send(_calls.adopt_repository(repository, request))
+
+    def list_repository_sizes(
+        self, repository: UUID | str, *, limit: int | None = None
+    ) -> Iterator[RepositorySize]:
+        """List what was measured of a repository, newest first, page by page; at most `limit`."""
+        return self._iterate(_calls.list_repository_sizes(repository, limit=limit), limit)
+
+    def change_repository_password(
+        self, repository: UUID | str, request: ChangePassword
+    ) -> StartedPasswordChange:
+        """Give a repository a new password; `password_change` of it shows how far that is.
+
+        Raises:
+            ConflictError: another change is under way.
+        """
+        return self._send(_calls.change_repository_password(repository, request))
+
+    def continue_password_change(
+        self, repository: UUID | str, request: ContinuePasswordChange | None = None
+    ) -> Job:
+        """Run the current step of a password change again, or without waiting for hosts.
+
+        Raises:
+            ConflictError: no change is under way, its job is not over, or hosts are waited for.
+        """
+        request = request or ContinuePasswordChange()
+        return self._send(_calls.continue_password_change(repository, request))
+
+    def give_up_password_change(self, repository: UUID | str) -> None:
+        """Leave the password as it is, and forget the other one. Keys that were added stay.
+
+        Raises:
+            ConflictError: no change is under way, or its job is not over.
+        """
+        self._send(_calls.give_up_password_change(repository))
 
     def remove_repository(self, repository: UUID | str) -> None:
         """Forget the record of a repository and its password. Its files are not touched."""

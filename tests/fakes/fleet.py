@@ -171,7 +171,7 @@ async def add_schedule(
         "source": "etc",
         **request,
     }
-    if body["kind"] in {"prune", "check"}:
+    if body["kind"] in {"prune", "check", "stats"}:
         del body["source"]
     answer = await operator.post(f"/v1/hosts/{host}/schedules", json=body)
     assert answer.status_code == 201, answer.text

@@ -32,6 +32,9 @@ from backhaul.wire.kinds import (
     ForgetResult,
     InitArguments,
     InitResult,
+    PasswdArguments,
+    PasswdResult,
+    PasswdStep,
     PruneArguments,
     PruneResult,
     RestoreArguments,
@@ -39,6 +42,8 @@ from backhaul.wire.kinds import (
     Retention,
     SnapshotsArguments,
     SnapshotsResult,
+    StatsArguments,
+    StatsResult,
     UnlockArguments,
     UnlockResult,
 )
@@ -60,6 +65,7 @@ from backhaul_agent.poll_loop import poll_forever
 from backhaul_agent.process import ChildProcess
 from backhaul_agent.query_loop import QueryLoop
 from backhaul_agent.run import build_cron
+from backhaul_agent.secret_file import hold_secret
 from backhaul_agent.settings import Settings
 from backhaul_agent.spool import Spool
 from backhaul_agent.spool_loop import send_forever
@@ -175,6 +181,17 @@ def read_tree(folder: Path) -> dict[str, bytes]:
         for file in folder.rglob("*")
         if file.is_file() and not file.is_symlink()
     }
+
+
+def add_key(credentials: Credentials, password: str) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RESTIC_REPOSITORY": credentials.location,
+        "RESTIC_PASSWORD": credentials.password,
+    }
+    with hold_secret(password) as file:
+        line = ["restic", "--no-cache", "key", "add", "--new-password-file", file]
+        subprocess.run(line, env=environment, check=True, capture_output=True)
 
 
 def leave_lock(credentials: Credentials) -> list[Path]:
@@ -353,6 +370,72 @@ def flip_a_byte(pack: Path) -> None:
     content = bytearray(pack.read_bytes())
     content[len(content) // 3] ^= 0xFF
     pack.write_bytes(content)
+
+
+async def test_password_is_changed_however_often_each_step_is_done(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    everyday = host.credentials
+    await host.run(InitArguments())
+    add, remove = PasswdArguments(step=PasswdStep.ADD), PasswdArguments(step=PasswdStep.REMOVE)
+
+    # The agent may die after any of restic's commands: each step is then done from its beginning.
+    host.credentials = msgspec.structs.replace(everyday, new_password="new secret")
+    added = [await host.run(add) for _ in range(2)]
+    await asyncio.to_thread(add_key, everyday, "a password that Backhaul never had")
+    await asyncio.to_thread(add_key, everyday, PASSWORD)  # an attempt of the change before
+    both = [await host.run(CheckArguments())]
+    host.credentials = msgspec.structs.replace(everyday, password="new secret")
+    both.append(await host.run(CheckArguments()))
+    host.credentials = msgspec.structs.replace(
+        everyday, password="new secret", new_password="new secret", old_password=PASSWORD
+    )
+    removed = [await host.run(remove) for _ in range(2)]
+    host.credentials = everyday
+    refused = await host.run(CheckArguments())
+
+    counts = [one.result.keys_added for one in added if isinstance(one.result, PasswdResult)]
+    assert counts == [1, 0]
+    assert [one.outcome for one in both] == [Outcome.SUCCEEDED] * 2
+    counts = [one.result.keys_removed for one in removed if isinstance(one.result, PasswdResult)]
+    assert counts == [2, 0]
+    assert refused.failure_class is FailureClass.WRONG_PASSWORD
+    assert len(list((tmp_path / "repo" / "keys").iterdir())) == 2
+    state = read_state(tmp_path / "state")
+    assert b"new secret" not in state
+    assert PASSWORD.encode() not in state
+
+
+async def test_no_key_is_removed_while_the_new_password_opens_nothing(host: RunningHost) -> None:
+    await host.run(InitArguments())
+    everyday = host.credentials
+    host.credentials = msgspec.structs.replace(
+        everyday, new_password="never added", old_password=PASSWORD
+    )
+
+    refused = await host.run(PasswdArguments(step=PasswdStep.REMOVE))
+    host.credentials = everyday
+    checked = await host.run(CheckArguments())
+
+    assert refused.failure_class is FailureClass.WRONG_PASSWORD
+    assert checked.outcome is Outcome.SUCCEEDED
+
+
+async def test_repository_and_its_newest_snapshot_are_measured(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    files = make_tree(tmp_path / "tree")
+    await host.run(InitArguments())
+    empty = await host.run(StatsArguments())
+    await host.run(BackupArguments(paths=(str(tmp_path / "tree"),)))
+
+    measured = await host.run(StatsArguments())
+
+    assert empty.result == StatsResult(total_size=0, snapshots_count=0)
+    assert isinstance(measured.result, StatsResult)
+    assert measured.result.snapshots_count == 1
+    assert measured.result.total_size > 0
+    assert measured.result.restore_size == sum(map(len, files.values()))
 
 
 async def test_damage_in_a_pack_is_found_by_reading_it(host: RunningHost, tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from backhaul.wire.jobs import (
 from backhaul.wire.kinds import BackupResult, InitResult, SnapshotsResult
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
-from backhaul.wire.snapshots import RepositoryStats
 from backhaul_api.db.tables import hosts, job_events, jobs
 from backhaul_api.errors import ConflictError
 from backhaul_api.jobs import store
@@ -683,9 +682,9 @@ async def test_what_is_not_kept_here_is_refused_with_a_reason(
     operator: httpx.AsyncClient, agent: FakeAgent
 ) -> None:
     job_id = await start(operator, agent)
-    stats = RepositoryStats(repository_id=uuid4(), job_id=job_id, measured_at=START, total_size=1)
+    unknown = f'{{"type": "repo.weather", "job_id": "{job_id}"}}'.encode()
 
-    receipts = await agent.send(stats, QueryAnswer(query_id=uuid4()))
+    receipts = await agent.send(unknown, QueryAnswer(query_id=uuid4()))
 
     assert [receipt.problem and receipt.problem.type for receipt in receipts] == [
         ProblemType.UNKNOWN_ENVELOPE,

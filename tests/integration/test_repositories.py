@@ -77,6 +77,8 @@ async def test_credentials_open_as_they_were_given(
         "location": LOCATION,
         "password": PASSWORD,
         "environment": ENVIRONMENT,
+        "new_password": None,
+        "old_password": None,
     }
     assert not [secret for secret in SECRETS if secret in repr(credentials)]
 

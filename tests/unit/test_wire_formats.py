@@ -303,6 +303,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "location": "/srv",
             "password": "p",
             "environment": {"A": "b"},
+            "new_password": None,
+            "old_password": None,
         },
     ),
     (
@@ -653,25 +655,6 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        snapshots.RepositoryStats(
-            repository_id=ONE,
-            job_id=TWO,
-            measured_at=AT,
-            total_size=5,
-            total_file_count=6,
-            snapshots_count=7,
-        ),
-        {
-            "type": "repo.stats",
-            "repository_id": str(ONE),
-            "job_id": str(TWO),
-            "measured_at": AT_JSON,
-            "total_size": 5,
-            "total_file_count": 6,
-            "snapshots_count": 7,
-        },
-    ),
-    (
         snapshots.Snapshot(
             id=HEX,
             short_id=HEX[:8],
@@ -828,6 +811,24 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (SNAPSHOT_SET_ASIDE, SNAPSHOT_SET_ASIDE_JSON),
     (kinds.PruneResult(), {"kind": "prune"}),
     (
+        kinds.StatsResult(total_size=5, snapshots_count=2, restore_size=9),
+        {
+            "kind": "stats",
+            "total_size": 5,
+            "snapshots_count": 2,
+            "blobs_count": 0,
+            "uncompressed_size": None,
+            "restore_size": 9,
+            "restore_files": None,
+        },
+    ),
+    (
+        kinds.PasswdResult(step=kinds.PasswdStep.ADD, keys_added=1),
+        {"kind": "passwd", "step": "add", "keys_added": 1, "keys_removed": 0},
+    ),
+    (kinds.StatsArguments(), {"kind": "stats"}),
+    (kinds.PasswdArguments(step=kinds.PasswdStep.REMOVE), {"kind": "passwd", "step": "remove"}),
+    (
         kinds.CheckResult(read_data_subset="2.5%"),
         {"kind": "check", "read_data_subset": "2.5%"},
     ),
@@ -965,6 +966,10 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (
         kinds.CheckOptions(read_data_parts=7),
         {"kind": "check", "read_data_parts": 7},
+    ),
+    (
+        kinds.StatsRequest(host="web1", repository="nas"),
+        {"kind": "stats", "host": "web1", "repository": "nas"},
     ),
     (
         kinds.CheckRequest(host="web1", repository="nas", read_data_subset="1/7"),
@@ -1122,7 +1127,7 @@ def test_messages_cannot_be_changed() -> None:
         (
             agents.UpEnvelope,
             "hello schedule.ack schedule.fire command.ack job.started job.progress job.log "
-            "job.finished snapshots.report repo.stats query.answer",
+            "job.finished snapshots.report query.answer",
         ),
         (agents.DownEnvelope, "schedule.set command.run command.cancel query.run settings.set"),
     ],

@@ -16,9 +16,11 @@ from backhaul.wire.kinds import (
     CopyArguments,
     ForgetArguments,
     InitArguments,
+    PasswdArguments,
     PruneArguments,
     RestoreArguments,
     SnapshotsArguments,
+    StatsArguments,
     UnlockArguments,
 )
 from backhaul_agent.bench import Bench
@@ -29,9 +31,11 @@ from backhaul_agent.kinds import (
     copy,
     forget,
     init,
+    passwd,
     prune,
     restore,
     snapshots,
+    stats,
     unlock,
 )
 
@@ -45,6 +49,8 @@ _WORK: Mapping[type[Arguments], Callable[[Bench, Any], Awaitable[Ending]]] = {
     CheckArguments: check.work,
     UnlockArguments: unlock.work,
     CopyArguments: copy.work,
+    StatsArguments: stats.work,
+    PasswdArguments: passwd.work,
 }
 
 

@@ -59,6 +59,7 @@ def build_environment(
     if refusal is not None:
         raise CredentialsError(f"the repository's location {refusal}")
     texts = [credentials.location, credentials.password, *credentials.environment.values()]
+    texts += filter(None, (credentials.new_password, credentials.old_password))
     if any("\x00" in text for text in texts):
         raise CredentialsError("the repository's credentials hold a NUL, which restic cannot take")
     kept = {name: inherited[name] for name in (*INHERITED, *sorted(allowed)) if name in inherited}

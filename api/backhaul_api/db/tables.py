@@ -145,6 +145,18 @@ repositories = Table(
     Column("updated_at", Moment, nullable=False),
     Column("initialized_at", Moment),
     Column("restic_id", Text),
+    Column("has_admin", Boolean, nullable=False, server_default=sa.false()),
+    # As above, of the admin credential; NULL where that is as for everyday use.
+    Column("admin_location", Text),
+    Column("admin_environment_names", json_column_type()),
+    # The only host that may delete. No host's row ever goes, and none is removed while it is this.
+    Column("upkeep_host_id", sa.Uuid()),
+    # A change of the password that is under way: see `repositories.password_changes`.
+    Column("password_step", Text),
+    Column("password_since", Moment),
+    Column("password_job_id", sa.Uuid()),
+    # By host, the schedule version with which it was given the new password.
+    Column("password_waits_for", json_column_type()),
     # A removed repository keeps its row, without secrets: its jobs refer to it.
     Column("removed_at", Moment),
 )
@@ -161,11 +173,30 @@ repository_secrets = Table(
     metadata,
     _id(),
     Column("repository_id", ForeignKey("repositories.id", ondelete="CASCADE"), nullable=False),
-    # `location`, `password` or `environment`
+    # See `repositories.secrets`.
     Column("name", Text, nullable=False),
     Column("ciphertext", sa.LargeBinary, nullable=False),
     Column("updated_at", Moment, nullable=False),
     sa.UniqueConstraint("repository_id", "name"),
+)
+
+repository_sizes = Table(
+    "repository_sizes",
+    metadata,
+    _id(),
+    Column("repository_id", ForeignKey("repositories.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
+    Column("measured_at", Moment, nullable=False),
+    Column("total_size", BigInteger, nullable=False),
+    Column("snapshots_count", BigInteger, nullable=False),
+    Column("blobs_count", BigInteger, nullable=False),
+    Column("uncompressed_size", BigInteger),
+    Column("restore_size", BigInteger),
+)
+Index(
+    "ix_repository_sizes_repository_id_measured_at",
+    repository_sizes.c.repository_id,
+    repository_sizes.c.measured_at,
 )
 
 sources = Table(
@@ -290,6 +321,16 @@ Index(
     jobs.c.finished_at,
     sqlite_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
     postgresql_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
+)
+
+# What a repository shows of its jobs: see `repositories.states`.
+Index("ix_jobs_ends", jobs.c.repository_id, jobs.c.kind, jobs.c.finished_at)
+Index(
+    "ix_jobs_locked",
+    jobs.c.repository_id,
+    jobs.c.finished_at,
+    sqlite_where=jobs.c.failure_class == "locked",
+    postgresql_where=jobs.c.failure_class == "locked",
 )
 
 job_events = Table(

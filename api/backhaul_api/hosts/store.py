@@ -19,7 +19,7 @@ from backhaul.wire.fleet import Host, ScheduleDrift, UpdateHost
 from backhaul.wire.jobs import JobEvent, JobState
 from backhaul.wire.schedules import EntryError
 from backhaul_api.db.references import matches_reference
-from backhaul_api.db.tables import hosts, schedules
+from backhaul_api.db.tables import hosts, repositories, schedules
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import AgentIdentity
 from backhaul_api.ids import new_id
@@ -155,7 +155,8 @@ async def remove(
         The jobs that have ended by it.
 
     Raises:
-        ConflictError: it has schedules, or without `force` jobs that it has begun.
+        ConflictError: it has schedules, or without `force` jobs that it has begun; or it is the
+            upkeep host of a repository.
     """
     scheduled = sa.select(sa.func.count()).where(
         schedules.c.host_id == host.id, schedules.c.deleted_at.is_(None)
@@ -163,6 +164,14 @@ async def remove(
     if count := await connection.scalar(scheduled):
         raise ConflictError(
             f"Host {host.name!r} has {count} schedule(s). Delete them first, then the host."
+        )
+    kept_up = sa.select(repositories.c.name).where(
+        repositories.c.upkeep_host_id == host.id, repositories.c.removed_at.is_(None)
+    )
+    if names := list(await connection.scalars(kept_up.order_by(repositories.c.name))):
+        raise ConflictError(
+            f"Host {host.name!r} is the upkeep host of {', '.join(names)}. Name another one there "
+            "first."
         )
     ended = await _end_jobs(connection, host, now=now, force=force)
     await connection.execute(sa.update(hosts).where(hosts.c.id == host.id).values(removed_at=now))

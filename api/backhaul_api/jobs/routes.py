@@ -41,6 +41,7 @@ from backhaul_api.paging import (
     split_page,
 )
 from backhaul_api.polling.parking import Wait, look_until
+from backhaul_api.repositories.rules import check_place, choose_access
 from backhaul_api.services import Needs, Services
 
 MAX_WAIT_S = 25.0
@@ -135,6 +136,12 @@ async def create_job(
             repository = await targets.fetch_present_repository(connection, data.repository)
         order = Order(connection=connection, keys=services.keys, host=host, repository=repository)
         arguments = await plan(order, data)
+        check_place(
+            choose_access(arguments),
+            host=host.name,
+            repository=repository.name,
+            upkeep_host=repository.upkeep_host,
+        )
         new = store.NewJob(
             host_id=host.id,
             repository_id=repository.id,

@@ -23,6 +23,8 @@ class TargetRepository:
     id: UUID
     name: str
     initialized_at: datetime | None
+    upkeep_host: str | None
+    """Its name."""
 
 
 async def find_host(connection: AsyncConnection, reference: str) -> UUID:
@@ -62,14 +64,27 @@ async def fetch_present_repository(connection: AsyncConnection, reference: str) 
         NotFoundError: there is none, or it was removed.
     """
     query = (
-        sa.select(repositories.c.id, repositories.c.name, repositories.c.initialized_at)
+        sa.select(
+            repositories.c.id,
+            repositories.c.name,
+            repositories.c.initialized_at,
+            sa.select(hosts.c.name)
+            .where(hosts.c.id == repositories.c.upkeep_host_id)
+            .scalar_subquery()
+            .label("upkeep_host"),
+        )
         .where(matches_reference(repositories, reference), repositories.c.removed_at.is_(None))
         .with_for_update(key_share=True)
     )
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         raise NotFoundError("repository", reference)
-    return TargetRepository(id=row.id, name=row.name, initialized_at=row.initialized_at)
+    return TargetRepository(
+        id=row.id,
+        name=row.name,
+        initialized_at=row.initialized_at,
+        upkeep_host=row.upkeep_host,
+    )
 
 
 async def refuse_second_init(connection: AsyncConnection, repository: TargetRepository) -> None:

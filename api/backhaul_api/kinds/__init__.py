@@ -26,10 +26,22 @@ from backhaul.wire.kinds import (
     PruneRequest,
     RestoreRequest,
     SnapshotsRequest,
+    StatsRequest,
     UnlockRequest,
 )
 from backhaul.wire.schedules import ScheduleKind
-from backhaul_api.kinds import backup, check, copy, forget, init, prune, restore, snapshots, unlock
+from backhaul_api.kinds import (
+    backup,
+    check,
+    copy,
+    forget,
+    init,
+    prune,
+    restore,
+    snapshots,
+    stats,
+    unlock,
+)
 from backhaul_api.kinds.order import Fired, Order
 
 _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] = {
@@ -42,6 +54,7 @@ _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] 
     CheckRequest: check.plan,
     UnlockRequest: unlock.plan,
     CopyRequest: copy.plan,
+    StatsRequest: stats.plan,
 }
 
 _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
@@ -50,6 +63,7 @@ _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
     ScheduleKind.PRUNE: prune.plan_fired,
     ScheduleKind.CHECK: check.plan_fired,
     ScheduleKind.COPY: copy.plan_fired,
+    ScheduleKind.STATS: stats.plan_fired,
 }
 
 

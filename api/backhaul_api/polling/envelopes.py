@@ -15,14 +15,16 @@ import sqlalchemy as sa
 from backhaul.wire.agents import HeldJob
 from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
 from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import Arguments
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.tables import jobs
-from backhaul_api.errors import NotFoundError
+from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.jobs import turns
 from backhaul_api.keys import SecretDoesNotOpenError
 from backhaul_api.kinds import complete
 from backhaul_api.logs import facts
 from backhaul_api.polling.sealing import Sealer
+from backhaul_api.repositories.rules import choose_access
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class Due:
     overdue: list[UUID] = field(default_factory=list)
     """Jobs that have to expire, because this look came too late for them."""
     unsendable: dict[UUID, str] = field(default_factory=dict)
-    """Jobs that have to fail, because their repository is gone; and why."""
+    """Jobs that have to fail, because what they need cannot be sent; and why."""
     queries: list[UUID] = field(default_factory=list)
     """Whose envelopes are among them."""
     again_in_s: float | None = None
@@ -170,9 +172,10 @@ def _priority_of(row: sa.RowMapping) -> JobPriority:
 
 async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetime) -> None:
     try:
-        credentials = await sealer.seal(row["repository_id"])
+        access = choose_access(msgspec.convert(row["arguments"], Arguments))
+        credentials = await sealer.seal(row["repository_id"], access)
         second_credentials = await sealer.seal(row["destination_id"])
-    except NotFoundError as error:
+    except (NotFoundError, ConflictError) as error:
         due.unsendable[row["id"]] = f"The repository's credentials cannot be sent: {error}"
         return
     except SecretDoesNotOpenError as error:

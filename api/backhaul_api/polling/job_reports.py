@@ -22,13 +22,18 @@ from backhaul.wire.jobs import (
     JobState,
     Outcome,
 )
-from backhaul.wire.kinds import BackupResult, InitResult, kind_of
+from backhaul.wire.kinds import (
+    InitResult,
+    PasswdResult,
+    StatsResult,
+    kind_of,
+)
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
-from backhaul_api.snapshots.store import note_maker
+from backhaul_api.repositories import password_changes, sizes
 
 MAX_MESSAGE_LENGTH = 4096
 _MAX_EXIT_CODE = 2**31 - 1
@@ -133,8 +138,7 @@ async def apply_finished(arrival: Arrival, report: JobFinished) -> Receipt:
     )
     if report.outcome in {Outcome.SUCCEEDED, Outcome.INCOMPLETE}:
         await _note_existence(arrival, job, report)
-    if isinstance(report.result, BackupResult):
-        await note_maker(arrival.connection, job, report.result.snapshot_id)
+        await _take_result(arrival, job, report)
     return OK
 
 
@@ -219,6 +223,20 @@ async def _note_existence(arrival: Arrival, job: Job, report: JobFinished) -> No
     if isinstance(report.result, InitResult):
         changes["restic_id"] = report.result.repository_id
     await arrival.connection.execute(sa.update(repositories).where(where).values(changes))
+
+
+async def _take_result(arrival: Arrival, job: Job, report: JobFinished) -> None:
+    """Do what follows from a result, with the end of its job: both happen, or neither."""
+    match report.result:
+        case StatsResult() if job.repository_id is not None:
+            at = _choose_time(report.at, earliest=job.accepted_at, now=arrival.now)
+            await sizes.insert(arrival.connection, job.repository_id, job.id, report.result, at=at)
+        case PasswdResult():
+            arrival.topics.update(
+                await password_changes.apply_success(arrival.connection, job, now=arrival.now)
+            )
+        case _:
+            pass
 
 
 def _choose_time(said: datetime, *, earliest: datetime | None, now: datetime) -> datetime:

@@ -114,7 +114,7 @@ class Poll:
         return due
 
     async def _find_due(self, connection: AsyncConnection, host: Any, now: datetime) -> Due:
-        sealer = Sealer(connection, self.services.keys, host.public_key)
+        sealer = Sealer(connection, self.services.keys, self.host_id, host.public_key)
         due = await fetch_due(
             sealer,
             self.host_id,

@@ -27,9 +27,10 @@ from backhaul.wire.agents import (
     UpEnvelope,
 )
 from backhaul.wire.commands import CommandAck, QueryAnswer
+from backhaul.wire.kinds import JobKind
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
-from backhaul.wire.snapshots import RepositoryStats, SnapshotsReport
+from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.bodies import TOO_DEEP, explain
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
@@ -50,6 +51,7 @@ from backhaul_api.polling import (
     snapshot_reports,
 )
 from backhaul_api.polling.arrival import Arrival, reject
+from backhaul_api.schedules.store import take_turn
 from backhaul_api.services import Services
 
 _batch_decoder = msgspec.json.Decoder(Batch)
@@ -64,7 +66,6 @@ APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]
     JobLog: job_reports.apply_log,
     JobFinished: job_reports.apply_finished,
     SnapshotsReport: snapshot_reports.apply_snapshots,
-    RepositoryStats: snapshot_reports.apply_stats,
     ScheduleAck: schedule_reports.apply_ack,
     ScheduleFire: schedule_reports.apply_fire,
     QueryAnswer: query_reports.apply_answer,
@@ -84,6 +85,9 @@ MAX_DEPTH = 64
 _BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
+_CHANGES_PASSWORD = f'"{JobKind.PASSWD}"'.encode()
+
+
 class BatchFailedError(Exception):
     """The batch has to be sent again, for no fault of its own. Answered with 500."""
 
@@ -99,6 +103,9 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
     async with services.database.writing() as connection:
         now = services.clock.now()
         arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
+        if _CHANGES_PASSWORD in body:
+            # It can change what other hosts are told, which those who do take turns at.
+            await take_turn(connection)
         last_seen_at = await _lock_host(arrival)
         receipts = [await _take(arrival, raw) for raw in batch.envelopes]
         if arrival.has_news_of_jobs and is_long_ago(last_seen_at, now):

@@ -26,6 +26,7 @@ from backhaul_api.jobs import rules, store
 from backhaul_api.kinds import plan_fired
 from backhaul_api.kinds.order import Fired
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
+from backhaul_api.repositories import password_changes
 
 MAX_MISSED = 2**31 - 1
 """The column's; nobody counts further."""
@@ -65,6 +66,9 @@ async def apply_ack(arrival: Arrival, ack: ScheduleAck) -> Receipt:
         sa.update(hosts)
         .where(hosts.c.id == arrival.host_id)
         .values(applied_schedule_version=ack.schedule_version, schedule_errors=errors)
+    )
+    arrival.topics.update(
+        await password_changes.note_applied(arrival.connection, arrival.host_id, now=arrival.now)
     )
     return OK
 

@@ -1,4 +1,4 @@
-"""`snapshots.report` and `repo.stats`: what restic says is in a repository."""
+"""`snapshots.report`: what restic says is in a repository."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from datetime import datetime
 from backhaul.wire.agents import Receipt
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
 from backhaul.wire.problems import FieldError
-from backhaul.wire.snapshots import RepositoryStats, SnapshotsReport
+from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.errors import (
     ConflictError,
     InvalidError,
     NotFoundError,
-    UnknownEnvelopeError,
 )
 from backhaul_api.jobs import store as jobs
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
@@ -46,13 +45,6 @@ async def apply_snapshots(arrival: Arrival, report: SnapshotsReport) -> Receipt:
         await store.delete_unseen(arrival.connection, report.repository_id, since=accepted_at)
     arrival.topics.add(job.id)
     return OK
-
-
-async def apply_stats(_: Arrival, stats: RepositoryStats) -> Receipt:
-    """Refuse it: this server keeps no sizes of repositories."""
-    raise UnknownEnvelopeError(
-        f"This server keeps no statistics of repositories ({stats.repository_id})."
-    )
 
 
 def _require_accepted(job: Job) -> datetime:

@@ -1,6 +1,9 @@
-"""/v1/repositories."""
+"""/v1/repositories, without the passwords of theirs that change."""
 
 from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
 
 from litestar import Router, delete, get, patch, post
 from litestar.params import FromPath, JSONBody
@@ -11,6 +14,7 @@ from backhaul.wire.fleet import (
     AdoptRepository,
     CreateRepository,
     Repository,
+    RepositorySize,
     UpdateRepository,
 )
 from backhaul.wire.pages import Page
@@ -26,7 +30,7 @@ from backhaul_api.paging import (
     encode_cursor,
     split_page,
 )
-from backhaul_api.repositories import checks, rules, store
+from backhaul_api.repositories import rules, sizes, states, store
 from backhaul_api.schedules import store as schedules
 from backhaul_api.services import Needs
 from backhaul_api.snapshots.store import vouch
@@ -39,8 +43,8 @@ async def list_repositories(
     after = decode_cursor(cursor, tuple[str])[0] if cursor else None
     async with services.database.reading() as connection:
         found = await store.fetch_page(connection, limit=limit + 1, after=after)
-        items, has_more = split_page(found, limit)
-        items = await checks.note_coverage(connection, items, now=services.clock.now())
+        page, has_more = split_page(found, limit)
+        items = await states.describe(connection, list(page), now=services.clock.now())
     return Page(items=tuple(items), next_cursor=encode_cursor(items[-1].name) if has_more else None)
 
 
@@ -51,7 +55,8 @@ async def list_repositories(
     description=(
         "Nothing is created at its location until an `init` job has run. The location's password, "
         "the repository's password and the values of the environment are stored encrypted, are "
-        "never shown again, and leave the server only sealed to the host that needs them."
+        "never shown again, and leave the server only sealed to the host that needs them. Those of "
+        "the admin credential leave it only to the upkeep host, with jobs that delete."
     ),
 )
 async def create_repository(
@@ -63,6 +68,7 @@ async def create_repository(
     check_name(data.name)
     rules.check_location(data.location)
     rules.check_environment(data.environment)
+    rules.check_admin(data.admin, has_upkeep_host=data.upkeep_host is not None)
     now = services.clock.now()
     async with services.database.writing() as connection:
         once = Once(request, services, idempotency_key, data)
@@ -90,8 +96,28 @@ async def create_repository(
 async def get_repository(services: Needs, repository: FromPath[str]) -> Repository:
     async with services.database.reading() as connection:
         found = await store.fetch(connection, repository)
-        [noted] = await checks.note_coverage(connection, [found], now=services.clock.now())
-    return noted
+        return (await states.describe(connection, [found], now=services.clock.now()))[0]
+
+
+@get(
+    "/{repository:str}/sizes",
+    operation_id="list_repository_sizes",
+    summary="List how large a repository was, newest first",
+    description="What its `stats` jobs have measured.",
+)
+async def list_repository_sizes(
+    services: Needs,
+    repository: FromPath[str],
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: Cursor = None,
+) -> Page[RepositorySize]:
+    before = decode_cursor(cursor, tuple[datetime, UUID]) if cursor else None
+    async with services.database.reading() as connection:
+        found = await store.fetch(connection, repository)
+        rows = await sizes.fetch_page(connection, found.id, limit=limit + 1, before=before)
+    items, has_more = split_page(rows, limit)
+    next_cursor = encode_cursor(items[-1][1].measured_at, items[-1][0]) if has_more else None
+    return Page(items=tuple(size for _, size in items), next_cursor=next_cursor)
 
 
 @patch(
@@ -99,7 +125,8 @@ async def get_repository(services: Needs, repository: FromPath[str]) -> Reposito
     operation_id="update_repository",
     summary="Change the record of a repository",
     description=(
-        "Changes what Backhaul knows; the repository's own keys are not touched. Hosts that were "
+        "Changes what Backhaul knows; the repository's own keys are not touched: `password-change` "
+        "gives it another password. Hosts that were "
         "given its secrets, to back up while they cannot reach this server, are given the new ones."
     ),
 )
@@ -121,6 +148,7 @@ async def update_repository(
         await schedules.lock_hosts(connection, carries)
         found = await store.fetch(connection, repository, for_update=True)
         changed = await store.update(connection, services.keys, found, data, now=now)
+        (changed,) = await states.describe(connection, [changed], now=now)
         concerned = await schedules.move_version(connection, carries, now=now)
         await record(
             connection,
@@ -131,7 +159,6 @@ async def update_repository(
             target_id=changed.id,
             target=changed.name,
         )
-        [changed] = await checks.note_coverage(connection, [changed], now=now)
     services.wakeups.wake(*concerned)
     return changed
 
@@ -206,6 +233,7 @@ router = Router(
         list_repositories,
         create_repository,
         get_repository,
+        list_repository_sizes,
         update_repository,
         adopt_repository,
         delete_repository,

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import Enum
 
 from backhaul.wire.environment import VARIABLES, location_refusal
+from backhaul.wire.fleet import AdminCredential
+from backhaul.wire.kinds import (
+    Arguments,
+    ForgetArguments,
+    JobKind,
+    PasswdArguments,
+    PasswdStep,
+    PruneArguments,
+    UnlockArguments,
+)
 from backhaul.wire.problems import FieldError
 from backhaul_api.errors import InvalidError
 
@@ -18,6 +29,70 @@ _OURS = re.compile(
     r"RESTIC_(REPOSITORY|REPOSITORY_FILE|PASSWORD|PASSWORD_FILE|PASSWORD_COMMAND|CACHE_DIR"
     r"|PROGRESS_FPS|HOST|FROM_.*)",
 )
+
+UPKEEP_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.PASSWD})
+"""They always need what may delete. Removing all locks does too, which only its arguments tell."""
+
+
+class Access(Enum):
+    """Which of a repository's secrets a job is given."""
+
+    EVERYDAY = "everyday"
+    ADMIN = "admin"
+    ADD_PASSWORD = "add_password"
+    """The admin credential, and the new password."""
+    REMOVE_PASSWORD = "remove_password"
+    """The admin credential, the new password and the old one."""
+
+
+def choose_access(arguments: Arguments) -> Access:
+    """Choose what a job is given. What is not listed here gets what appends and reads."""
+    match arguments:
+        case ForgetArguments() | PruneArguments() | UnlockArguments(remove_all=True):
+            return Access.ADMIN
+        case PasswdArguments(step=PasswdStep.ADD):
+            return Access.ADD_PASSWORD
+        case PasswdArguments(step=PasswdStep.REMOVE):
+            return Access.REMOVE_PASSWORD
+        case _:
+            return Access.EVERYDAY
+
+
+def check_place(access: Access, *, host: str, repository: str, upkeep_host: str | None) -> None:
+    """Refuse a job that deletes, or a schedule of such jobs, for a host that must not.
+
+    Raises:
+        InvalidError: it is not the upkeep host.
+    """
+    if access is Access.EVERYDAY or upkeep_host in {None, host}:
+        return
+    raise InvalidError.of(
+        "host",
+        f"only its upkeep host {upkeep_host} may delete in repository {repository}, or change its "
+        "keys; name that host",
+    )
+
+
+def check_admin(admin: AdminCredential | None, *, has_upkeep_host: bool) -> None:
+    """Refuse an admin credential that holds nothing, or that no host could be given.
+
+    Raises:
+        InvalidError: see there; or the location or a variable is not acceptable.
+    """
+    if admin is None:
+        return
+    if admin == AdminCredential():
+        raise InvalidError.of(
+            "admin", "name its location, password or environment, or leave it out"
+        )
+    if admin.location is not None:
+        check_location(admin.location, field="admin.location")
+    if admin.environment is not None:
+        check_environment(admin.environment, field="admin.environment")
+    if not has_upkeep_host:
+        raise InvalidError.of(
+            "upkeep_host", "name the host that is to use the admin credential; no other gets it"
+        )
 
 
 def check_location(location: str, *, field: str = "location") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from backhaul_api.db.tables import repository_secrets
 from backhaul_api.errors import NotFoundError
 from backhaul_api.ids import new_id
 from backhaul_api.keys import KeyRing
+from backhaul_api.repositories.rules import Access
 
 _TABLE = "repository_secrets"
 _COLUMN = "ciphertext"
@@ -22,6 +23,14 @@ _COLUMN = "ciphertext"
 LOCATION = "location"
 PASSWORD = "password"
 ENVIRONMENT = "environment"
+ADMIN_LOCATION = "admin_location"
+ADMIN_PASSWORD = "admin_password"
+ADMIN_ENVIRONMENT = "admin_environment"
+ADMIN = (ADMIN_LOCATION, ADMIN_PASSWORD, ADMIN_ENVIRONMENT)
+NEXT_PASSWORD = "next_password"
+"""What a change of the password is about to make the repository open to."""
+OLD_PASSWORD = "old_password"
+"""What opened it before the change, and still does."""
 
 
 async def save(
@@ -55,27 +64,82 @@ def encode_environment(environment: Mapping[str, str]) -> str:
 
 
 async def load_credentials(
-    connection: AsyncConnection, keys: KeyRing, repository_id: UUID
+    connection: AsyncConnection,
+    keys: KeyRing,
+    repository_id: UUID,
+    access: Access = Access.EVERYDAY,
 ) -> Credentials:
     """Open what a job on this repository needs. It leaves the server only as a sealed box.
 
     Raises:
-        NotFoundError: there is no such repository, or it was removed.
+        NotFoundError: there is no such repository, it was removed, or its password is not being
+            changed (any more).
         SecretDoesNotOpenError: a ciphertext was changed, moved, or has a key that is not here.
     """
-    query = sa.select(repository_secrets).where(repository_secrets.c.repository_id == repository_id)
-    opened = {
-        row.name: keys.decrypt(row.ciphertext, table=_TABLE, row_id=row.id, column=_COLUMN)
-        for row in (await connection.execute(query)).all()
-    }
+    wanted = _NAMES[access]
+    opened = await load(connection, keys, repository_id, names=wanted)
     if LOCATION not in opened or PASSWORD not in opened:
         raise NotFoundError("repository", repository_id)
+    new_password = old_password = None
+    if access is Access.ADD_PASSWORD:
+        new_password = _require(opened, NEXT_PASSWORD)
+    elif access is Access.REMOVE_PASSWORD:
+        new_password, old_password = opened[PASSWORD], _require(opened, OLD_PASSWORD)
+    environment = opened.get(ADMIN_ENVIRONMENT, opened.get(ENVIRONMENT, "{}"))
     return Credentials(
         repository_id=repository_id,
-        location=opened[LOCATION].decode(),
-        password=opened[PASSWORD].decode(),
-        environment=msgspec.json.decode(opened.get(ENVIRONMENT, b"{}"), type=dict[str, str]),
+        location=opened.get(ADMIN_LOCATION, opened[LOCATION]),
+        password=opened.get(ADMIN_PASSWORD, opened[PASSWORD]),
+        environment=msgspec.json.decode(environment, type=dict[str, str]),
+        new_password=new_password,
+        old_password=old_password,
     )
+
+
+_EVERYDAY = (LOCATION, PASSWORD, ENVIRONMENT)
+_NAMES = {
+    Access.EVERYDAY: _EVERYDAY,
+    Access.ADMIN: (*_EVERYDAY, *ADMIN),
+    Access.ADD_PASSWORD: (*_EVERYDAY, *ADMIN, NEXT_PASSWORD),
+    Access.REMOVE_PASSWORD: (*_EVERYDAY, *ADMIN, OLD_PASSWORD),
+}
+
+
+async def load(
+    connection: AsyncConnection, keys: KeyRing, repository_id: UUID, *, names: Iterable[str]
+) -> dict[str, str]:
+    """Open some secrets of a repository, those of them that there are. No other is looked at.
+
+    Raises:
+        SecretDoesNotOpenError: a ciphertext was changed, moved, or has a key that is not here.
+    """
+    query = sa.select(repository_secrets).where(_named(repository_id, names))
+    return {
+        row.name: keys.decrypt(row.ciphertext, table=_TABLE, row_id=row.id, column=_COLUMN).decode()
+        for row in (await connection.execute(query)).all()
+    }
+
+
+async def promote_password(connection: AsyncConnection, repository_id: UUID) -> bool:
+    """Make the next password the current one, and the current one the old one.
+
+    False when there is no next one. Nothing is opened for it: a ciphertext is bound to its row, not
+    to its name.
+    """
+    next_one = sa.select(repository_secrets.c.id).where(_named(repository_id, [NEXT_PASSWORD]))
+    if await connection.scalar(next_one) is None:
+        return False
+    await forget(connection, repository_id, names=[OLD_PASSWORD])
+    for name, becomes in ((PASSWORD, OLD_PASSWORD), (NEXT_PASSWORD, PASSWORD)):
+        await connection.execute(
+            sa.update(repository_secrets).where(_named(repository_id, [name])).values(name=becomes)
+        )
+    return True
+
+
+async def forget(connection: AsyncConnection, repository_id: UUID, *, names: Iterable[str]) -> None:
+    """Delete some secrets of a repository."""
+    await connection.execute(sa.delete(repository_secrets).where(_named(repository_id, names)))
 
 
 async def destroy(connection: AsyncConnection, repository_id: UUID) -> None:
@@ -83,3 +147,16 @@ async def destroy(connection: AsyncConnection, repository_id: UUID) -> None:
     await connection.execute(
         sa.delete(repository_secrets).where(repository_secrets.c.repository_id == repository_id)
     )
+
+
+def _named(repository_id: UUID, names: Iterable[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        repository_secrets.c.repository_id == repository_id,
+        repository_secrets.c.name.in_(list(names)),
+    )
+
+
+def _require(opened: Mapping[str, str], name: str) -> str:
+    if name not in opened:
+        raise NotFoundError("change of the password", name)
+    return opened[name]

@@ -10,16 +10,28 @@ import sqlalchemy as sa
 from msgspec import UNSET
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.fleet import CreateRepository, Repository, UpdateRepository
-from backhaul.wire.jobs import ACTIVE_STATES, JobState
-from backhaul.wire.kinds import JobKind
+from backhaul.wire.fleet import (
+    AdminCredential,
+    CreateRepository,
+    PasswordChange,
+    Repository,
+    UpdateRepository,
+)
+from backhaul.wire.jobs import (
+    ACTIVE_STATES,
+    JobState,
+)
+from backhaul.wire.kinds import (
+    JobKind,
+    PasswdStep,
+)
 from backhaul.wire.locations import mask_location
 from backhaul_api.db.references import matches_reference
-from backhaul_api.db.tables import jobs, repositories, schedules, snapshots
-from backhaul_api.errors import ConflictError, NotFoundError
+from backhaul_api.db.tables import hosts, jobs, repositories, schedules, snapshots
+from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.ids import new_id
 from backhaul_api.keys import KeyRing
-from backhaul_api.repositories import secrets
+from backhaul_api.repositories import rules, secrets
 
 _IS_PRESENT = repositories.c.removed_at.is_(None)
 
@@ -31,6 +43,7 @@ async def insert(
 
     Raises:
         ConflictError: the name is taken.
+        InvalidError: there is no such upkeep host.
     """
     await _refuse_taken_name(connection, request.name)
     repository_id = new_id()
@@ -43,15 +56,18 @@ async def insert(
         "updated_at": now,
         "initialized_at": None,
         "restic_id": None,
+        **_describe_admin(request.admin),
+        "upkeep_host_id": await _find_upkeep_host(connection, request.upkeep_host),
     }
     await connection.execute(sa.insert(repositories).values(values))
     opens = {
         secrets.LOCATION: request.location,
         secrets.PASSWORD: request.password,
         secrets.ENVIRONMENT: secrets.encode_environment(request.environment),
+        **_list_admin_secrets(request.admin),
     }
     await secrets.save(connection, keys, repository_id, opens, now=now)
-    return _build(values)
+    return await fetch(connection, str(repository_id))
 
 
 async def fetch(
@@ -65,9 +81,9 @@ async def fetch(
     Raises:
         NotFoundError: there is none.
     """
-    query = sa.select(repositories).where(matches_reference(repositories, reference), _IS_PRESENT)
+    query = _SELECT.where(matches_reference(repositories, reference), _IS_PRESENT)
     if for_update:
-        query = query.with_for_update()
+        query = query.with_for_update(of=repositories)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFoundError("repository", reference)
@@ -78,7 +94,7 @@ async def fetch_page(
     connection: AsyncConnection, *, limit: int, after: str | None
 ) -> list[Repository]:
     """Fetch repositories by name."""
-    query = sa.select(repositories).where(_IS_PRESENT).order_by(repositories.c.name).limit(limit)
+    query = _SELECT.where(_IS_PRESENT).order_by(repositories.c.name).limit(limit)
     if after is not None:
         query = query.where(repositories.c.name > after)
     return [_build(row) for row in (await connection.execute(query)).mappings()]
@@ -95,8 +111,22 @@ async def update(
     """Change the fields that the request names.
 
     Raises:
-        ConflictError: the new name is taken.
+        ConflictError: the new name is taken; or schedules that delete are on other hosts than the
+            new upkeep host; or the password is being changed, which the request would disturb.
+        InvalidError: there is no such upkeep host, or there has to be one.
     """
+    _refuse_disturbance(repository, request)
+    has_upkeep_host = bool(
+        repository.upkeep_host if request.upkeep_host is UNSET else request.upkeep_host
+    )
+    if request.admin is not UNSET:
+        rules.check_admin(request.admin, has_upkeep_host=has_upkeep_host)
+    elif repository.has_admin and not has_upkeep_host:
+        raise InvalidError.of(
+            "upkeep_host",
+            "the repository has an admin credential, which one host must be able to use: name "
+            "another host, or take the admin credential away too",
+        )
     changes: dict[str, Any] = {"updated_at": now}
     opens: dict[str, str] = {}
     if request.name is not UNSET and request.name != repository.name:
@@ -110,6 +140,14 @@ async def update(
     if request.environment is not UNSET:
         changes["environment_names"] = sorted(request.environment) or None
         opens[secrets.ENVIRONMENT] = secrets.encode_environment(request.environment)
+    if request.admin is not UNSET:
+        changes |= _describe_admin(request.admin)
+        await secrets.forget(connection, repository.id, names=secrets.ADMIN)
+        opens |= _list_admin_secrets(request.admin)
+    if request.upkeep_host is not UNSET:
+        host_id = await _find_upkeep_host(connection, request.upkeep_host)
+        await _refuse_upkeep_elsewhere(connection, repository, host_id)
+        changes["upkeep_host_id"] = host_id
     await connection.execute(
         sa.update(repositories).where(repositories.c.id == repository.id).values(changes)
     )
@@ -196,6 +234,88 @@ async def _refuse_taken_name(connection: AsyncConnection, name: str) -> None:
         raise ConflictError(f"There is a repository {name!r} already. Choose another name.")
 
 
+async def _find_upkeep_host(connection: AsyncConnection, reference: str | None) -> UUID | None:
+    if reference is None:
+        return None
+    query = sa.select(hosts.c.id).where(
+        matches_reference(hosts, reference), hosts.c.removed_at.is_(None)
+    )
+    # Locked, so that it is not removed meanwhile.
+    found: UUID | None = await connection.scalar(query.with_for_update(key_share=True))
+    if found is None:
+        raise InvalidError.of("upkeep_host", f"there is no host {reference!r}")
+    return found
+
+
+async def _refuse_upkeep_elsewhere(
+    connection: AsyncConnection, repository: Repository, host_id: UUID | None
+) -> None:
+    if host_id is None:
+        return
+    query = (
+        sa.select(schedules.c.kind, hosts.c.name)
+        .select_from(schedules.join(hosts, schedules.c.host_id == hosts.c.id))
+        .where(
+            schedules.c.repository_id == repository.id,
+            schedules.c.deleted_at.is_(None),
+            schedules.c.kind.in_(sorted(rules.UPKEEP_KINDS)),
+            schedules.c.host_id != host_id,
+        )
+        .order_by(hosts.c.name, schedules.c.kind)
+    )
+    if found := (await connection.execute(query)).all():
+        named = ", ".join(dict.fromkeys(f"{row.kind} on {row.name}" for row in found))
+        raise ConflictError(
+            f"Repository {repository.name!r} has schedules that only its upkeep host may have, and "
+            f"that are on other hosts: {named}. Delete those first."
+        )
+
+
+def _refuse_disturbance(repository: Repository, request: UpdateRepository) -> None:
+    """Keep what a change of the password works with: else its end would be another one's."""
+    if repository.password_change is None:
+        return
+    if any(field is not UNSET for field in (request.location, request.password, request.admin)):
+        raise ConflictError(
+            f"The password of repository {repository.name!r} is being changed. Wait for the end of "
+            "that, or give it up, before its location, password or admin credential is replaced."
+        )
+
+
+def _describe_admin(admin: AdminCredential | None) -> dict[str, Any]:
+    """Build what is shown of an admin credential."""
+    location = admin.location if admin else None
+    environment = admin.environment if admin else None
+    return {
+        "has_admin": admin is not None,
+        "admin_location": None if location is None else mask_location(location),
+        "admin_environment_names": sorted(environment or ()) or None,
+    }
+
+
+def _list_admin_secrets(admin: AdminCredential | None) -> dict[str, str]:
+    if admin is None:
+        return {}
+    environment = admin.environment
+    found = {
+        secrets.ADMIN_LOCATION: admin.location,
+        secrets.ADMIN_PASSWORD: admin.password,
+        secrets.ADMIN_ENVIRONMENT: (
+            None if environment is None else secrets.encode_environment(environment)
+        ),
+    }
+    return {name: secret for name, secret in found.items() if secret is not None}
+
+
+_SELECT = sa.select(
+    repositories,
+    sa.select(hosts.c.name)
+    .where(hosts.c.id == repositories.c.upkeep_host_id)
+    .scalar_subquery()
+    .label("upkeep_host"),
+)
+
+
 def _build(row: Any) -> Repository:
     return Repository(
         id=row["id"],
@@ -206,4 +326,19 @@ def _build(row: Any) -> Repository:
         updated_at=row["updated_at"],
         initialized_at=row["initialized_at"],
         restic_id=row["restic_id"],
+        has_admin=row["has_admin"],
+        admin_location=row["admin_location"],
+        admin_environment_names=tuple(row["admin_environment_names"] or ()),
+        upkeep_host=row["upkeep_host"],
+        password_change=_build_password_change(row),
+    )
+
+
+def _build_password_change(row: Any) -> PasswordChange | None:
+    if row["password_step"] is None:
+        return None
+    return PasswordChange(
+        step=PasswdStep(row["password_step"]),
+        since=row["password_since"],
+        job_id=row["password_job_id"],
     )

@@ -78,6 +78,7 @@ async def create_schedule(
         )
         rules.check_schedule(schedule, source)
         schedule = await _settle_options(connection, services, schedule)
+        rules.check_upkeep(schedule, repository)
         await store.insert(connection, schedule)
         await _record(connection, request.user, "schedule.create", schedule, at=now)
         created = await store.fetch(connection, schedule.id, now=now)
@@ -198,6 +199,7 @@ async def _apply(
     if "repository" in changes:
         with named_in("repository"):
             repository = await repositories.fetch(connection, changes["repository"])
+        rules.check_upkeep(seen, repository)
         changes |= {"repository_id": repository.id, "repository": repository.name}
     return msgspec.structs.replace(seen, **changes), source
 

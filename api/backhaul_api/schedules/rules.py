@@ -20,6 +20,7 @@ from backhaul.wire.schedules import (
     WhenUnreachable,
 )
 from backhaul_api.errors import InvalidError
+from backhaul_api.repositories.rules import UPKEEP_KINDS, Access, check_place
 from backhaul_api.sources.rules import require_keep_rule
 
 KINDS_WITH_SOURCE = frozenset({ScheduleKind.BACKUP, ScheduleKind.FORGET})
@@ -86,6 +87,21 @@ def check_schedule(schedule: Schedule, source: Source | None) -> None:
             "when_unreachable",
             f"only a backup may run without the server; for {schedule.kind} write wait",
         )
+
+
+def check_upkeep(schedule: Schedule, repository: Repository) -> None:
+    """Refuse a schedule that deletes on any but the repository's upkeep host.
+
+    Raises:
+        InvalidError: see there.
+    """
+    is_upkeep = JobKind(schedule.kind) in UPKEEP_KINDS
+    check_place(
+        Access.ADMIN if is_upkeep else Access.EVERYDAY,
+        host=schedule.host,
+        repository=repository.name,
+        upkeep_host=repository.upkeep_host,
+    )
 
 
 def check_source(kind: ScheduleKind, source: Source | None) -> None:

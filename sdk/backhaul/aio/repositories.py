@@ -7,12 +7,35 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backhaul import _requests
-from backhaul._fields import HostFields, RepositoryFields, SnapshotFields, SourceFields
-from backhaul.aio.collections import AsyncKeyed
-from backhaul.aio.jobs import AsyncJob, AsyncJobs
-from backhaul.aio.snapshots import AsyncSnapshots
-from backhaul.wire.fleet import Adoption, AdoptRepository, CreateRepository, UpdateRepository
+from backhaul._fields import (
+    HostFields,
+    RepositoryFields,
+    RepositorySize,
+    SnapshotFields,
+    SourceFields,
+)
+from backhaul.aio.collections import (
+    AsyncCollection,
+    AsyncKeyed,
+)
+from backhaul.aio.jobs import (
+    AsyncJob,
+    AsyncJobs,
+)
+from backhaul.aio.snapshots import (
+    AsyncSnapshots,
+)
+from backhaul.wire.fleet import (
+    Adoption,
+    AdoptRepository,
+    ChangePassword,
+    ContinuePasswordChange,
+    CreateRepository,
+    StartedPasswordChange,
+    UpdateRepository,
+)
 from backhaul.wire.fleet import Repository as RepositoryData
+from backhaul.wire.fleet import RepositorySize as RepositorySizeData
 from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
@@ -96,8 +119,63 @@ class AsyncRepository(RepositoryFields):
         jobs = self.jobs.list(kind=JobKind.BACKUP, state=charts.ENDED_WITH_SNAPSHOT)
         return charts.growth([job.data for job in await jobs.to_list()], name=self.name)
 
+    def sizes(self) -> AsyncSizes:
+        """What `stats` jobs have measured of it, newest first. Asks nothing yet."""
+        return AsyncSizes(self._fleet, self)
+
+    async def change_password(
+        self,
+        password: str | None = None,
+        *,
+        host: HostFields | UUID | str | None = None,
+        generate: bool = False,
+        show: bool = False,
+    ) -> StartedPasswordChange:
+        """Give the repository a new password: this one, or one that the server makes.
+
+        The job that adds it is in the answer; with `show`, so is the password that was made. After
+        it, `password_change` shows what is left to be done. The host is the upkeep host, unless
+        there is none.
+
+        Raises:
+            InvalidRequestError: there is no upkeep host and none is named, or another one is.
+            ConflictError: another change is under way.
+        """
+        fields = {
+            "password": password,
+            "host": _requests.find_key("host", host),
+            "generate": generate,
+            "show": show,
+        }
+        request = _requests.convert(fields, ChangePassword)
+        return await self._fleet.client.change_repository_password(self.id, request)
+
+    async def continue_password_change(
+        self, *, host: HostFields | UUID | str | None = None, force: bool = False
+    ) -> AsyncJob:
+        """Do the current step of a password change again, after its job has failed.
+
+        With `force`, remove the old password before each host has the new one.
+
+        Raises:
+            ConflictError: no change is under way, its job is not over, or hosts are waited for.
+        """
+        request = ContinuePasswordChange(host=_requests.find_key("host", host), force=force)
+        return self._fleet.jobs.wrap(
+            await self._fleet.client.continue_password_change(self.id, request)
+        )
+
+    async def give_up_password_change(self) -> None:
+        """Leave the password as it is. A key that was added, or not yet removed, stays.
+
+        Raises:
+            ConflictError: no change is under way, or its job is not over.
+        """
+        await self._fleet.client.give_up_password_change(self.id)
+
     async def update(self, **changes: Any) -> AsyncRepository:
-        """Change its record, by the names of its fields: name, location, password, environment.
+        """Change its record, by the names of its fields: name, location, password, environment,
+        admin (a dict of the same three, or None), upkeep_host.
 
         Raises:
             InvalidRequestError: a change is not acceptable.
@@ -136,6 +214,18 @@ class AsyncRepository(RepositoryFields):
         await self._fleet.client.remove_repository(self.id)
 
 
+class AsyncSizes(AsyncCollection[RepositorySize]):
+    """How large a repository was, newest first."""
+
+    def __init__(self, fleet: AsyncFleet, repository: RepositoryFields) -> None:
+        def fetch(limit: int | None) -> AsyncIterator[RepositorySizeData]:
+            return fleet.client.list_repository_sizes(repository.id, limit=limit)
+
+        super().__init__(
+            fetch, RepositorySize, noun="sizes", filters={"repository": repository.name}
+        )
+
+
 class AsyncRepositories(AsyncKeyed[AsyncRepository]):
     """The repositories by name: iterate, or `fleet.repositories["nas"]`."""
 
@@ -166,10 +256,14 @@ class AsyncRepositories(AsyncKeyed[AsyncRepository]):
         *,
         password: str,
         environment: dict[str, str] | None = None,
+        admin: dict[str, Any] | None = None,
+        upkeep_host: HostFields | UUID | str | None = None,
     ) -> AsyncRepository:
         """Record a repository; an `init` job creates it at its location.
 
-        All values of `environment`, like AWS_ACCESS_KEY_ID, are kept as secrets.
+        All values of `environment`, like AWS_ACCESS_KEY_ID, are kept as secrets. `admin` is what
+        may delete: location, password and environment, as far as they differ. Only `upkeep_host`
+        is given it.
 
         Raises:
             InvalidRequestError: something is not acceptable; each error names its field.
@@ -179,6 +273,8 @@ class AsyncRepositories(AsyncKeyed[AsyncRepository]):
             "location": location,
             "password": password,
             "environment": environment or {},
+            "admin": admin,
+            "upkeep_host": _requests.find_key("host", upkeep_host),
         }
         request = _requests.convert(fields, CreateRepository)
         return self.wrap(await self._fleet.client.create_repository(request))

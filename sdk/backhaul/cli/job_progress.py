@@ -17,9 +17,12 @@ from backhaul.wire.kinds import (
     CopyResult,
     ForgetResult,
     InitResult,
+    PasswdResult,
+    PasswdStep,
     PruneResult,
     RestoreResult,
     SnapshotsResult,
+    StatsResult,
     UnlockResult,
 )
 
@@ -135,7 +138,7 @@ def _render_detail(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def _render_result(job: Job) -> str:
+def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
     match job.result:
         case BackupResult() as result:
             snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
@@ -160,6 +163,12 @@ def _render_result(job: Job) -> str:
             return f"{result.locks_left or 'no'} locks are left"
         case CopyResult() as result:
             return f"{result.copied} snapshots copied, {result.skipped} there already"
+        case StatsResult() as result:
+            size = display.render_bytes(result.total_size)
+            return f"{size} in {result.snapshots_count} snapshots"
+        case PasswdResult() as result:
+            is_added = result.step is PasswdStep.ADD
+            return "new password added" if is_added else "old password removed"
         case PruneResult() | None:
             return ""
 

@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 from msgspec import UNSET
 
+from backhaul import _repository_texts as texts
 from backhaul import display
-from backhaul.cli import job_progress
+from backhaul.cli import job_progress, repository_password, repository_sizes
 from backhaul.cli.connection import open_client
 from backhaul.cli.failures import BadInputError
 from backhaul.cli.output import (
@@ -31,10 +32,22 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.prompts import confirm, confirm_removal, read_secret
 from backhaul.cli.values import read_variables
-from backhaul.wire.fleet import AdoptRepository, CreateRepository, Repository, UpdateRepository
-from backhaul.wire.honesty import Doubt
-from backhaul.wire.jobs import JobState
-from backhaul.wire.kinds import SnapshotsRequest
+from backhaul.wire.fleet import (
+    AdminCredential,
+    AdoptRepository,
+    CreateRepository,
+    Repository,
+    UpdateRepository,
+)
+from backhaul.wire.honesty import (
+    Doubt,
+)
+from backhaul.wire.jobs import (
+    JobState,
+)
+from backhaul.wire.kinds import (
+    SnapshotsRequest,
+)
 from backhaul.wire.locations import mask_location
 from backhaul.wire.snapshots import Snapshot
 
@@ -61,6 +74,31 @@ EnvFile = Annotated[
     typer.Option(metavar="FILE", help="Variables for restic: lines of NAME=VALUE, taken as is."),
 ]
 
+AdminLocationFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|-", help="Read the location to delete with from here, if it is another one."
+    ),
+]
+AdminPasswordFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|-", help="Read the password to delete with from here, if it is another one."
+    ),
+]
+AdminEnv = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A variable to delete with, taken from the environment of this command; in place of "
+        "all everyday ones. Repeatable.",
+    ),
+]
+UpkeepHost = Annotated[
+    str | None,
+    typer.Option(help="The only host that may delete, and that is given what it needs for that."),
+]
+
 
 @app.command("create")
 def create_repository(
@@ -75,6 +113,10 @@ def create_repository(
     ] = None,
     env: EnvNames = None,
     env_file: EnvFile = None,
+    admin_location_file: AdminLocationFile = None,
+    admin_password_file: AdminPasswordFile = None,
+    admin_env: AdminEnv = None,
+    upkeep_host: UpkeepHost = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,6 +131,8 @@ def create_repository(
             password_file, what="repository password", option="--password-file", confirm=True
         ),
         environment=read_variables(env or [], env_file, os.environ),
+        admin=_read_admin(admin_location_file, admin_password_file, admin_env),
+        upkeep_host=upkeep_host,
     )
     with open_client() as client:
         made = client.create_repository(request)
@@ -124,7 +168,7 @@ def show_repository(
     """Show a repository, without its secrets."""
     with open_client() as client:
         found = client.get_repository(repository)
-    print_one(found, _build_fields(found), key=found.id, as_json=as_json, quiet=quiet)
+    print_one(found, _build_fields(found, now()), key=found.id, as_json=as_json, quiet=quiet)
 
 
 @app.command("update")
@@ -143,13 +187,25 @@ def update_repository(
     env: EnvNames = None,
     env_file: EnvFile = None,
     clear_env: Annotated[bool, typer.Option(help="Forget all variables.")] = False,
+    admin_location_file: AdminLocationFile = None,
+    admin_password_file: AdminPasswordFile = None,
+    admin_env: AdminEnv = None,
+    clear_admin: Annotated[bool, typer.Option(help="Forget the admin credential.")] = False,
+    upkeep_host: UpkeepHost = None,
+    clear_upkeep_host: Annotated[bool, typer.Option(help="Let each host delete again.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Change the record of a repository. What is left out stays; variables are replaced as a set.
+    """Change the record of a repository. What is left out stays; variables, and the admin
+    credential, are replaced as a whole.
 
-    The repository itself, and the keys in it, are not touched.
+    The repository itself, and the keys in it, are not touched: `passwd` changes its password.
     """
+    admin = _read_admin(admin_location_file, admin_password_file, admin_env)
+    if clear_admin and admin is not None:
+        raise BadInputError("Give either an admin credential or --clear-admin.")
+    if clear_upkeep_host and upkeep_host is not None:
+        raise BadInputError("Give either --upkeep-host or --clear-upkeep-host.")
     variables = read_variables(env or [], env_file, os.environ)
     where = _read_location(location, location_file)
     change = UpdateRepository(
@@ -161,6 +217,8 @@ def update_repository(
             password_file, what="repository password", option="--password-file", confirm=True
         ),
         environment=variables if variables or clear_env else UNSET,
+        admin=admin if admin is not None or clear_admin else UNSET,
+        upkeep_host=upkeep_host if upkeep_host is not None or clear_upkeep_host else UNSET,
     )
     if change == UpdateRepository():
         raise BadInputError("Nothing to change: name at least one option.")
@@ -231,6 +289,28 @@ def remove_repository(
     print_removed(f"Repository {repository} is forgotten.", as_json=as_json, quiet=quiet)
 
 
+app.command("passwd")(repository_password.change_password)
+app.command("sizes")(repository_sizes.list_sizes)
+
+
+def _read_admin(
+    location_file: str | None, password_file: str | None, names: list[str] | None
+) -> AdminCredential | None:
+    if location_file is None and password_file is None and not names:
+        return None
+    return AdminCredential(
+        location=None
+        if location_file is None
+        else read_secret(location_file, what="admin location", option="--admin-location-file"),
+        password=None
+        if password_file is None
+        else read_secret(
+            password_file, what="admin password", option="--admin-password-file", confirm=True
+        ),
+        environment=read_variables(names, None, os.environ) if names else None,
+    )
+
+
 def _require_location(location: str | None, file: str | None) -> str:
     found = _read_location(location, file)
     if found is None:
@@ -266,6 +346,31 @@ def _build_columns(at: datetime) -> list[Column[Repository]]:
             is_right=True,
             is_wide=True,
         ),
+        Column(
+            "SIZE",
+            lambda repository: (
+                "-" if repository.size is None else display.render_bytes(repository.size.total_size)
+            ),
+        ),
+        Column(
+            "CHECKED",
+            lambda repository: display.render_age(
+                repository.last_check.finished_at if repository.last_check else None, at
+            ),
+            lambda repository: (
+                ""
+                if repository.last_check and repository.last_check.state == "succeeded"
+                else "yellow"
+            ),
+        ),
+        Column(
+            "LOCKED",
+            lambda repository: (
+                "no" if repository.lock is None else display.render_age(repository.lock.since, at)
+            ),
+            lambda repository: "" if repository.lock is None else "red",
+        ),
+        Column("UPKEEP", lambda repository: repository.upkeep_host or "-", is_wide=True),
         Column("RESTIC ID", lambda repository: (repository.restic_id or "")[:10], is_wide=True),
         Column(
             "CREATED",
@@ -276,12 +381,31 @@ def _build_columns(at: datetime) -> list[Column[Repository]]:
     ]
 
 
-def _build_fields(repository: Repository) -> list[tuple[str, str]]:
+def _build_fields(repository: Repository, at: datetime) -> list[tuple[str, str]]:
     return [
         ("name", repository.name),
         ("id", str(repository.id)),
         ("location", repository.location),
         ("variables", ", ".join(repository.environment_names)),
+        ("upkeep", texts.describe_upkeep(repository)),
+        *(
+            [
+                ("admin location", repository.admin_location or "the everyday one"),
+                ("admin variables", ", ".join(repository.admin_environment_names)),
+            ]
+            if repository.has_admin
+            else []
+        ),
+        ("size", texts.describe_size(repository, at)),
+        ("locked", texts.describe_lock(repository, at)),
+        ("last check", texts.render_last(repository.last_check, at)),
+        ("last prune", texts.render_last(repository.last_prune, at)),
+        ("last forget", texts.render_last(repository.last_forget, at)),
+        *(
+            [("password", texts.describe_password_change(repository))]
+            if repository.password_change
+            else []
+        ),
         ("created", display.render_moment(repository.created_at)),
         ("changed", display.render_moment(repository.updated_at)),
         (

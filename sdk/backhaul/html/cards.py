@@ -5,13 +5,24 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from backhaul.display import render_bytes, render_duration, render_options
+from backhaul._repository_texts import (
+    describe_lock,
+    describe_password_change,
+    describe_size,
+    describe_upkeep,
+    render_last,
+)
+from backhaul.display import (
+    render_bytes,
+    render_duration,
+    render_options,
+)
 from backhaul.html.markup import Markup, age, join, mark, page, tag
 from backhaul.html.plain import render_result
 from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
-from backhaul.wire.fleet import Host, Repository, Source
+from backhaul.wire.fleet import Host, Repository, RepositorySize, Source
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
 from backhaul.wire.kinds import Retention
 from backhaul.wire.schedules import Schedule
@@ -43,7 +54,7 @@ def render_job(job: Job, now: datetime) -> str:
     return page(_title(title), _show_progress(job), _card(rows), label=title)
 
 
-def _lay_out(  # noqa: C901 (a case for each kind of thing)
+def _lay_out(  # noqa: C901, PLR0912 (a case for each kind of thing)
     data: Any, now: datetime
 ) -> tuple[str, list[str]]:
     match data:
@@ -55,6 +66,8 @@ def _lay_out(  # noqa: C901 (a case for each kind of thing)
             return f"source {data.name}", [_card(_source_rows(data))]
         case Repository():
             return f"repository {data.name}", [_card(_repository_rows(data, now))]
+        case RepositorySize():
+            return "size of a repository", [_card(_size_rows(data, now))]
         case Snapshot():
             return f"snapshot {data.short_id}", [_card(_snapshot_rows(data, now))]
         case FileEntry():
@@ -150,7 +163,24 @@ def _repository_rows(one: Repository, now: datetime) -> list[tuple[str, str]]:
         ("known to exist", age(one.initialized_at, now, absent="not yet: run an init job")),
         ("environment", names),
         ("data read", f"{one.read_coverage:.0%} in 30 days"),
+        ("upkeep", describe_upkeep(one)),
+        ("size", describe_size(one, now)),
+        ("locked", describe_lock(one, now)),
+        ("last check", render_last(one.last_check, now)),
+        ("last prune", render_last(one.last_prune, now)),
+        ("last forget", render_last(one.last_forget, now)),
+        *([("password", text)] if (text := describe_password_change(one)) else []),
         ("made", age(one.created_at, now)),
+    ]
+
+
+def _size_rows(one: RepositorySize, now: datetime) -> list[tuple[str, str]]:
+    restored = one.restore_size
+    return [
+        ("measured", age(one.measured_at, now)),
+        ("takes", render_bytes(one.total_size)),
+        ("snapshots", f"{one.snapshots_count:,}"),
+        ("newest restores to", "-" if restored is None else render_bytes(restored)),
     ]
 
 

@@ -8,7 +8,7 @@ from backhaul._moments import find_now
 from backhaul.display import render_age, render_bytes, render_duration
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
-from backhaul.wire.fleet import Host, Repository, Source
+from backhaul.wire.fleet import Host, Repository, RepositorySize, Source
 from backhaul.wire.jobs import Job, JobState
 from backhaul.wire.kinds import (
     BackupResult,
@@ -16,9 +16,12 @@ from backhaul.wire.kinds import (
     CopyResult,
     ForgetResult,
     InitResult,
+    PasswdResult,
+    PasswdStep,
     PruneResult,
     RestoreResult,
     SnapshotsResult,
+    StatsResult,
     UnlockResult,
 )
 from backhaul.wire.schedules import Schedule
@@ -45,7 +48,7 @@ def render_job_summary(job: Job) -> str:
     return f"{text}: {job.message}" if job.message else text
 
 
-def render_result(job: Job) -> str:
+def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
     """Write the figures of a job's result; empty when it has none."""
     match job.result:
         case BackupResult() as r:
@@ -74,8 +77,18 @@ def render_result(job: Job) -> str:
             return f"{r.locks_left} locks left" if r.locks_left else "no locks left"
         case CopyResult() as r:
             return f"{r.copied:,} snapshots copied, {r.skipped:,} there already"
+        case StatsResult() as r:
+            return f"{render_bytes(r.total_size)} in {r.snapshots_count:,} snapshots"
+        case PasswdResult() as r:
+            return _describe_passwd(r)
         case PruneResult() | None:
             return ""
+
+
+def _describe_passwd(result: PasswdResult) -> str:
+    if result.step is PasswdStep.ADD:
+        return "the new password opens the repository"
+    return "the old password does not open the repository any more"
 
 
 def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of thing)
@@ -93,6 +106,9 @@ def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of
             return f"{data.name}: {', '.join(data.paths)}"
         case Repository():
             return f"{data.name}: {data.location}"
+        case RepositorySize():
+            size, age = render_bytes(data.total_size), render_age(data.measured_at, now)
+            return f"{size} in {data.snapshots_count:,} snapshots, measured {age}"
         case Snapshot():
             return f"{data.short_id} of {data.hostname}, {render_age(data.time, now)}"
         case FileEntry():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
+from backhaul._repository_texts import render_last
 from backhaul.display import render_bytes, render_duration
 from backhaul.html.markup import Markup, age, page, tag
 from backhaul.html.plain import render_result
@@ -104,6 +105,18 @@ COLUMNS: dict[str, list[Column]] = {
         ("repository", lambda one, _: one.name),
         ("location", lambda one, _: one.location),
         ("known to exist", lambda one, now: age(one.initialized_at, now, absent="not yet")),
+        ("size", lambda one, _: "-" if one.size is None else render_bytes(one.size.total_size)),
+        ("checked", lambda one, now: render_last(one.last_check, now)),
+        ("locked", lambda one, now: "no" if one.lock is None else age(one.lock.since, now)),
+    ],
+    "sizes": [
+        ("measured", lambda one, now: age(one.measured_at, now)),
+        ("size", lambda one, _: render_bytes(one.total_size)),
+        ("snapshots", lambda one, _: f"{one.snapshots_count:,}"),
+        (
+            "newest restores to",
+            lambda one, _: "-" if one.restore_size is None else render_bytes(one.restore_size),
+        ),
     ],
     "snapshots": [
         ("snapshot", lambda one, _: one.short_id),

@@ -8,12 +8,35 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from backhaul import _requests
-from backhaul._fields import HostFields, RepositoryFields, SnapshotFields, SourceFields
-from backhaul.objects.collections import Keyed
-from backhaul.objects.jobs import Job, Jobs
-from backhaul.objects.snapshots import Snapshots
-from backhaul.wire.fleet import Adoption, AdoptRepository, CreateRepository, UpdateRepository
+from backhaul._fields import (
+    HostFields,
+    RepositoryFields,
+    RepositorySize,
+    SnapshotFields,
+    SourceFields,
+)
+from backhaul.objects.collections import (
+    Collection,
+    Keyed,
+)
+from backhaul.objects.jobs import (
+    Job,
+    Jobs,
+)
+from backhaul.objects.snapshots import (
+    Snapshots,
+)
+from backhaul.wire.fleet import (
+    Adoption,
+    AdoptRepository,
+    ChangePassword,
+    ContinuePasswordChange,
+    CreateRepository,
+    StartedPasswordChange,
+    UpdateRepository,
+)
 from backhaul.wire.fleet import Repository as RepositoryData
+from backhaul.wire.fleet import RepositorySize as RepositorySizeData
 from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
@@ -95,8 +118,61 @@ class Repository(RepositoryFields):
         jobs = self.jobs.list(kind=JobKind.BACKUP, state=charts.ENDED_WITH_SNAPSHOT)
         return charts.growth([job.data for job in jobs.to_list()], name=self.name)
 
+    def sizes(self) -> Sizes:
+        """What `stats` jobs have measured of it, newest first. Asks nothing yet."""
+        return Sizes(self._fleet, self)
+
+    def change_password(
+        self,
+        password: str | None = None,
+        *,
+        host: HostFields | UUID | str | None = None,
+        generate: bool = False,
+        show: bool = False,
+    ) -> StartedPasswordChange:
+        """Give the repository a new password: this one, or one that the server makes.
+
+        The job that adds it is in the answer; with `show`, so is the password that was made. After
+        it, `password_change` shows what is left to be done. The host is the upkeep host, unless
+        there is none.
+
+        Raises:
+            InvalidRequestError: there is no upkeep host and none is named, or another one is.
+            ConflictError: another change is under way.
+        """
+        fields = {
+            "password": password,
+            "host": _requests.find_key("host", host),
+            "generate": generate,
+            "show": show,
+        }
+        request = _requests.convert(fields, ChangePassword)
+        return self._fleet.client.change_repository_password(self.id, request)
+
+    def continue_password_change(
+        self, *, host: HostFields | UUID | str | None = None, force: bool = False
+    ) -> Job:
+        """Do the current step of a password change again, after its job has failed.
+
+        With `force`, remove the old password before each host has the new one.
+
+        Raises:
+            ConflictError: no change is under way, its job is not over, or hosts are waited for.
+        """
+        request = ContinuePasswordChange(host=_requests.find_key("host", host), force=force)
+        return self._fleet.jobs.wrap(self._fleet.client.continue_password_change(self.id, request))
+
+    def give_up_password_change(self) -> None:
+        """Leave the password as it is. A key that was added, or not yet removed, stays.
+
+        Raises:
+            ConflictError: no change is under way, or its job is not over.
+        """
+        self._fleet.client.give_up_password_change(self.id)
+
     def update(self, **changes: Any) -> Repository:
-        """Change its record, by the names of its fields: name, location, password, environment.
+        """Change its record, by the names of its fields: name, location, password, environment,
+        admin (a dict of the same three, or None), upkeep_host.
 
         Raises:
             InvalidRequestError: a change is not acceptable.
@@ -135,6 +211,18 @@ class Repository(RepositoryFields):
         self._fleet.client.remove_repository(self.id)
 
 
+class Sizes(Collection[RepositorySize]):
+    """How large a repository was, newest first."""
+
+    def __init__(self, fleet: Fleet, repository: RepositoryFields) -> None:
+        def fetch(limit: int | None) -> Iterator[RepositorySizeData]:
+            return fleet.client.list_repository_sizes(repository.id, limit=limit)
+
+        super().__init__(
+            fetch, RepositorySize, noun="sizes", filters={"repository": repository.name}
+        )
+
+
 class Repositories(Keyed[Repository]):
     """The repositories by name: iterate, or `fleet.repositories["nas"]`."""
 
@@ -165,10 +253,14 @@ class Repositories(Keyed[Repository]):
         *,
         password: str,
         environment: dict[str, str] | None = None,
+        admin: dict[str, Any] | None = None,
+        upkeep_host: HostFields | UUID | str | None = None,
     ) -> Repository:
         """Record a repository; an `init` job creates it at its location.
 
-        All values of `environment`, like AWS_ACCESS_KEY_ID, are kept as secrets.
+        All values of `environment`, like AWS_ACCESS_KEY_ID, are kept as secrets. `admin` is what
+        may delete: location, password and environment, as far as they differ. Only `upkeep_host`
+        is given it.
 
         Raises:
             InvalidRequestError: something is not acceptable; each error names its field.
@@ -178,6 +270,8 @@ class Repositories(Keyed[Repository]):
             "location": location,
             "password": password,
             "environment": environment or {},
+            "admin": admin,
+            "upkeep_host": _requests.find_key("host", upkeep_host),
         }
         request = _requests.convert(fields, CreateRepository)
         return self.wrap(self._fleet.client.create_repository(request))

@@ -25,7 +25,7 @@ from backhaul.wire.commands import (
 from backhaul.wire.problems import Problem
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire, ScheduleSet
-from backhaul.wire.snapshots import RepositoryStats, SnapshotsReport
+from backhaul.wire.snapshots import SnapshotsReport
 
 MAX_BATCH_ENVELOPES = 500
 MAX_BATCH_BYTES = 1024 * 1024
@@ -157,7 +157,6 @@ UpEnvelope = (
     | JobLog
     | JobFinished
     | SnapshotsReport
-    | RepositoryStats
     | QueryAnswer
 )
 

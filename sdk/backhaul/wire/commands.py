@@ -28,6 +28,10 @@ class Credentials(Wire, frozen=True, kw_only=True):
     """Where the repository is, as restic's RESTIC_REPOSITORY has it."""
     password: str
     environment: dict[str, str] = {}
+    new_password: str | None = None
+    """Only with a `passwd`: what opens the repository in the end."""
+    old_password: str | None = None
+    """Only with the `passwd` that removes it."""
 
     def __repr__(self) -> str:
         return f"Credentials(repository_id={self.repository_id}, …)"

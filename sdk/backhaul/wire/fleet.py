@@ -11,7 +11,8 @@ from msgspec import UNSET, UnsetType
 
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.base import Instant, Labels, Name, Request, Wire
-from backhaul.wire.kinds import AbsolutePath, Pattern, Retention, Tag
+from backhaul.wire.jobs import FailureClass, Job, JobState
+from backhaul.wire.kinds import AbsolutePath, PasswdStep, Pattern, Retention, Tag
 from backhaul.wire.schedules import EntryError
 
 
@@ -90,6 +91,23 @@ Environment = dict[
 WholeSnapshotId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
+class AdminCredential(Request, frozen=True, kw_only=True):
+    """What opens a repository for deleting. What is left out is as for everyday use.
+
+    It leaves the server only to the upkeep host, for jobs that delete or that change keys.
+    """
+
+    location: Location | None = None
+    """Like that of an append-only server, with another user in it."""
+    password: RepositoryPassword | None = None
+    """Of another key of the same repository."""
+    environment: Environment | None = None
+    """In place of the whole everyday one."""
+
+    def __repr__(self) -> str:
+        return "AdminCredential(…)"
+
+
 class CreateRepository(Request, frozen=True, kw_only=True):
     """Record a repository. Nothing is created at its location until an `init` job ran."""
 
@@ -99,6 +117,11 @@ class CreateRepository(Request, frozen=True, kw_only=True):
     password: RepositoryPassword
     environment: Environment = {}
     """For restic, like AWS_ACCESS_KEY_ID. All values are secret."""
+    admin: AdminCredential | None = None
+    """Needs an `upkeep_host`."""
+    upkeep_host: str | None = None
+    """Name or id of the only host that may forget, prune, remove all locks and change keys; None:
+    each may."""
 
     def __repr__(self) -> str:
         return f"CreateRepository(name={self.name!r}, …)"
@@ -112,9 +135,114 @@ class UpdateRepository(Request, frozen=True, kw_only=True):
     password: RepositoryPassword | UnsetType = UNSET
     """What Backhaul will use from now on; the repository's own keys are not touched."""
     environment: Environment | UnsetType = UNSET
+    admin: AdminCredential | UnsetType | None = UNSET
+    """Replaced as a whole; None forgets it."""
+    upkeep_host: str | UnsetType | None = UNSET
+    """Refused while schedules that delete exist on other hosts."""
 
     def __repr__(self) -> str:
         return f"UpdateRepository(name={self.name!r}, …)"
+
+
+class ChangePassword(Request, frozen=True, kw_only=True):
+    """Give a repository a new password: the one that is given, or one that the server makes."""
+
+    password: RepositoryPassword | None = None
+    generate: bool = False
+    show: bool = False
+    """Tell the password that was made, this once."""
+    host: str | None = None
+    """Name or id of the host that does it; may be left out when there is an upkeep host."""
+
+    def __repr__(self) -> str:
+        return "ChangePassword(…)"
+
+
+class ContinuePasswordChange(Request, frozen=True, kw_only=True):
+    """Do again what failed, or go on without those who are waited for."""
+
+    host: str | None = None
+    """Name or id; when it is left out, the host that did the step before."""
+    force: bool = False
+    """Remove the old password although some hosts may only know that one."""
+
+
+class PasswordChange(Wire, frozen=True, kw_only=True):
+    """A change of a repository's password that is not over."""
+
+    step: PasswdStep
+    """`add`: the old password is in use. `remove`: the new one is, and the old one still opens the
+    repository."""
+    since: Instant
+    """When the step began."""
+    job_id: UUID | None
+    """The job of the step; None while it waits for hosts."""
+    waits_for: tuple[Name, ...] = ()
+    """The hosts that may back up with the old password while they cannot reach the server."""
+
+
+class StartedPasswordChange(Wire, frozen=True, kw_only=True):
+    """The job that a change began with."""
+
+    job: Job
+    password: str | None = None
+    """Only when the server made it and was asked to show it."""
+
+    def __repr__(self) -> str:
+        return f"StartedPasswordChange(job={self.job.id}, …)"
+
+
+class RepositorySize(Wire, frozen=True, kw_only=True):
+    """What a `stats` job measured. Sizes in bytes; `StatsResult` says of what."""
+
+    measured_at: Instant
+    total_size: int
+    snapshots_count: int
+    blobs_count: int
+    uncompressed_size: int | None
+    restore_size: int | None
+    job_id: UUID | None
+
+
+class RepositoryGrowth(Wire, frozen=True, kw_only=True):
+    """How much larger the newest measurement is than the newest that is 30 days older; or than the
+    oldest, while there is none so old."""
+
+    bytes: int
+    """Negative when it got smaller."""
+    since: Instant
+    """When the older one was made."""
+
+
+class RepositoryLock(Wire, frozen=True, kw_only=True):
+    """Jobs fail because another process holds the repository's lock, as far as the jobs know."""
+
+    since: Instant
+    """The end of the first job that failed of it."""
+    job_id: UUID
+    """The newest that did."""
+    holder: str | None
+    """In restic's words, like `PID 1967 on web-1 by root`; None when it did not tell."""
+    message: str | None
+
+
+class LastJob(Wire, frozen=True, kw_only=True):
+    """The newest job of a kind that ended, or failed, on a host."""
+
+    job_id: UUID
+    host: Name
+    state: JobState
+    finished_at: Instant
+    message: str | None
+
+
+class LastCheck(LastJob, frozen=True, kw_only=True):
+    """The newest check that came to an end, with or without errors found."""
+
+    read_data_subset: str | None
+    """Which part of the data it read; None when only the structure."""
+    failure_class: FailureClass | None
+    """`damaged` when it found errors."""
 
 
 class Repository(Wire, frozen=True, kw_only=True):
@@ -134,6 +262,22 @@ class Repository(Wire, frozen=True, kw_only=True):
     read_coverage: float = 0.0
     """How much of its data the checks of the last 30 days have read, 0 to 1. What was stored since
     counts as the rest does."""
+    has_admin: bool = False
+    """There is an admin credential."""
+    admin_location: str | None = None
+    """With `***` in the place of a password; None when it is the everyday one."""
+    admin_environment_names: tuple[str, ...] = ()
+    upkeep_host: Name | None = None
+    """The only host that is given the admin credential, and that may delete."""
+    password_change: PasswordChange | None = None
+    size: RepositorySize | None = None
+    """The newest measurement."""
+    growth_30d: RepositoryGrowth | None = None
+    lock: RepositoryLock | None = None
+    """None as far as is known: a later job got the lock, or an unlock left none."""
+    last_check: LastCheck | None = None
+    last_prune: LastJob | None = None
+    last_forget: LastJob | None = None
 
 
 class AdoptRepository(Request, frozen=True, kw_only=True):

@@ -111,6 +111,7 @@ class ScheduleKind(StrEnum):
     PRUNE = "prune"
     CHECK = "check"
     COPY = "copy"
+    STATS = "stats"
 
 
 CatchUp = Literal["once", "skip"]

@@ -137,14 +137,3 @@ class SnapshotsReport(Wire, frozen=True, kw_only=True, tag_field="type", tag="sn
     is_complete: bool = False
     """The reports of this job up to this one name every snapshot of the repository: what was last
     reported before the job was accepted, and is not among them, is gone."""
-
-
-class RepositoryStats(Wire, frozen=True, kw_only=True, tag_field="type", tag="repo.stats"):
-    """How large a repository is, by `restic stats`. Sizes in bytes."""
-
-    repository_id: UUID
-    job_id: UUID
-    measured_at: Instant
-    total_size: int
-    total_file_count: int = 0
-    snapshots_count: int | None = None

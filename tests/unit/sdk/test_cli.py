@@ -25,7 +25,13 @@ from backhaul.cli import prompts
 from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
 from backhaul.display import render_moment
 from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
-from backhaul.wire.fleet import ScheduleDrift
+from backhaul.wire.fleet import (
+    PasswordChange,
+    RepositoryLock,
+    RepositorySize,
+    ScheduleDrift,
+    StartedPasswordChange,
+)
 from backhaul.wire.jobs import JobState, Progress
 from backhaul.wire.kinds import (
     BackupResult,
@@ -34,6 +40,7 @@ from backhaul.wire.kinds import (
     ForgetArguments,
     ForgetResult,
     JobKind,
+    PasswdStep,
     PruneResult,
     Retention,
     UnlockResult,
@@ -126,6 +133,14 @@ def test_bare_command_shows_the_help(cli: Cli) -> None:
         ["repositories", "update", "nas", "--location", "rclone::s3,key='hunter2':x"],
         ["repositories", "create", "nas"],
         ["repositories", "update", "nas"],
+        ["repositories", "update", "nas", "--admin-location", "rest:https://u:hunter2@nas/x"],
+        ["repositories", "update", "nas", "--clear-admin", "--admin-env", "HOME"],
+        ["repositories", "update", "nas", "--clear-upkeep-host", "--upkeep-host", "web-1"],
+        ["repositories", "passwd", "nas"],
+        ["repositories", "passwd", "nas", "--again", "--give-up"],
+        ["repositories", "passwd", "nas", "--generate", "--again"],
+        ["repositories", "passwd", "nas", "--show"],
+        ["repositories", "passwd", "nas", "--force"],
         ["sources", "create", "etc"],
         ["sources", "update", "etc", "--clear", "paths"],
         ["login", "--username", "ada"],
@@ -375,6 +390,94 @@ def test_repository_secrets_come_from_files_and_the_environment(
         "AWS_SECRET_ACCESS_KEY": "hunter2",
     }
     assert "hunter2" not in result.output
+
+
+def test_admin_credential_comes_from_files_and_the_environment(
+    cli: Cli, server: respx.MockRouter, tmp_path: Path
+) -> None:
+    route = server.patch("/v1/repositories/nas").mock(return_value=reply(build_repository()))
+    (tmp_path / "location").write_text("rest:https://keeper:hunter2@nas/x\n")
+    (tmp_path / "password").write_text("hunter3\n")
+    cli.environment["AWS_SECRET_ACCESS_KEY"] = "hunter4"
+
+    result = cli(
+        *("repositories", "update", "nas", "--upkeep-host", "web-1"),
+        *("--admin-location-file", f"{tmp_path}/location"),
+        *("--admin-password-file", f"{tmp_path}/password", "--admin-env", "AWS_SECRET_ACCESS_KEY"),
+    )
+    cli("repositories", "update", "nas", "--clear-admin", "--clear-upkeep-host")
+
+    assert result.exit_code == 0, result.output
+    assert [json.loads(call.request.content) for call in route.calls] == [
+        {
+            "admin": {
+                "location": "rest:https://keeper:hunter2@nas/x",
+                "password": "hunter3",
+                "environment": {"AWS_SECRET_ACCESS_KEY": "hunter4"},
+            },
+            "upkeep_host": "web-1",
+        },
+        {"admin": None, "upkeep_host": None},
+    ]
+    assert "hunter" not in result.output
+
+
+def test_password_of_a_repository_is_changed_continued_and_given_up(
+    cli: Cli, server: respx.MockRouter, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("hunter2\n")
+    path = "/v1/repositories/nas/password-change"
+    made = StartedPasswordChange(job=build_job(), password="made up")
+    begun = server.post(path).mock(return_value=reply(made, 201))
+    again = server.post(f"{path}/continue").mock(return_value=reply(build_job(), 201))
+    given_up = server.delete(path).respond(204)
+
+    given = cli("repositories", "passwd", "nas", "--password-file", f"{tmp_path}/password")
+    shown = cli("repositories", "passwd", "nas", "--generate", "--show", "--host", "web-1")
+    cli("repositories", "passwd", "nas", "--again", "--force")
+    cli("repositories", "passwd", "nas", "--give-up")
+
+    sent = [json.loads(call.request.content) for call in begun.calls]
+    assert [one["password"] for one in sent] == ["hunter2", None]
+    assert (sent[1]["generate"], sent[1]["show"], sent[1]["host"]) == (True, True, "web-1")
+    assert "hunter2" not in given.output
+    assert shown.stdout == "made up\n"
+    assert json.loads(again.calls[0].request.content)["force"] is True
+    assert given_up.called
+
+
+def test_state_of_a_repository_is_shown(cli: Cli, server: respx.MockRouter) -> None:
+    repository = msgspec.structs.replace(
+        build_repository(),
+        upkeep_host="web-1",
+        has_admin=True,
+        size=RepositorySize(
+            measured_at=NOW,
+            total_size=2**30,
+            snapshots_count=7,
+            blobs_count=9,
+            uncompressed_size=None,
+            restore_size=None,
+            job_id=None,
+        ),
+        lock=RepositoryLock(
+            since=NOW, job_id=JOB_ID, holder="PID 1 on web-9 by root", message=None
+        ),
+        password_change=PasswordChange(
+            step=PasswdStep.REMOVE, since=NOW, job_id=None, waits_for=("web-2",)
+        ),
+    )
+    server.get("/v1/repositories/nas").mock(return_value=reply(repository))
+
+    shown = cli("repositories", "show", "nas").stdout
+
+    for words in (
+        "web-1, with an admin credential",
+        "1.0 GiB in 7 snapshots",
+        "by PID 1 on web-9 by root",
+        "its removal waits for web-2",
+    ):
+        assert words in shown
 
 
 def test_bad_line_of_an_environment_file_is_not_repeated(cli: Cli, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from backhaul.html.plain import render_line
 from backhaul.html.tables import COLUMNS
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
-from backhaul.wire.fleet import HostState, ScheduleDrift, Source
+from backhaul.wire.fleet import HostState, RepositorySize, ScheduleDrift, Source
 from backhaul.wire.jobs import JobState, Progress
 from backhaul.wire.kinds import BackupResult, JobKind, Retention
 from backhaul.wire.problems import Problem, ProblemType
@@ -66,6 +66,15 @@ SNAPSHOT = Snapshot(
     reported_at=NOW,
 )
 THINGS: dict[str, Any] = {
+    "sizes": RepositorySize(
+        measured_at=NOW,
+        total_size=2**30,
+        snapshots_count=7,
+        blobs_count=9,
+        uncompressed_size=None,
+        restore_size=5,
+        job_id=None,
+    ),
     "hosts": build_host(),
     "jobs": build_job(),
     "schedules": build_schedule(),

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from backhaul.cli.kinds import backup, check, copy, forget, init, prune, restore, snapshots, unlock
+from backhaul.cli.kinds import (
+    backup,
+    check,
+    copy,
+    forget,
+    init,
+    prune,
+    restore,
+    snapshots,
+    stats,
+    unlock,
+)
 
 app = typer.Typer(help="Run a job on a host, now or when its agent is back.", rich_markup_mode=None)
 
@@ -32,5 +43,6 @@ for _command in (
     check.check,
     unlock.unlock,
     copy.copy,
+    stats.stats,
 ):
     app.command()(_command)

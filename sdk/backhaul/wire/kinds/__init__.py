@@ -39,9 +39,11 @@ from backhaul.wire.kinds.forget import (
     SnapshotToGo,
 )
 from backhaul.wire.kinds.init import InitArguments, InitRequest, InitResult
+from backhaul.wire.kinds.passwd import PasswdArguments, PasswdResult, PasswdStep
 from backhaul.wire.kinds.prune import PruneArguments, PruneRequest, PruneResult
 from backhaul.wire.kinds.restore import RestoreArguments, RestoreRequest, RestoreResult
 from backhaul.wire.kinds.snapshots import SnapshotsArguments, SnapshotsRequest, SnapshotsResult
+from backhaul.wire.kinds.stats import StatsArguments, StatsRequest, StatsResult
 from backhaul.wire.kinds.unlock import UnlockArguments, UnlockRequest, UnlockResult
 
 Arguments = (
@@ -54,6 +56,8 @@ Arguments = (
     | CheckArguments
     | UnlockArguments
     | CopyArguments
+    | StatsArguments
+    | PasswdArguments
 )
 
 JobRequest = (
@@ -66,6 +70,7 @@ JobRequest = (
     | CheckRequest
     | UnlockRequest
     | CopyRequest
+    | StatsRequest
 )
 
 Result = (
@@ -78,6 +83,8 @@ Result = (
     | CheckResult
     | UnlockResult
     | CopyResult
+    | StatsResult
+    | PasswdResult
 )
 
 ScheduleOptions: TypeAlias = CheckOptions | CopyOptions
@@ -122,6 +129,9 @@ __all__ = [
     "JobRequest",
     "KeepCount",
     "KeepWithin",
+    "PasswdArguments",
+    "PasswdResult",
+    "PasswdStep",
     "Pattern",
     "PruneArguments",
     "PruneRequest",
@@ -140,6 +150,9 @@ __all__ = [
     "SnapshotsArguments",
     "SnapshotsRequest",
     "SnapshotsResult",
+    "StatsArguments",
+    "StatsRequest",
+    "StatsResult",
     "Tag",
     "UnlockArguments",
     "UnlockRequest",

@@ -20,9 +20,11 @@ class JobKind(StrEnum):
     CHECK = "check"
     UNLOCK = "unlock"
     COPY = "copy"
+    STATS = "stats"
+    PASSWD = "passwd"
 
 
-EXCLUSIVE_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.CHECK})
+EXCLUSIVE_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.CHECK, JobKind.PASSWD})
 """restic locks the whole repository for these: they wait for all others on it, and all others for
 them, on whichever host."""
 

@@ -1,0 +1,33 @@
+"""`stats`: measure the repository."""
+
+from __future__ import annotations
+
+from backhaul.wire.base import Request, Wire
+
+
+class StatsArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
+    """Measure the repository. Takes nothing."""
+
+
+class StatsRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
+    """Measure the repository."""
+
+    host: str
+    repository: str
+
+
+class StatsResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
+    """How large a repository is. Sizes in bytes."""
+
+    total_size: int
+    """What all its snapshots take in the storage, by `restic stats --mode raw-data`: data that only
+    a `prune` would delete is not in it."""
+    snapshots_count: int
+    blobs_count: int = 0
+    uncompressed_size: int | None = None
+    """Of the same data; restic tells it since 0.15."""
+    restore_size: int | None = None
+    """What a restore of the newest snapshot of the host that measured would write; None when it has
+    none there."""
+    restore_files: int | None = None
+    """How many files that are."""
