@@ -6,7 +6,16 @@ None of them imports another.
 
 from __future__ import annotations
 
-from backhaul.wire.kinds.backup import BackupArguments, BackupRequest, BackupResult
+from backhaul.wire.kinds.backup import (
+    BackupArguments,
+    BackupRequest,
+    BackupResult,
+    Compression,
+    FileSize,
+    IoClass,
+    KibPerSecond,
+    Niceness,
+)
 from backhaul.wire.kinds.base import (
     AbsolutePath,
     JobKind,
@@ -77,16 +86,21 @@ __all__ = [
     "CheckArguments",
     "CheckRequest",
     "CheckResult",
+    "Compression",
+    "FileSize",
     "ForgetArguments",
     "ForgetRequest",
     "ForgetResult",
     "InitArguments",
     "InitRequest",
     "InitResult",
+    "IoClass",
     "JobKind",
     "JobRequest",
     "KeepCount",
     "KeepWithin",
+    "KibPerSecond",
+    "Niceness",
     "Pattern",
     "PruneArguments",
     "PruneRequest",
