@@ -26,6 +26,7 @@ from backhaul_agent.errors import (
     AgentError,
     CredentialsError,
     DiskFullError,
+    NotSupportedError,
     ResticMissingError,
     ResticStartError,
 )
@@ -120,6 +121,12 @@ class JobRun:
                 failure_class=FailureClass.RESTIC_MISSING,
                 message=str(error),
             )
+        except NotSupportedError as error:
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                failure_class=FailureClass.NOT_SUPPORTED,
+                message=str(error),
+            )
         except RunEndedError:
             ending = Ending(outcome=Outcome.FAILED)
         except DiskFullError as error:
@@ -204,6 +211,8 @@ class JobRun:
             credentials=credentials,
             version=version,
             policy=self._workshop.policy,
+            dumps=self._workshop.settings.dumps,
+            inherited=self._workshop.inherited,
             restic=restic,
             log=job_log,
             progress=ProgressGate(
