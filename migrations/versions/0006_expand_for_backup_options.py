@@ -1,6 +1,6 @@
 """Expand: sources say how restic backs them up, and can be a dump.
 
-Revision ID: 0006_backup_options
+Revision ID: 0006
 Revises: 0005
 """
 
@@ -11,7 +11,7 @@ from alembic import op
 
 from backhaul_api.db.types import json_column_type
 
-revision = "0006_backup_options"
+revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None
