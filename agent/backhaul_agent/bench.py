@@ -16,6 +16,7 @@ from backhaul_agent.progress import ProgressGate
 from backhaul_agent.restic.output import JsonObject, parse_object, parse_percent, parse_progress
 from backhaul_agent.restic.version import ResticVersion
 from backhaul_agent.restic_runner import Exit, OnText, ResticRunner
+from backhaul_agent.settings import DumpSettings
 from backhaul_agent.spool import Spool
 
 
@@ -39,6 +40,9 @@ class Bench:
     second: Second | None
     version: ResticVersion
     policy: Policy
+    dumps: Mapping[str, DumpSettings]
+    inherited: Mapping[str, str]
+    """The agent's own environment."""
     restic: ResticRunner
     log: JobLog
     progress: ProgressGate

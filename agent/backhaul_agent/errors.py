@@ -9,6 +9,7 @@ AgentError
   CredentialsError          the credentials of a command cannot be used
   ResticMissingError        there is no restic to run
   ResticStartError          there is one, and this command line cannot be run
+  NotSupportedError         this host or its restic lacks what a job needs
   QueryFailedError          a query of an operator has no answer
   LinkError                 what became of a request
     LinkLostError           no usable answer: try again
@@ -59,6 +60,10 @@ class ResticMissingError(AgentError):
 
 class ResticStartError(AgentError):
     """The system would not start restic: a command line too long, no memory, no process left."""
+
+
+class NotSupportedError(AgentError):
+    """This host, its restic or the repository lacks what a job needs. Nothing was started."""
 
 
 class QueryFailedError(AgentError):

@@ -27,6 +27,7 @@ from backhaul_agent.errors import (
     AgentError,
     CredentialsError,
     DiskFullError,
+    NotSupportedError,
     ResticMissingError,
     ResticStartError,
 )
@@ -141,6 +142,12 @@ class JobRun:
                 failure_class=FailureClass.RESTIC_MISSING,
                 message=str(error),
             )
+        except NotSupportedError as error:
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                failure_class=FailureClass.NOT_SUPPORTED,
+                message=str(error),
+            )
         except RunEndedError:
             ending = Ending(outcome=Outcome.FAILED)
         except DiskFullError as error:
@@ -230,6 +237,8 @@ class JobRun:
             second=second,
             version=version,
             policy=self._workshop.policy,
+            dumps=self._workshop.settings.dumps,
+            inherited=self._workshop.inherited,
             restic=restic,
             log=job_log,
             progress=ProgressGate(

@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Collection
 from functools import partial
 from uuid import UUID
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.reports import JobFinished
+from backhaul_agent.dump import DUMP_MARK
 from backhaul_agent.ending import Ending, note_cut
 from backhaul_agent.errors import CredentialsError, DiskFullError
 from backhaul_agent.job import JOB_MARK, EndReason, JobRun, Workshop, build_finished
 from backhaul_agent.journal import JournalJob
 from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.logs import fields
-from backhaul_agent.process import end_orphan, find_marked, is_alive
+from backhaul_agent.process import Graces, end_orphan, find_marked, is_alive
 from backhaul_agent.room import write_once_there_is_room
 
 log = logging.getLogger(__name__)
+
+_DUMP_GRACES = Graces(interrupt=2.0, terminate=10.0)
 
 
 class JobLoop:
@@ -105,6 +109,10 @@ class JobLoop:
 
     async def _end_left_behind(self, job: JournalJob) -> JobFinished:
         """End what still runs for a job, remove its lock, and say how it ended."""
+        dump = find_marked(DUMP_MARK, str(job.id))
+        if dump is not None:
+            log.warning("job.dump_ended", extra=fields(job_id=job.id, pid=dump.pid))
+            await end_orphan(dump, _DUMP_GRACES, send=os.killpg)
         child = job.child if job.child and is_alive(job.child) else None
         # The agent can die between starting restic and noting it.
         child = child or find_marked(JOB_MARK, str(job.id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -15,7 +15,7 @@ from backhaul.wire.kinds import (
     RestoreArguments,
     kind_of,
 )
-from backhaul_agent.settings import PolicySettings
+from backhaul_agent.settings import DumpSettings, PolicySettings
 
 SYSTEM_FOLDERS = (
     "/bin",
@@ -38,10 +38,17 @@ names such a folder, or one below it, among its `restore_paths`."""
 
 
 class Policy:
-    """The `[policy]` of the agent's settings file."""
+    """The `[policy]` of the agent's settings file, and the dumps that it defines."""
 
-    def __init__(self, settings: PolicySettings, *, own_folders: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        settings: PolicySettings,
+        *,
+        own_folders: Iterable[Path] = (),
+        dumps: Mapping[str, DumpSettings] | None = None,
+    ) -> None:
         self._settings = settings
+        self._dumps = dumps or {}
         # What the agent itself lives by is never a restore's target, whatever the file says.
         self._own_folders = tuple(str(folder) for folder in own_folders)
         self._named_paths = [path for path in settings.restore_paths if path != "/"]
@@ -79,13 +86,25 @@ class Policy:
         return None if is_allowed else "the policy of this host does not allow to browse snapshots"
 
     def _backup_refusal(self, arguments: BackupArguments) -> str | None:
+        if arguments.dump is not None:
+            return self._dump_refusal(arguments, arguments.dump)
         if not arguments.paths:
             return "the job names no path to back up"
-        for path in arguments.paths:
+        # restic shows lines of an exclude file that are no patterns: whoever may not read a file
+        # by a backup shall not read it that way.
+        for path in (*arguments.paths, *arguments.exclude_files):
             if not _is_absolute(path):
                 return f"{path!r} is not an absolute path"
             if not _is_below(path, self._settings.backup_paths):
                 return f"the policy of this host does not allow backups of {path}"
+        return None
+
+    def _dump_refusal(self, arguments: BackupArguments, name: str) -> str | None:
+        if arguments.paths or arguments.exclude_files:
+            return "the job names both a dump and files"
+        if name not in self._dumps:
+            known = ", ".join(sorted(self._dumps)) or "none"
+            return f"this host has no dump called {name!r}; its settings file defines {known}"
         return None
 
     def target_refusal(self, target: str) -> str | None:

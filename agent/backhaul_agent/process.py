@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
 
+from backhaul_agent.feed import Feed
 from backhaul_agent.lines import LineSplitter
 
 Stream = Literal["stdout", "stderr"]
@@ -68,17 +69,31 @@ class Program(Protocol):
     def kill(self) -> None: ...
 
 
-StartProgram = Callable[[Sequence[str], Mapping[str, str], Graces], Awaitable[Program]]
-"""Starts a program; raises OSError, or ValueError, when that is not possible."""
+class StartProgram(Protocol):
+    """Starts a program; raises OSError, or ValueError, when that is not possible."""
+
+    async def __call__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        graces: Graces,
+        feed: Feed | None = None,
+        /,
+    ) -> Program: ...
 
 
 class ChildProcess:
     """A running program. Make it with `start`; `read_to_end` must be awaited, always."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, graces: Graces, pipes: Sequence[_Pipe]
+        self,
+        process: asyncio.subprocess.Process,
+        graces: Graces,
+        pipes: Sequence[Pipe],
+        feed: Feed | None = None,
     ) -> None:
         self._process = process
+        self._feed = feed
         self._graces = graces
         self._pipes = pipes
         self._is_over = asyncio.Event()
@@ -96,33 +111,37 @@ class ChildProcess:
         argv: Sequence[str],
         environment: Mapping[str, str],
         graces: Graces = Graces(),  # noqa: B008 (frozen)
+        feed: Feed | None = None,
     ) -> ChildProcess:
-        """Start a program with stdin closed and nothing inherited.
+        """Start a program with nothing inherited, and stdin closed unless there is a feed.
 
         Raises:
             OSError: there is no such program, or it cannot be started.
         """
-        pipes = [_Pipe(name) for name in _STREAMS]
+        pipes = [Pipe(name) for name in _STREAMS]
+        fed_by = [] if feed is None else [feed.writing_end]
         try:
             process = await asyncio.create_subprocess_exec(
                 *argv,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL if feed is None else feed.reading_end,
                 stdout=pipes[0].writing_end,
                 stderr=pipes[1].writing_end,
-                pass_fds=[pipe.reading_end for pipe in pipes],
+                pass_fds=[*(pipe.reading_end for pipe in pipes), *fed_by],
                 env=dict(environment),
                 cwd="/",
                 # Away from the terminal: Ctrl-C goes to the agent, which passes it on in its own
                 # way.
                 start_new_session=True,
             )
+            if feed is not None:
+                feed.hand_over()
             for pipe in pipes:
                 await pipe.begin_reading()
         except BaseException:
             for pipe in pipes:
                 pipe.close()
             raise
-        return cls(process, graces, pipes)
+        return cls(process, graces, pipes, feed)
 
     @property
     def child(self) -> Child:
@@ -159,6 +178,7 @@ class ChildProcess:
         SIGINT comes first because restic before 0.17 dies of SIGTERM and leaves its lock. It goes
         to restic alone, which then ends its helpers in order (ssh, rclone); SIGKILL goes to all.
         """
+        self._give_up_feed()
         for number, grace in (
             (signal.SIGINT, self._graces.interrupt),
             (signal.SIGTERM, self._graces.terminate),
@@ -180,8 +200,13 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End the process and its helpers at once."""
+        self._give_up_feed()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _give_up_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.give_up()
 
     def _start_ending(self) -> asyncio.Task[None]:
         if self._ending is None:
@@ -200,7 +225,7 @@ class ChildProcess:
             return False
         return True
 
-    async def _read(self, pipe: _Pipe) -> None:
+    async def _read(self, pipe: Pipe) -> None:
         splitter = LineSplitter()
         while True:
             await self._may_read.wait()
@@ -248,8 +273,8 @@ class ChildProcess:
         self._is_over.set()
 
 
-class _Pipe:
-    """One stream of a child's output. The child gets both of its ends."""
+class Pipe:
+    """One stream of a child's output. restic gets both of its ends."""
 
     def __init__(self, name: Stream) -> None:
         self.name = name
@@ -321,8 +346,16 @@ def find_marked(name: str, value: str) -> Child | None:
     return None
 
 
-async def end_orphan(child: Child, graces: Graces = Graces()) -> None:  # noqa: B008 (frozen)
-    """End a process that an earlier run of the agent started, in the usual order of signals."""
+async def end_orphan(
+    child: Child,
+    graces: Graces = Graces(),  # noqa: B008 (frozen)
+    *,
+    send: Callable[[int, int], None] = os.kill,
+) -> None:
+    """End a process that an earlier run of the agent started, in the usual order of signals.
+
+    With `os.killpg` to send them, what it has started goes with it.
+    """
     for number, grace in (
         (signal.SIGINT, graces.interrupt),
         (signal.SIGTERM, graces.terminate),
@@ -331,7 +364,7 @@ async def end_orphan(child: Child, graces: Graces = Graces()) -> None:  # noqa: 
         if not is_alive(child):
             return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child.pid, number)
+            send(child.pid, number)
         waited_s = 0.0
         while is_alive(child) and waited_s < grace:
             await asyncio.sleep(_LOOK_EVERY_S / 5)

@@ -12,6 +12,7 @@ import msgspec
 
 from backhaul.wire.kinds import JobKind
 from backhaul_agent.errors import ResticMissingError, ResticStartError
+from backhaul_agent.feed import Feed
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.process import Child, ChildProcess, Graces, Program, StartProgram, Stream
@@ -38,6 +39,15 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None
     """What restic said of its failure, without secrets."""
     stderr: tuple[str, ...]
+
+
+class Manner(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command of restic is started."""
+
+    prefix: tuple[str, ...] = ()
+    """Programs that become restic, with their options."""
+    feed: Feed | None = None
+    """Its stdin."""
 
 
 class ResticRunner:
@@ -81,6 +91,7 @@ class ResticRunner:
         on_stdout: OnText,
         on_stderr: OnText | None = None,
         environment: Mapping[str, str] | None = None,
+        manner: Manner = Manner(),  # noqa: B008 (frozen)
     ) -> Exit:
         """Run one command to its end. Lines of stderr go to the log, unless `on_stderr` has them.
 
@@ -93,7 +104,7 @@ class ResticRunner:
         """
         if self._is_ended:
             raise RunEndedError
-        self._log.write("agent", f"$ restic {shlex.join(arguments)}")
+        self._log.write("agent", f"$ {shlex.join([*manner.prefix, 'restic', *arguments])}")
         errors: deque[str] = deque(maxlen=KEPT_ERROR_LINES)
 
         def take(stream: Stream, line: str) -> None:
@@ -106,7 +117,8 @@ class ResticRunner:
             elif line.strip():
                 self._log.write("stderr", line)
 
-        code = await self._read([self._restic, *arguments], environment or {}, take)
+        argv = [*manner.prefix, self._restic, *arguments]
+        code = await self._read(argv, environment or {}, take, manner.feed)
         stderr = tuple(errors)
         message = pick_message(stderr)
         return Exit(
@@ -121,9 +133,11 @@ class ResticRunner:
         argv: Sequence[str],
         environment: Mapping[str, str],
         take: Callable[[Stream, str], None],
+        feed: Feed | None,
     ) -> int:
+        variables = {**self._environment, **environment}
         try:
-            process = await self._start(argv, {**self._environment, **environment}, self._graces)
+            process = await self._start(argv, variables, self._graces, feed)
         except (OSError, ValueError) as error:
             raise explain_start(argv[0], error) from error
         self._process = process

@@ -119,6 +119,7 @@ async def _run_as(identity: Identity, settings: Settings, environment: Mapping[s
             policy=Policy(
                 settings.policy,
                 own_folders=(settings.state_dir, settings.effective_cache_dir),
+                dumps=settings.dumps,
             ),
             journal=Journal(file, spool_limit=settings.spool_limit),
             spool=Spool(file, now=clock.now),

@@ -9,8 +9,14 @@
     backup_paths = ["/etc", "/srv"]
     restore_paths = ["/var/restore"]
 
+    [dumps.postgres]
+    command = ["pg_dumpall", "--clean"]
+    file_name = "postgres.sql"
+    timeout = 3600
+
 Loaded once, by the command line; nobody else reads the environment. What the agent may do is
-decided in `[policy]` and nowhere else: neither the environment nor the server changes it.
+decided in `[policy]` and `[dumps]` and nowhere else: neither the environment nor the server changes
+it.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from backhaul.wire.agents import DEFAULT_HOLD_S
+from backhaul.wire.base import Name
 from backhaul.wire.kinds import AbsolutePath, JobKind
 from backhaul_agent.errors import SettingsError
 from backhaul_agent.journal import DEFAULT_SPOOL_LIMIT
@@ -46,6 +53,31 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     they may where `kinds` has `snapshots`."""
     environment: tuple[str, ...] = ()
     """Further variables that a repository may set for restic; see `restic.environment`."""
+
+
+_Argument = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$(?!\n)")]
+_FileName = Annotated[
+    str, msgspec.Meta(max_length=255, pattern=r"^(?!\.{1,2}$)[^/\x00\r\n]+$(?!\n)")
+]
+
+
+class DumpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command whose output a backup can be. The server knows no more than its name."""
+
+    command: Annotated[tuple[_Argument, ...], msgspec.Meta(min_length=1)]
+    """The program, absolute or to be found on PATH, and its arguments. No shell reads it."""
+    file_name: _FileName | None = None
+    """What the file in the snapshot is called; without it, as the dump is."""
+    timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Seconds that the command may take."""
+
+    def __post_init__(self) -> None:
+        if "/" in self.command[0] and not self.command[0].startswith("/"):
+            raise ValueError(f"{self.command[0]!r}: write an absolute path, or a name on PATH")
+
+    def __repr__(self) -> str:
+        # Whoever writes a password into a command line finds it in no log of ours.
+        return f"DumpSettings(command=({self.command[0]!r}, …))"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,6 +109,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Bytes that may wait on the disk for a server that cannot be reached. Beyond it log lines are
     left out, and the log says so; fires and results always have room."""
     policy: PolicySettings = PolicySettings()
+    dumps: dict[Name, DumpSettings] = {}
+    """By the names that jobs and sources call them."""
 
     def __repr__(self) -> str:
         # A proxy's URL can hold a password.
@@ -156,8 +190,9 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         for variable, value in environment.items()
         if variable.startswith(_ENVIRONMENT_PREFIX)
     }
-    if "policy" in values:
-        raise SettingsError(
-            f"{_ENVIRONMENT_PREFIX}POLICY: the policy is set in the settings file only"
-        )
+    for name, what in (("policy", "the policy is"), ("dumps", "dumps are")):
+        if name in values:
+            raise SettingsError(
+                f"{_ENVIRONMENT_PREFIX}{name.upper()}: {what} set in the settings file only"
+            )
     return values

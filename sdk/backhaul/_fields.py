@@ -13,7 +13,15 @@ from uuid import UUID
 from backhaul.wire import accounts, events, fleet, jobs, schedules, snapshots
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.jobs import ActorKind, FailureClass, JobState, Progress
-from backhaul.wire.kinds import Arguments, JobKind, Result, Retention, ScheduleOptions
+from backhaul.wire.kinds import (
+    Arguments,
+    Compression,
+    IoClass,
+    JobKind,
+    Result,
+    Retention,
+    ScheduleOptions,
+)
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -134,6 +142,15 @@ class SourceFields(Record[fleet.Source]):
     retention = Field[Retention | None]()
     created_at = Field[datetime]()
     updated_at = Field[datetime]()
+    exclude_files = Field[tuple[str, ...]]()
+    exclude_caches = Field[bool]()
+    exclude_larger_than = Field[str | None]()
+    limit_upload = Field[int | None]()
+    limit_download = Field[int | None]()
+    compression = Field[Compression | None]()
+    nice = Field[int | None]()
+    ionice = Field[IoClass | None]()
+    dump = Field[str | None]()
 
 
 class ScheduleFields(Record[schedules.Schedule]):

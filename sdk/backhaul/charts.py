@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backhaul import frames
 from backhaul.errors import MissingPackageError
 from backhaul.wire.fleet import Host
-from backhaul.wire.jobs import Job, JobState
-from backhaul.wire.kinds import JobKind
+from backhaul.wire.jobs import Job, JobState, is_dry_run, is_real_backup
 from backhaul.wire.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def calendar(hosts: Sequence[Host], jobs: Iterable[Job], *, days: int, now: date
     alt = require_packages()
     best: dict[tuple[str, str], str] = {}
     for job in jobs:
-        if job.kind is not JobKind.BACKUP or job.finished_at is None:
+        if not is_real_backup(job) or job.finished_at is None:
             continue
         place = (job.host, job.finished_at.date().isoformat())
         best[place] = _better(best.get(place), _rate(job.state))
@@ -145,7 +144,7 @@ def growth(jobs: Sequence[Job], *, name: str) -> AnyChart:
     added: dict[str, int] = {}
     for job in jobs:
         size = getattr(job.result, "data_added", None)
-        if size is not None and job.finished_at is not None:
+        if size is not None and job.finished_at is not None and not is_dry_run(job):
             day = job.finished_at.date().isoformat()
             added[day] = added.get(day, 0) + size
     rows, total = [], 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from backhaul.errors import MissingPackageError
 from backhaul.wire.fleet import HostState
-from backhaul.wire.jobs import JobState
+from backhaul.wire.jobs import JobState, is_dry_run
 from backhaul.wire.kinds import JobKind
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("scheduled_at", TIME, _get("scheduled_at")),
         ("missed", COUNT, _get("missed")),
         ("ran_offline", FLAG, _get("ran_offline")),
+        ("dry_run", FLAG, is_dry_run),
         ("attempt", COUNT, _get("attempt")),
         ("attempts", COUNT, _get("attempts")),
         ("stalled_since", TIME, _get("stalled_since")),
@@ -156,6 +157,7 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("paths", OBJECT, lambda row: list(row.paths)),
         ("excludes", OBJECT, lambda row: list(row.excludes)),
         ("tags", OBJECT, lambda row: list(row.tags)),
+        ("dump", TEXT, _get("dump")),
         ("created_at", TIME, _get("created_at")),
         ("updated_at", TIME, _get("updated_at")),
         ("id", TEXT, _text("id")),

@@ -19,6 +19,7 @@ from uuid import UUID
 import httpx
 
 from backhaul.wire.schedules import ScheduleFire
+from backhaul_agent.feed import Feed
 from backhaul_agent.identity import Identity
 from backhaul_agent.job import JOB_MARK, Workshop
 from backhaul_agent.journal import Journal
@@ -88,7 +89,7 @@ class ModelRestic:
         """The lines of each run: by job, and which run of it."""
 
     async def start(
-        self, argv: Sequence[str], environment: Mapping[str, str], _: Graces
+        self, argv: Sequence[str], environment: Mapping[str, str], _: Graces, __: Feed | None = None
     ) -> ModelProcess:
         command = argv[1]
         if command == "version":

@@ -278,6 +278,17 @@ async def test_last_backup_is_the_newest_good_one_whatever_comes_late(
     assert (await host.refresh()).last_backup_at == START
 
 
+async def test_dry_run_is_no_backup(fleet: AsyncFleet, agent: FakeAgent) -> None:
+    await fleet.repositories.create("nas", "/srv/restic", password="a password of its own")
+    host = await fleet.hosts["web1"]
+    trial = await host.backup(["/etc"], dry_run=True)
+
+    await finish(agent, trial.id, outcome=Outcome.SUCCEEDED)
+
+    assert (await trial.refresh()).state == "succeeded"
+    assert (await host.refresh()).last_backup_at is None
+
+
 async def test_tokens_and_audit(fleet: AsyncFleet) -> None:
     made = await fleet.enrollment_tokens.create(labels={"env": "prod"}, uses=3, expires_in="2h")
     script = await fleet.api_tokens.create("ci", expires_in=timedelta(days=1))

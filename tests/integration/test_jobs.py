@@ -31,6 +31,20 @@ async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) 
     return agent
 
 
+PLAIN_OPTIONS = {
+    "exclude_files": [],
+    "exclude_caches": False,
+    "exclude_larger_than": None,
+    "limit_upload": None,
+    "limit_download": None,
+    "compression": None,
+    "nice": None,
+    "ionice": None,
+    "dump": None,
+    "dry_run": False,
+}
+
+
 async def test_job_shows_what_was_asked_and_the_names_of_its_host_and_repository(
     operator: httpx.AsyncClient, agent: FakeAgent
 ) -> None:
@@ -47,6 +61,7 @@ async def test_job_shows_what_was_asked_and_the_names_of_its_host_and_repository
         "excludes": [],
         "tags": [],
         "one_file_system": False,
+        **PLAIN_OPTIONS,
     }
     assert (job["actor_kind"], job["attempt"], job["revision"]) == ("user", 1, 0)
     assert (await operator.get(f"/v1/jobs/{job['id']}")).json() == job
@@ -72,6 +87,48 @@ async def test_source_becomes_paths_and_its_name_the_first_tag(
         "excludes": ["*.iso"],
         "tags": ["home", "people", "before-upgrade"],
         "one_file_system": True,
+        **PLAIN_OPTIONS,
+    }
+
+
+async def test_job_adds_to_the_lists_of_its_source_and_overrides_its_figures(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    source = {
+        "name": "home",
+        "paths": ["/home"],
+        "exclude_files": ["/etc/not-these"],
+        "exclude_larger_than": "2G",
+        "limit_upload": 100,
+        "limit_download": 200,
+        "compression": "max",
+        "nice": 10,
+        "ionice": "idle",
+    }
+    assert (await operator.post("/v1/sources", json=source)).status_code == 201
+
+    job_id = await add_job(
+        operator,
+        source="home",
+        exclude_files=["/etc/nor-those"],
+        limit_upload=50,
+        compression="off",
+        nice=0,
+        dry_run=True,
+    )
+
+    arguments = (await operator.get(f"/v1/jobs/{job_id}")).json()["arguments"]
+    assert {name: arguments[name] for name in PLAIN_OPTIONS} == {
+        "exclude_files": ["/etc/not-these", "/etc/nor-those"],
+        "exclude_caches": False,
+        "exclude_larger_than": "2G",
+        "limit_upload": 50,
+        "limit_download": 200,
+        "compression": "off",
+        "nice": 0,
+        "ionice": "idle",
+        "dump": None,
+        "dry_run": True,
     }
 
 
@@ -82,6 +139,16 @@ async def test_source_becomes_paths_and_its_name_the_first_tag(
         ({"kind": "backup", "paths": ["/etc"], "source": "home"}, "paths"),
         ({"kind": "backup", "paths": ["/etc/"]}, "paths[0]"),
         ({"kind": "backup", "paths": ["etc"]}, "paths[0]"),
+        ({"kind": "backup", "paths": ["/etc"], "dump": "postgres"}, "paths"),
+        ({"kind": "backup", "dump": "postgres", "source": "home"}, "dump"),
+        ({"kind": "backup", "dump": "postgres", "excludes": ["*.tmp"]}, "excludes"),
+        ({"kind": "backup", "dump": "pg_dump --all"}, "dump"),
+        ({"kind": "backup", "paths": ["/etc"], "exclude_files": ["/x/"]}, "exclude_files[0]"),
+        ({"kind": "backup", "paths": ["/etc"], "exclude_larger_than": "2P"}, "exclude_larger_than"),
+        ({"kind": "backup", "paths": ["/etc"], "limit_upload": 0}, "limit_upload"),
+        ({"kind": "backup", "paths": ["/etc"], "compression": "zstd"}, "compression"),
+        ({"kind": "backup", "paths": ["/etc"], "nice": 20}, "nice"),
+        ({"kind": "backup", "paths": ["/etc"], "ionice": "realtime"}, "ionice"),
         ({"kind": "restore", "snapshot": "latest", "target": "/"}, "target"),
         ({"kind": "restore", "snapshot": "latest", "target": "/tmp/../etc"}, "target"),
         ({"kind": "restore", "snapshot": "nope", "target": "/tmp/r"}, "snapshot"),

@@ -211,6 +211,21 @@ async def test_set_carries_all_that_the_agent_needs(
     assert credentials.password == "a password of its own"
 
 
+async def test_template_has_the_options_of_the_source(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    await add_schedule(operator)
+    options = {"limit_upload": 100, "compression": "max", "nice": 5, "dump": "db", "paths": []}
+    assert (await operator.patch("/v1/sources/etc", json=options)).status_code == 200
+
+    [entry] = await _read_entries(agent)
+
+    assert entry.template is not None
+    assert entry.template.arguments == BackupArguments(
+        paths=(), tags=("etc", "nightly"), limit_upload=100, compression="max", nice=5, dump="db"
+    )
+
+
 @pytest.mark.parametrize(
     "schedule",
     [{"enabled": False}, {"when_unreachable": "wait"}, {"kind": "prune"}, {"kind": "forget"}],

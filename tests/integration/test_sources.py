@@ -34,6 +34,47 @@ async def test_update_changes_what_it_names_and_can_clear(operator: httpx.AsyncC
     assert changed.json() == created | {"name": "config", "retention": None}
 
 
+OPTIONS = {
+    "exclude_files": ["/etc/not-these"],
+    "exclude_caches": True,
+    "exclude_larger_than": "2G",
+    "limit_upload": 2048,
+    "limit_download": 4096,
+    "compression": "max",
+    "nice": 19,
+    "ionice": "idle",
+}
+
+
+async def test_source_says_how_it_is_backed_up(operator: httpx.AsyncClient) -> None:
+    created = await _create(operator, **OPTIONS)
+    answer = await operator.patch("/v1/sources/etc", json={"nice": None, "limit_upload": 100})
+
+    assert {name: created[name] for name in OPTIONS} == OPTIONS
+    assert answer.json() == (
+        created | {"nice": None, "limit_upload": 100, "updated_at": answer.json()["updated_at"]}
+    )
+    assert (await operator.get("/v1/sources/etc")).json() == answer.json()
+
+
+async def test_source_is_either_paths_or_a_dump(operator: httpx.AsyncClient) -> None:
+    await _create(operator)
+
+    refused = [
+        await operator.post("/v1/sources", json={"name": "none"}),
+        await operator.post("/v1/sources", json={"name": "both", "paths": ["/a"], "dump": "db"}),
+        await operator.post("/v1/sources", json={"name": "db", "dump": "db", "excludes": ["*"]}),
+        await operator.patch("/v1/sources/etc", json={"dump": "db"}),
+        await operator.patch("/v1/sources/etc", json={"paths": []}),
+    ]
+    changed = await operator.patch("/v1/sources/etc", json={"dump": "db", "paths": []})
+
+    assert [answer.status_code for answer in refused] == [422] * 5
+    fields = [answer.json()["errors"][0]["field"] for answer in refused]
+    assert fields == ["paths", "paths", "excludes", "paths", "paths"]
+    assert (changed.json()["dump"], changed.json()["paths"]) == ("db", [])
+
+
 async def test_deleted_source_is_gone(operator: httpx.AsyncClient) -> None:
     await _create(operator)
 

@@ -181,15 +181,15 @@ def test_commands_of_the_pages_work_in_the_order_of_reading(walk: Walk) -> None:
     assert len(agent_page) == 4
 
 
-def test_policy_of_the_page_is_one(tmp_path: Path) -> None:
-    (shown,) = _blocks(_read("docs/agent.md"), "toml")
+def test_settings_of_the_page_are_some(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text(shown)
+    file.write_text("".join(_blocks(_read("docs/agent.md"), "toml")))
 
-    policy = load_settings({}, file=file).policy
+    settings = load_settings({}, file=file)
 
-    assert policy.browse is False
-    assert policy.environment == ("RESTIC_FEATURES",)
+    assert settings.policy.browse is False
+    assert settings.policy.environment == ("RESTIC_FEATURES",)
+    assert settings.dumps["postgres"].file_name == "postgres.sql"
 
 
 def test_unit_of_the_page_starts_the_agent() -> None:

@@ -56,6 +56,29 @@ FACTS_JSON = {
     "capabilities": ["backup", "restore"],
 }
 BACKUP_RESULT = kinds.BackupResult(snapshot_id=HEX, files_new=1, unreadable=2, total_duration=1.5)
+PLAIN_OPTIONS = {
+    "exclude_files": [],
+    "exclude_caches": False,
+    "exclude_larger_than": None,
+    "limit_upload": None,
+    "limit_download": None,
+    "compression": None,
+    "nice": None,
+    "ionice": None,
+    "dump": None,
+}
+OPTIONS: dict[str, Any] = {
+    "exclude_files": ("/etc/not-these",),
+    "exclude_caches": True,
+    "exclude_larger_than": "2G",
+    "limit_upload": 2048,
+    "limit_download": 4096,
+    "compression": "max",
+    "nice": 19,
+    "ionice": "idle",
+    "dump": "postgres",
+}
+OPTIONS_JSON = OPTIONS | {"exclude_files": ["/etc/not-these"]}
 BACKUP_RESULT_JSON = {
     "kind": "backup",
     "snapshot_id": HEX,
@@ -72,6 +95,7 @@ BACKUP_RESULT_JSON = {
     "total_bytes_processed": 0,
     "total_duration": 1.5,
     "unreadable": 2,
+    "dry_run": False,
 }
 FORGET_GUARD = kinds.ForgetGuard(
     keep=kinds.Retention(keep_daily=7),
@@ -200,6 +224,8 @@ SCHEDULE_ENTRY_JSON = {
             "excludes": [],
             "tags": [],
             "one_file_system": False,
+            **PLAIN_OPTIONS,
+            "dry_run": False,
         },
         "repository_id": str(TWO),
         "credentials": "AA==",
@@ -499,6 +525,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
                 "excludes": [],
                 "tags": [],
                 "one_file_system": False,
+                **PLAIN_OPTIONS,
+                "dry_run": False,
             },
             "repository_id": str(TWO),
         },
@@ -705,7 +733,12 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (kinds.SnapshotsArguments(), {"kind": "snapshots"}),
     (
         kinds.BackupArguments(
-            paths=("/etc",), excludes=("*.iso",), tags=("home",), one_file_system=True
+            paths=("/etc",),
+            excludes=("*.iso",),
+            tags=("home",),
+            one_file_system=True,
+            **OPTIONS,
+            dry_run=True,
         ),
         {
             "kind": "backup",
@@ -713,6 +746,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "excludes": ["*.iso"],
             "tags": ["home"],
             "one_file_system": True,
+            **OPTIONS_JSON,
+            "dry_run": True,
         },
     ),
     (
@@ -890,6 +925,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             excludes=("*.iso",),
             tags=("once",),
             one_file_system=True,
+            **OPTIONS,
+            dry_run=True,
         ),
         {
             "kind": "backup",
@@ -900,6 +937,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "excludes": ["*.iso"],
             "tags": ["once"],
             "one_file_system": True,
+            **OPTIONS_JSON,
+            "dry_run": True,
         },
     ),
     (

@@ -1,4 +1,4 @@
-"""`restic backup`: one snapshot of some paths.
+"""`restic backup`: one snapshot of some paths, or of what comes from stdin.
 
 stdout has `status` lines and at last one `summary`; stderr has an `error` line per item that could
 not be read, between lines of plain text.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from backhaul.wire.kinds import BackupArguments, BackupResult
+from backhaul_agent.restic.capabilities import Feature
 from backhaul_agent.restic.output import (
     JsonObject,
     parse_object,
@@ -21,26 +22,61 @@ _MAX_ERRNO = 4095
 _SKIPPED = " does not exist, skipping"
 
 
-def build_arguments(arguments: BackupArguments, *, host: str) -> list[str]:
-    """Build the command line. The order is kept: restic groups snapshots by their paths.
+def list_features(arguments: BackupArguments) -> list[Feature]:
+    """List what the backup needs that restic did not always have."""
+    needed = {
+        Feature.EXCLUDE_LARGER_THAN: arguments.exclude_larger_than is not None,
+        Feature.DRY_RUN_OF_BACKUP: arguments.dry_run,
+        Feature.COMPRESSION: arguments.compression is not None,
+    }
+    return [feature for feature, is_needed in needed.items() if is_needed]
 
-    Values are joined to their options, and `--` ends the options, so that no value is read as one.
-    Caches of repositories that nobody used for 30 days go: restic removes none unless it is told.
+
+def build_arguments(
+    arguments: BackupArguments, *, host: str, stdin_name: str | None = None
+) -> list[str]:
+    """Build the command line; `stdin_name` is the file that stdin becomes.
+
+    The order of paths is kept: restic groups snapshots by it. Values are joined to their options,
+    and `--` ends the options, so that no value is read as one. Caches of repositories that nobody
+    used for 30 days go: restic removes none unless it is told.
     """
     line = ["backup", "--json", "--cleanup-cache", f"--host={host}"]
     line += [f"--tag={tag}" for tag in arguments.tags]
     line += [f"--exclude={pattern}" for pattern in arguments.excludes]
-    if arguments.one_file_system:
-        line.append("--one-file-system")
+    line += [f"--exclude-file={file}" for file in arguments.exclude_files]
+    line += [f"--{name}={value}" for name, value in _values(arguments) if value is not None]
+    line += [f"--{name}" for name, is_set in _switches(arguments) if is_set]
+    if stdin_name is not None:
+        return [*line, "--stdin", f"--stdin-filename={stdin_name}"]
     return [*line, "--", *arguments.paths]
+
+
+def _values(arguments: BackupArguments) -> list[tuple[str, str | int | None]]:
+    return [
+        ("exclude-larger-than", arguments.exclude_larger_than),
+        ("limit-upload", arguments.limit_upload),
+        ("limit-download", arguments.limit_download),
+        ("compression", arguments.compression),
+    ]
+
+
+def _switches(arguments: BackupArguments) -> list[tuple[str, bool]]:
+    return [
+        ("one-file-system", arguments.one_file_system),
+        ("exclude-caches", arguments.exclude_caches),
+        ("dry-run", arguments.dry_run),
+    ]
 
 
 def read_summary(line: JsonObject, *, unreadable: int = 0) -> BackupResult | None:
     """Read the `summary` line; None for any other."""
     if line.get("message_type") != "summary":
         return None
+    # After a dry run the id names nothing.
+    is_dry_run = line.get("dry_run") is True
     return BackupResult(
-        snapshot_id=read_text(line, "snapshot_id") or None,
+        snapshot_id=None if is_dry_run else read_text(line, "snapshot_id") or None,
         files_new=read_count(line, "files_new"),
         files_changed=read_count(line, "files_changed"),
         files_unmodified=read_count(line, "files_unmodified"),
@@ -54,6 +90,7 @@ def read_summary(line: JsonObject, *, unreadable: int = 0) -> BackupResult | Non
         total_bytes_processed=read_count(line, "total_bytes_processed"),
         total_duration=read_duration(line, "total_duration"),
         unreadable=unreadable,
+        dry_run=is_dry_run,
     )
 
 

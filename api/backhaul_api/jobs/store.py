@@ -23,6 +23,7 @@ from backhaul.wire.jobs import (
     JobEvent,
     JobState,
     Progress,
+    is_real_backup,
 )
 from backhaul.wire.jobs import move as find_move
 from backhaul.wire.kinds import Arguments, JobKind, kind_of
@@ -242,7 +243,7 @@ async def move(
         # How the attempt before has failed says nothing about what comes now.
         changes = {"exit_code": None, "failure_class": None, "message": None, **changes}
     await _update(connection, job, {**changes, "state": state})
-    if state is JobState.SUCCEEDED and job.kind is JobKind.BACKUP:
+    if state is JobState.SUCCEEDED and is_real_backup(job):
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
     await connection.execute(
         sa.insert(job_events).values(

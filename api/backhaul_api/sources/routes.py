@@ -44,6 +44,8 @@ async def create_source(
 ) -> Source:
     check_name(data.name)
     rules.check_paths(data.paths)
+    rules.check_paths(data.exclude_files, field="exclude_files")
+    rules.check_choice(data)
     now = services.clock.now()
     async with services.database.writing() as connection:
         once = Once(request, services, idempotency_key, data)
@@ -84,11 +86,14 @@ async def update_source(
     check_name(data.name)
     if isinstance(data.paths, tuple):
         rules.check_paths(data.paths)
+    if isinstance(data.exclude_files, tuple):
+        rules.check_paths(data.exclude_files, field="exclude_files")
     now = services.clock.now()
     async with services.database.writing() as connection:
         await schedules.take_turn(connection)
         found = await store.fetch(connection, source)
         changed = await store.update(connection, found, data, now=now)
+        rules.check_choice(changed)
         await schedules.refuse_lost_keep_rule(connection, changed)
         concerned = await schedules.move_version(
             connection, schedules.uses_source(changed.id), now=now

@@ -6,8 +6,8 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from backhaul.wire.fleet import Source
-from backhaul.wire.kinds import Retention
+from backhaul.wire.fleet import CreateSource, Source
+from backhaul.wire.kinds import BackupArguments, Retention
 from backhaul.wire.problems import FieldError
 from backhaul_api.errors import InvalidError
 
@@ -22,6 +22,37 @@ def check_paths(paths: Iterable[str], *, field: str = "paths") -> None:
         FieldError(field=f"{field}[{index}]", message=f"write {posixpath.normpath(path)} instead")
         for index, path in enumerate(paths)
         if posixpath.normpath(path) != path
+    ]
+    if errors:
+        raise InvalidError(*errors)
+
+
+_OF_FILES = (
+    "excludes",
+    "exclude_files",
+    "exclude_caches",
+    "exclude_larger_than",
+    "one_file_system",
+)
+"""What says which files of the paths are left out."""
+
+
+def check_choice(chosen: CreateSource | Source | BackupArguments) -> None:
+    """Refuse what is not either paths or a dump.
+
+    Raises:
+        InvalidError: there is neither, or both, or a dump of which files are to be left out.
+    """
+    if chosen.dump is None:
+        if not chosen.paths:
+            raise InvalidError.of("paths", "name at least one path, or a dump")
+        return
+    if chosen.paths:
+        raise InvalidError.of("paths", "leave out the paths, or the dump: a backup takes one")
+    errors = [
+        FieldError(field=field, message="leave this out: a dump has no files to choose from")
+        for field in _OF_FILES
+        if getattr(chosen, field)
     ]
     if errors:
         raise InvalidError(*errors)

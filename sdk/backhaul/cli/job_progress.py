@@ -142,9 +142,10 @@ def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
     match job.result:
         case BackupResult() as result:
             snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
+            dry = "dry run, no snapshot: " if result.dry_run else ""
             unread = f", {result.unreadable} not readable" if result.unreadable else ""
             return (
-                f"{snapshot}{result.total_files_processed} files, "
+                f"{dry}{snapshot}{result.total_files_processed} files, "
                 f"{display.render_bytes(result.total_bytes_processed)} "
                 f"({display.render_bytes(result.data_added)} new){unread}"
             )

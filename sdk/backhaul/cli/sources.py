@@ -12,6 +12,16 @@ from msgspec import UNSET
 from backhaul import display
 from backhaul.cli.connection import open_client
 from backhaul.cli.failures import BadInputError
+from backhaul.cli.kinds.backup_options import (
+    CompressionOption,
+    DumpName,
+    ExcludeFiles,
+    IoNice,
+    LargerThan,
+    LimitDownload,
+    LimitUpload,
+    Nice,
+)
 from backhaul.cli.output import (
     AsJson,
     Column,
@@ -28,7 +38,7 @@ from backhaul.cli.prompts import confirm_removal
 from backhaul.wire.fleet import CreateSource, Source, UpdateSource
 from backhaul.wire.kinds import Retention
 
-app = typer.Typer(help="What to back up: named sets of paths.", rich_markup_mode=None)
+app = typer.Typer(help="What to back up: named sets of paths, and dumps.", rich_markup_mode=None)
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help="Its name or id.")]
 Paths = Annotated[
@@ -44,6 +54,12 @@ Tags = Annotated[
 OneFileSystem = Annotated[
     bool | None, typer.Option("--one-file-system/--all-file-systems", help="Stay on one disk.")
 ]
+ExcludeCaches = Annotated[
+    bool | None,
+    typer.Option(
+        "--exclude-caches/--include-caches", help="Leave out folders with a CACHEDIR.TAG."
+    ),
+]
 KeepCount = Annotated[int | None, typer.Option(min=1, metavar="N", help="Snapshots to keep.")]
 KeepWithin = Annotated[str | None, typer.Option(help="Keep all that are younger, like 7d or 1y6m.")]
 
@@ -55,6 +71,15 @@ def create_source(
     exclude: Excludes = None,
     tag: Tags = None,
     one_file_system: OneFileSystem = None,
+    exclude_file: ExcludeFiles = None,
+    exclude_caches: ExcludeCaches = None,
+    exclude_larger_than: LargerThan = None,
+    limit_upload: LimitUpload = None,
+    limit_download: LimitDownload = None,
+    compression: CompressionOption = None,
+    nice: Nice = None,
+    ionice: IoNice = None,
+    dump: DumpName = None,
     keep_last: KeepCount = None,
     keep_hourly: KeepCount = None,
     keep_daily: KeepCount = None,
@@ -65,9 +90,9 @@ def create_source(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Name a set of paths to back up."""
-    if not path:
-        raise BadInputError("Name at least one --path.")
+    """Name a set of paths, or a dump, to back up."""
+    if not path and dump is None:
+        raise BadInputError("Name at least one --path, or a --dump.")
     retention = Retention(
         keep_last=keep_last,
         keep_hourly=keep_hourly,
@@ -79,11 +104,20 @@ def create_source(
     )
     request = CreateSource(
         name=name,
-        paths=tuple(path),
+        paths=tuple(path or ()),
         excludes=tuple(exclude or ()),
         tags=tuple(tag or ()),
         one_file_system=bool(one_file_system),
         retention=None if retention == Retention() else retention,
+        exclude_files=tuple(exclude_file or ()),
+        exclude_caches=bool(exclude_caches),
+        exclude_larger_than=exclude_larger_than,
+        limit_upload=limit_upload,
+        limit_download=limit_download,
+        compression=None if compression is None else compression.value,
+        nice=nice,
+        ionice=None if ionice is None else ionice.value,
+        dump=dump,
     )
     with open_client() as client:
         made = client.create_source(request)
@@ -126,6 +160,15 @@ def update_source(
     exclude: Excludes = None,
     tag: Tags = None,
     one_file_system: OneFileSystem = None,
+    exclude_file: ExcludeFiles = None,
+    exclude_caches: ExcludeCaches = None,
+    exclude_larger_than: LargerThan = None,
+    limit_upload: LimitUpload = None,
+    limit_download: LimitDownload = None,
+    compression: CompressionOption = None,
+    nice: Nice = None,
+    ionice: IoNice = None,
+    dump: DumpName = None,
     keep_last: KeepCount = None,
     keep_hourly: KeepCount = None,
     keep_daily: KeepCount = None,
@@ -135,7 +178,9 @@ def update_source(
     keep_within: KeepWithin = None,
     clear: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD", help="Empty this: excludes, tags or retention. Repeatable."),
+        typer.Option(
+            metavar="FIELD", help="Empty this, like excludes, tags or retention. Repeatable."
+        ),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -152,11 +197,21 @@ def update_source(
     )
     change = UpdateSource(
         name=UNSET if name is None else name,
-        paths=tuple(path) if path else UNSET,
+        # A source has either: what is named takes the place of the other.
+        paths=tuple(path) if path else UNSET if dump is None else (),
         excludes=tuple(exclude) if exclude else UNSET,
         tags=tuple(tag) if tag else UNSET,
         one_file_system=UNSET if one_file_system is None else one_file_system,
         retention=UNSET if retention == Retention() else retention,
+        exclude_files=tuple(exclude_file) if exclude_file else UNSET,
+        exclude_caches=UNSET if exclude_caches is None else exclude_caches,
+        exclude_larger_than=UNSET if exclude_larger_than is None else exclude_larger_than,
+        limit_upload=UNSET if limit_upload is None else limit_upload,
+        limit_download=UNSET if limit_download is None else limit_download,
+        compression=UNSET if compression is None else compression.value,
+        nice=UNSET if nice is None else nice,
+        ionice=UNSET if ionice is None else ionice.value,
+        dump=dump if dump is not None or path else UNSET,
     )
     change = _clear(change, clear or [])
     if change == UpdateSource():
@@ -181,21 +236,36 @@ def remove_source(
     print_removed(f"Source {source} is removed.", as_json=as_json, quiet=quiet)
 
 
+_EMPTIES: dict[str, tuple[()] | None] = {
+    "excludes": (),
+    "tags": (),
+    "retention": None,
+    "exclude_files": (),
+    "exclude_larger_than": None,
+    "limit_upload": None,
+    "limit_download": None,
+    "compression": None,
+    "nice": None,
+    "ionice": None,
+}
+"""What `--clear` takes, and what it leaves."""
+
+
 def _clear(change: UpdateSource, names: list[str]) -> UpdateSource:
     emptied: dict[str, object] = {}
     for name in names:
-        if name not in {"excludes", "tags", "retention"}:
-            raise BadInputError(f"--clear {name}: choose excludes, tags or retention.")
+        if name not in _EMPTIES:
+            raise BadInputError(f"--clear {name}: choose one of {', '.join(_EMPTIES)}.")
         if getattr(change, name) is not UNSET:
             raise BadInputError(f"--clear {name} contradicts the values that are given for it.")
-        emptied[name] = None if name == "retention" else ()
+        emptied[name] = _EMPTIES[name]
     return msgspec.structs.replace(change, **emptied)
 
 
 def _build_columns(at: datetime) -> list[Column[Source]]:
     return [
         Column("NAME", lambda source: source.name, lambda _: "bold"),
-        Column("PATHS", lambda source: ", ".join(source.paths)),
+        Column("PATHS", lambda source: _render_content(source)),
         Column("EXCLUDES", lambda source: ", ".join(source.excludes)),
         Column("CHANGED", lambda source: display.render_age(source.updated_at, at)),
         Column("TAGS", lambda source: ", ".join(source.tags), is_wide=True),
@@ -208,13 +278,30 @@ def _build_fields(source: Source) -> list[tuple[str, str]]:
         ("name", source.name),
         ("id", str(source.id)),
         ("paths", ", ".join(source.paths)),
+        ("dump", source.dump or ""),
         ("excludes", ", ".join(source.excludes)),
+        ("exclude files", ", ".join(source.exclude_files)),
+        ("exclude caches", "yes" if source.exclude_caches else "no"),
+        ("exclude larger than", source.exclude_larger_than or ""),
         ("tags", ", ".join(source.tags)),
         ("one file system", "yes" if source.one_file_system else "no"),
+        ("limit upload", _render_rate(source.limit_upload)),
+        ("limit download", _render_rate(source.limit_download)),
+        ("compression", source.compression or "auto"),
+        ("nice", "" if source.nice is None else str(source.nice)),
+        ("ionice", source.ionice or ""),
         ("retention", _render_retention(source.retention)),
         ("created", display.render_moment(source.created_at)),
         ("changed", display.render_moment(source.updated_at)),
     ]
+
+
+def _render_content(source: Source) -> str:
+    return f"dump {source.dump}" if source.dump else ", ".join(source.paths)
+
+
+def _render_rate(kib: int | None) -> str:
+    return "" if kib is None else f"{kib} KiB/s"
 
 
 def _render_retention(retention: Retention | None) -> str:

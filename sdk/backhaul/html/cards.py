@@ -149,7 +149,7 @@ def _schedule_rows(one: Schedule, now: datetime) -> list[tuple[str, str]]:
 
 def _source_rows(source: Source) -> list[tuple[str, str]]:
     return [
-        ("paths", _lines(source.paths)),
+        ("dump", source.dump) if source.dump else ("paths", _lines(source.paths)),
         ("excludes", _lines(source.excludes) if source.excludes else "none"),
         ("tags", ", ".join((source.name, *source.tags))),
         ("keeps", _describe_retention(source.retention)),

@@ -54,7 +54,7 @@ def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
         case BackupResult() as r:
             text = (
                 f"{r.total_files_processed:,} files, {render_bytes(r.total_bytes_processed)}, "
-                f"{render_bytes(r.data_added)} added"
+                f"{render_bytes(r.data_added)} {'would be added' if r.dry_run else 'added'}"
             )
             text += f", {r.unreadable:,} unreadable" if r.unreadable else ""
             return f"{text}, snapshot {r.snapshot_id[:8]}" if r.snapshot_id else text
@@ -103,7 +103,7 @@ def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of
             state = "enabled" if data.enabled else "disabled"
             return f"{data.kind} on {data.host} at {data.cron!r} {data.timezone}, {state}"
         case Source():
-            return f"{data.name}: {', '.join(data.paths)}"
+            return f"{data.name}: {f'dump {data.dump}' if data.dump else ', '.join(data.paths)}"
         case Repository():
             return f"{data.name}: {data.location}"
         case RepositorySize():

@@ -97,7 +97,7 @@ COLUMNS: dict[str, list[Column]] = {
     ],
     "sources": [
         ("source", lambda one, _: one.name),
-        ("paths", lambda one, _: ", ".join(one.paths)),
+        ("paths", lambda one, _: f"dump {one.dump}" if one.dump else ", ".join(one.paths)),
         ("excludes", lambda one, _: ", ".join(one.excludes) or "-"),
         ("changed", lambda one, now: age(one.updated_at, now)),
     ],

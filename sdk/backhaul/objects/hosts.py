@@ -17,7 +17,7 @@ from backhaul.objects.schedules import Schedules
 from backhaul.objects.snapshots import Snapshots
 from backhaul.wire.fleet import Host as HostData
 from backhaul.wire.fleet import HostState, UpdateHost
-from backhaul.wire.kinds import JobKind
+from backhaul.wire.kinds import Compression, IoClass, JobKind
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet
@@ -50,7 +50,7 @@ class Host(HostFields):
         """The snapshots that its jobs made, newest first."""
         return Snapshots(self._fleet, host=self.name)
 
-    def backup(
+    def backup(  # noqa: PLR0913 (what restic can be told of a backup)
         self,
         paths: Iterable[str] = (),
         *,
@@ -59,11 +59,25 @@ class Host(HostFields):
         excludes: Iterable[str] = (),
         tags: Iterable[str] = (),
         one_file_system: bool = False,
+        exclude_files: Iterable[str] = (),
+        exclude_caches: bool = False,
+        exclude_larger_than: str | None = None,
+        limit_upload: int | None = None,
+        limit_download: int | None = None,
+        compression: Compression | None = None,
+        nice: int | None = None,
+        ionice: IoClass | None = None,
+        dump: str | None = None,
+        dry_run: bool = False,
     ) -> Job:
-        """Back up either a source or paths, now. The repository may be left out if there is one.
+        """Back up a source, paths, or a dump of the host, now. The repository may be left out if
+        there is one.
+
+        Limits are in KiB a second. `dump` names a command in the settings file of the agent. A dry
+        run tells what a backup would do.
 
         Raises:
-            InvalidRequestError: it names both or neither, or there is no such thing.
+            InvalidRequestError: it names several of them or none, or there is no such thing.
         """
         return self.run(
             JobKind.BACKUP,
@@ -73,6 +87,16 @@ class Host(HostFields):
             excludes=_requests.list_texts("excludes", excludes),
             tags=_requests.list_texts("tags", tags),
             one_file_system=one_file_system,
+            exclude_files=_requests.list_texts("exclude_files", exclude_files),
+            exclude_caches=exclude_caches,
+            exclude_larger_than=exclude_larger_than,
+            limit_upload=limit_upload,
+            limit_download=limit_download,
+            compression=compression,
+            nice=nice,
+            ionice=ionice,
+            dump=dump,
+            dry_run=dry_run,
         )
 
     def run(

@@ -12,14 +12,14 @@ from backhaul._fields import SourceFields
 from backhaul.objects.collections import Keyed
 from backhaul.wire.fleet import CreateSource, UpdateSource
 from backhaul.wire.fleet import Source as SourceData
-from backhaul.wire.kinds import Retention
+from backhaul.wire.kinds import Compression, IoClass, Retention
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet
 
 
 class Source(SourceFields):
-    """What to back up: named paths, excludes, retention."""
+    """What to back up and how: named paths or a dump, excludes, limits, retention."""
 
     def __init__(self, fleet: Fleet, data: SourceData) -> None:
         super().__init__(data)
@@ -32,7 +32,8 @@ class Source(SourceFields):
 
     def update(self, **changes: Any) -> Source:
         """Change it, by the names of its fields: name, paths, excludes, tags, one_file_system,
-        retention. What is left out stays.
+        retention, exclude_files, exclude_caches, exclude_larger_than, limit_upload,
+        limit_download, compression, nice, ionice, dump. What is left out stays.
 
         Raises:
             InvalidRequestError: a change is not acceptable.
@@ -69,17 +70,29 @@ class Sources(Keyed[Source]):
         """
         return self.wrap(self._fleet.client.get_source(name))
 
-    def create(
+    def create(  # noqa: PLR0913 (what restic can be told of a backup)
         self,
         name: str,
-        paths: Iterable[str],
+        paths: Iterable[str] = (),
         *,
         excludes: Iterable[str] = (),
         tags: Iterable[str] = (),
         one_file_system: bool = False,
         retention: Retention | dict[str, Any] | None = None,
+        exclude_files: Iterable[str] = (),
+        exclude_caches: bool = False,
+        exclude_larger_than: str | None = None,
+        limit_upload: int | None = None,
+        limit_download: int | None = None,
+        compression: Compression | None = None,
+        nice: int | None = None,
+        ionice: IoClass | None = None,
+        dump: str | None = None,
     ) -> Source:
-        """Name a set of paths; `retention` takes restic's keep rules, like `{"keep_daily": 7}`.
+        """Name a set of paths, or a dump of the hosts; `retention` takes restic's keep rules, like
+        `{"keep_daily": 7}`.
+
+        Limits are in KiB a second. `dump` names a command in the settings file of each agent.
 
         Raises:
             InvalidRequestError: something is not acceptable; each error names its field.
@@ -91,6 +104,15 @@ class Sources(Keyed[Source]):
             "tags": _requests.list_texts("tags", tags),
             "one_file_system": one_file_system,
             "retention": retention,
+            "exclude_files": _requests.list_texts("exclude_files", exclude_files),
+            "exclude_caches": exclude_caches,
+            "exclude_larger_than": exclude_larger_than,
+            "limit_upload": limit_upload,
+            "limit_download": limit_download,
+            "compression": compression,
+            "nice": nice,
+            "ionice": ionice,
+            "dump": dump,
         }
         request = _requests.convert(fields, CreateSource)
         return self.wrap(self._fleet.client.create_source(request))

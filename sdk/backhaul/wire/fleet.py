@@ -11,8 +11,23 @@ from msgspec import UNSET, UnsetType
 
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.base import Instant, Labels, Name, Request, Wire
-from backhaul.wire.jobs import FailureClass, Job, JobState
-from backhaul.wire.kinds import AbsolutePath, PasswdStep, Pattern, Retention, Tag
+from backhaul.wire.jobs import (
+    FailureClass,
+    Job,
+    JobState,
+)
+from backhaul.wire.kinds import (
+    AbsolutePath,
+    Compression,
+    FileSize,
+    IoClass,
+    KibPerSecond,
+    Niceness,
+    PasswdStep,
+    Pattern,
+    Retention,
+    Tag,
+)
 from backhaul.wire.schedules import EntryError
 
 
@@ -298,15 +313,33 @@ class Adoption(Wire, frozen=True, kw_only=True):
     """How many still are."""
 
 
+SourcePaths = Annotated[tuple[AbsolutePath, ...], msgspec.Meta(max_length=1000)]
+
+
 class CreateSource(Request, frozen=True, kw_only=True):
-    """Name a set of paths. The name becomes the tag of each of its snapshots."""
+    """Name a set of paths, or a dump. The name becomes the tag of each of its snapshots."""
 
     name: Name
-    paths: Annotated[tuple[AbsolutePath, ...], msgspec.Meta(min_length=1, max_length=1000)]
+    paths: SourcePaths = ()
+    """At least one, unless it is a `dump`."""
     excludes: tuple[Pattern, ...] = ()
     tags: tuple[Tag, ...] = ()
     one_file_system: bool = False
     retention: Retention | None = None
+    exclude_files: tuple[AbsolutePath, ...] = ()
+    """Files of the host with a pattern in each line."""
+    exclude_caches: bool = False
+    """Leave out folders that hold a CACHEDIR.TAG."""
+    exclude_larger_than: FileSize | None = None
+    limit_upload: KibPerSecond | None = None
+    """In KiB a second, like `limit_download`."""
+    limit_download: KibPerSecond | None = None
+    compression: Compression | None = None
+    """Only in a repository of format 2; without it restic decides (`auto`)."""
+    nice: Niceness | None = None
+    ionice: IoClass | None = None
+    dump: Name | None = None
+    """The name of a dump command that the agent of each host has in its settings file."""
 
 
 class UpdateSource(Request, frozen=True, kw_only=True):
@@ -314,17 +347,25 @@ class UpdateSource(Request, frozen=True, kw_only=True):
 
     name: Name | UnsetType = UNSET
     """Snapshots that exist keep the old name as their tag."""
-    paths: (
-        Annotated[tuple[AbsolutePath, ...], msgspec.Meta(min_length=1, max_length=1000)] | UnsetType
-    ) = UNSET
+    paths: SourcePaths | UnsetType = UNSET
+    """Empty them where `dump` is set."""
     excludes: tuple[Pattern, ...] | UnsetType = UNSET
     tags: tuple[Tag, ...] | UnsetType = UNSET
     one_file_system: bool | UnsetType = UNSET
     retention: Retention | UnsetType | None = UNSET
+    exclude_files: tuple[AbsolutePath, ...] | UnsetType = UNSET
+    exclude_caches: bool | UnsetType = UNSET
+    exclude_larger_than: FileSize | UnsetType | None = UNSET
+    limit_upload: KibPerSecond | UnsetType | None = UNSET
+    limit_download: KibPerSecond | UnsetType | None = UNSET
+    compression: Compression | UnsetType | None = UNSET
+    nice: Niceness | UnsetType | None = UNSET
+    ionice: IoClass | UnsetType | None = UNSET
+    dump: Name | UnsetType | None = UNSET
 
 
 class Source(Wire, frozen=True, kw_only=True):
-    """What to back up: named paths, excludes, retention."""
+    """What to back up and how: named paths or a dump, excludes, limits, retention."""
 
     id: UUID
     name: Name
@@ -335,6 +376,16 @@ class Source(Wire, frozen=True, kw_only=True):
     retention: Retention | None
     created_at: Instant
     updated_at: Instant
+    exclude_files: tuple[str, ...] = ()
+    exclude_caches: bool = False
+    exclude_larger_than: str | None = None
+    limit_upload: int | None = None
+    """In KiB a second, like `limit_download`."""
+    limit_download: int | None = None
+    compression: Compression | None = None
+    nice: int | None = None
+    ionice: IoClass | None = None
+    dump: str | None = None
 
 
 class Health(Wire, frozen=True, kw_only=True):

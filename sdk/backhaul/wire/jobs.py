@@ -151,6 +151,8 @@ class FailureClass(StrEnum):
     NO_SPACE = "no_space"
     SOURCE_MISSING = "source_missing"
     RESTIC_MISSING = "restic_missing"
+    NOT_SUPPORTED = "not_supported"
+    """The restic of the host, its repository or the host itself lacks what the job needs."""
     INTERRUPTED = "interrupted"
     """The agent was stopped, or died, while restic ran."""
     REFUSED = "refused"
@@ -271,6 +273,16 @@ class Job(Wire, frozen=True, kw_only=True):
     log_lines: int = 0
     revision: int = 0
     """Grows with every change of this job; wait for the next change with `after_revision`."""
+
+
+def is_dry_run(job: Job) -> bool:
+    """Tell whether a job only told what it would do."""
+    return any(getattr(part, "dry_run", False) for part in (job.arguments, job.result))
+
+
+def is_real_backup(job: Job) -> bool:
+    """Tell whether a job is a backup that is to make a snapshot."""
+    return job.kind is JobKind.BACKUP and not is_dry_run(job)
 
 
 class NumberedLogLine(Wire, frozen=True, kw_only=True):

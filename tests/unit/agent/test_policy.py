@@ -18,7 +18,7 @@ from backhaul.wire.kinds import (
     SnapshotsArguments,
 )
 from backhaul_agent.policy import Policy
-from backhaul_agent.settings import PolicySettings
+from backhaul_agent.settings import DumpSettings, PolicySettings
 
 
 def test_everything_is_allowed_by_default(tmp_path: Path) -> None:
@@ -51,6 +51,27 @@ def test_backup_of_another_path_is_refused(path: str) -> None:
     policy = Policy(PolicySettings(backup_paths=("/etc", "/srv")))
 
     assert policy.refusal(BackupArguments(paths=("/srv/x", path))) is not None
+
+
+def test_exclude_file_outside_of_what_may_be_backed_up_is_refused() -> None:
+    policy = Policy(PolicySettings(backup_paths=("/srv",)))
+
+    def refusal(file: str) -> str | None:
+        return policy.refusal(BackupArguments(paths=("/srv/x",), exclude_files=(file,)))
+
+    assert refusal("/srv/patterns") is None
+    assert refusal("/etc/shadow") == "the policy of this host does not allow backups of /etc/shadow"
+
+
+def test_dump_is_allowed_by_being_defined() -> None:
+    dumps = {"db": DumpSettings(command=("pg_dumpall",))}
+    policy = Policy(PolicySettings(backup_paths=("/srv",)), dumps=dumps)
+
+    assert policy.refusal(BackupArguments(paths=(), dump="db")) is None
+    assert policy.refusal(BackupArguments(paths=(), dump="other")) == (
+        "this host has no dump called 'other'; its settings file defines db"
+    )
+    assert policy.refusal(BackupArguments(paths=("/srv",), dump="db")) is not None
 
 
 def test_backup_through_a_link_out_of_the_allowed_folder_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backhaul.wire.kinds import BackupArguments, RestoreArguments
+from backhaul_agent.errors import NotSupportedError
 from backhaul_agent.restic import backup, init, restore, snapshots
+from backhaul_agent.restic.capabilities import SINCE, Feature, require
 from backhaul_agent.restic.output import (
     MAX_LINE_LENGTH,
     clean_line,
@@ -224,6 +226,60 @@ def test_no_value_can_pass_for_an_option() -> None:
         "/-x",
         "/etc",
     ]
+
+
+def test_options_of_a_backup_become_those_of_restic() -> None:
+    arguments = BackupArguments(
+        paths=("/etc",),
+        exclude_files=("/srv/x",),
+        exclude_caches=True,
+        exclude_larger_than="2G",
+        limit_upload=1,
+        limit_download=2,
+        compression="max",
+        dry_run=True,
+    )
+
+    line = backup.build_arguments(arguments, host="web-1")
+
+    assert line[4:] == [
+        "--exclude-file=/srv/x",
+        "--exclude-larger-than=2G",
+        "--limit-upload=1",
+        "--limit-download=2",
+        "--compression=max",
+        "--exclude-caches",
+        "--dry-run",
+        "--",
+        "/etc",
+    ]
+    assert set(backup.list_features(arguments)) == set(Feature)
+
+
+def test_dump_is_read_from_stdin_and_names_no_path() -> None:
+    line = backup.build_arguments(
+        BackupArguments(paths=(), dump="db"), host="web-1", stdin_name="db.sql"
+    )
+
+    assert line[4:] == ["--stdin", "--stdin-filename=db.sql"]
+
+
+@pytest.mark.parametrize("feature", Feature)
+def test_older_restic_is_refused_with_the_version_that_is_needed(feature: Feature) -> None:
+    major, minor, patch = SINCE[feature]
+
+    require(ResticVersion(major, minor, patch), [feature])
+    with pytest.raises(NotSupportedError, match=rf"{feature}.* {major}\.{minor}\.{patch} or newer"):
+        require(ResticVersion(major, minor - 1, 9), [feature])
+
+
+@pytest.mark.parametrize("case", ["backup-first", "backup-dry-run"])
+def test_id_that_a_dry_run_tells_is_no_snapshot(case: str) -> None:
+    result = backup.read_summary(read_objects(case)[-1])
+
+    assert result is not None
+    is_dry = case == "backup-dry-run"
+    assert (result.dry_run, result.snapshot_id is None) == (is_dry, is_dry)
 
 
 def test_latest_is_looked_for_among_the_snapshots_of_one_host() -> None:

@@ -51,11 +51,26 @@ def test_policy_comes_from_the_file(tmp_path: Path) -> None:
     assert policy.restore_paths == ("/",)
 
 
+def test_dumps_come_from_the_file_and_show_no_arguments(tmp_path: Path) -> None:
+    file = write(tmp_path, '[dumps.db]\ncommand = ["pg_dumpall", "--secret"]\ntimeout = 60\n')
+
+    dump = load_settings({}, file=file).dumps["db"]
+
+    assert (dump.command, dump.file_name, dump.timeout) == (("pg_dumpall", "--secret"), None, 60.0)
+    assert "--secret" not in repr(dump)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("rstic = 1", "rstic"),
         ("[policy]\nkind = []", "kind"),
+        ("[dumps.db]\ncommand = []", "command"),
+        ('[dumps.db]\ncommand = ["bin/dump"]', "bin/dump"),
+        ('[dumps.db]\ncommand = "pg_dumpall"', "command"),
+        ('[dumps."a b"]\ncommand = ["true"]', "dumps"),
+        ('[dumps.db]\ncommand = ["true"]\nfile_name = "../x"', "file_name"),
+        ('[dumps.db]\ncommand = ["true"]\ntimeout = 0', "timeout"),
         ('[policy]\nbackup_paths = ["etc"]', "backup_paths"),
         ('[policy]\nkinds = ["defragment"]', "defragment"),
         ('log_level = "loud"', "loud"),
@@ -72,9 +87,11 @@ def test_mistake_in_the_file_is_named(tmp_path: Path, text: str, named: str) -> 
         load_settings({}, file=write(tmp_path, text))
 
 
-@pytest.mark.parametrize("variable", ["BACKHAUL_AGENT_RSTIC", "BACKHAUL_AGENT_POLICY"])
+@pytest.mark.parametrize(
+    "variable", ["BACKHAUL_AGENT_RSTIC", "BACKHAUL_AGENT_POLICY", "BACKHAUL_AGENT_DUMPS"]
+)
 def test_unknown_variable_is_refused(variable: str) -> None:
-    with pytest.raises(SettingsError, match=r"(?i)rstic|policy"):
+    with pytest.raises(SettingsError, match=r"(?i)rstic|policy|dumps"):
         load_settings({variable: "x"})
 
 

@@ -35,7 +35,9 @@ REPOSITORY = {"name": "nas", "location": "/srv/restic", "password": "hunter2"}
         (CreateSource, SOURCE | {"name": "a b"}, "name", "must be letters, digits, dots"),
         (CreateSource, SOURCE | {"name": "etc\n"}, "name", "must be letters, digits, dots"),
         (CreateSource, SOURCE | {"name": "a" * 64}, "name", "must have at most 63 characters"),
-        (CreateSource, SOURCE | {"paths": []}, "paths", "must have at least 1 item"),
+        (CreateSource, SOURCE | {"paths": ["/a"] * 1001}, "paths", "must have at most 1000 items"),
+        (CreateSource, SOURCE | {"limit_upload": 0}, "limit_upload", "must be at least 1"),
+        (CreateSource, SOURCE | {"nice": 20}, "nice", "must be at most 19"),
         (
             CreateSource,
             SOURCE | {"paths": ["/etc", "home"]},

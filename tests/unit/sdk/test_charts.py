@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from backhaul import charts
+from backhaul import charts, frames
 from backhaul.errors import MissingPackageError
 from backhaul.wire.jobs import JobState
 from backhaul.wire.kinds import BackupResult
@@ -60,6 +60,21 @@ def test_calendar_takes_the_best_backup_of_each_day() -> None:
         "good",
     ]
     assert {row["backup"] for row in rows if row["host"] == "b"} == {"none"}
+
+
+def test_dry_run_is_no_backup_in_any_picture() -> None:
+    trial = build_job(
+        JobState.SUCCEEDED,
+        host="a",
+        finished_at=NOW,
+        result=BackupResult(data_added=10, dry_run=True),
+    )
+
+    calendar = rows_of(charts.calendar([build_host("a")], [trial], days=1, now=NOW))
+
+    assert [row["backup"] for row in calendar] == ["none"]
+    assert charts.growth([trial], name="nas").to_dict()["title"]["subtitle"]
+    assert bool(frames.build("jobs", [trial])["dry_run"][0])
 
 
 def test_upcoming_counts_fires_by_the_hour_and_leaves_out_the_disabled() -> None:

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
-from backhaul.wire.kinds.backup import BackupArguments, BackupRequest, BackupResult
+from backhaul.wire.kinds.backup import (
+    BackupArguments,
+    BackupRequest,
+    BackupResult,
+    Compression,
+    FileSize,
+    IoClass,
+    KibPerSecond,
+    Niceness,
+)
 from backhaul.wire.kinds.base import (
     AbsolutePath,
     JobKind,
@@ -114,10 +123,12 @@ __all__ = [
     "CheckOptions",
     "CheckRequest",
     "CheckResult",
+    "Compression",
     "CopyArguments",
     "CopyOptions",
     "CopyRequest",
     "CopyResult",
+    "FileSize",
     "ForgetArguments",
     "ForgetGuard",
     "ForgetRequest",
@@ -125,10 +136,13 @@ __all__ = [
     "InitArguments",
     "InitRequest",
     "InitResult",
+    "IoClass",
     "JobKind",
     "JobRequest",
     "KeepCount",
     "KeepWithin",
+    "KibPerSecond",
+    "Niceness",
     "PasswdArguments",
     "PasswdResult",
     "PasswdStep",
