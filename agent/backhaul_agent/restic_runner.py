@@ -14,7 +14,15 @@ from backhaul.wire.kinds import JobKind
 from backhaul_agent.errors import ResticMissingError, ResticStartError
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.lock_removal import remove_lock
-from backhaul_agent.process import Child, ChildProcess, Graces, Program, StartProgram, Stream
+from backhaul_agent.process import (
+    Child,
+    ChildProcess,
+    Graces,
+    OnChunk,
+    Program,
+    StartProgram,
+    Stream,
+)
 from backhaul_agent.restic.exit_codes import Verdict, interpret, pick_message
 from backhaul_agent.restic.version import ResticVersion
 
@@ -76,12 +84,14 @@ class ResticRunner:
         *,
         kind: JobKind,
         on_stdout: OnText,
+        on_chunk: OnChunk | None = None,
         on_stderr: OnText | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Exit:
         """Run one command to its end. Lines of stderr go to the log, unless `on_stderr` has them.
 
-        `environment` comes on top of the job's own, for this command.
+        With `on_chunk`, stdout is no text, and goes there as it is. `environment` comes on top of
+        the job's own, for this command.
 
         Raises:
             RunEndedError: `end` was called before.
@@ -103,7 +113,7 @@ class ResticRunner:
             elif line.strip():
                 self._log.write("stderr", line)
 
-        code = await self._read([self._restic, *arguments], environment or {}, take)
+        code = await self._read([self._restic, *arguments], environment or {}, take, on_chunk)
         stderr = tuple(errors)
         message = pick_message(stderr)
         return Exit(
@@ -118,6 +128,7 @@ class ResticRunner:
         argv: Sequence[str],
         environment: Mapping[str, str],
         take: Callable[[Stream, str], None],
+        on_chunk: OnChunk | None,
     ) -> int:
         try:
             process = await self._start(argv, {**self._environment, **environment}, self._graces)
@@ -128,7 +139,7 @@ class ResticRunner:
             await self._announce(process)
             if self._is_ended:
                 self._start_ending()
-            return await process.read_to_end(take)
+            return await process.read_to_end(take, on_chunk)
         finally:
             self._process = None
             self.was_killed = self.was_killed or process.was_killed
