@@ -116,7 +116,7 @@ async def _run_as(identity: Identity, settings: Settings, environment: Mapping[s
             identity=identity,
             policy=Policy(
                 settings.policy,
-                own_folders=(settings.state_dir, settings.effective_cache_dir),
+                own_folders=settings.own_folders,
             ),
             journal=Journal(file, spool_limit=settings.spool_limit),
             spool=Spool(file, now=clock.now),

@@ -113,7 +113,7 @@ def start_loops(
     workshop = Workshop(
         settings=settings,
         identity=identity,
-        policy=Policy(settings.policy),
+        policy=Policy(settings.policy, own_folders=settings.own_folders),
         journal=journal,
         spool=spool,
         clock=clock,
