@@ -16,6 +16,7 @@ from backhaul_agent.journal import JournalJob
 from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.logs import fields
 from backhaul_agent.process import end_orphan, find_marked, is_alive
+from backhaul_agent.scratch import remove_left_behind
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class JobLoop:
     async def run_until_stopped(self) -> None:
         """Run jobs as they are claimed. Ends after `stop_accepting`, when no job runs."""
         await self._settle_left_behind()
+        await self._remove_scratch()
         claimed = self._workshop.spool.job_claimed
         async with asyncio.TaskGroup() as tasks:
             while not self._is_stopping:
@@ -112,6 +114,12 @@ class JobLoop:
             if has_left_lock:
                 ending = note_cut(ending, is_lock_left=True)
             self._report(job, ending)
+
+    async def _remove_scratch(self) -> None:
+        """Remove what drills had restored when the agent died, now that no restic writes there."""
+        parent = self._workshop.settings.effective_scratch_dir
+        for folder in await asyncio.to_thread(remove_left_behind, parent):
+            log.warning("drill.scratch_left", extra=fields(folder=str(folder)))
 
     async def _remove_lock(self, job: JournalJob) -> bool:
         workshop = self._workshop

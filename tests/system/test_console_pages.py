@@ -87,6 +87,8 @@ class Walk:
         match word:
             case "JOB":
                 return self._first("jobs", "list")
+            case "OTHER":
+                return self._run(["backhaul", "snapshots", "list", "--quiet"]).splitlines()[-1]
             case "SNAPSHOT":
                 return self._first("snapshots", "list")
             case _:
@@ -189,6 +191,7 @@ def test_policy_of_the_page_is_one(tmp_path: Path) -> None:
     policy = load_settings({}, file=file).policy
 
     assert policy.browse is False
+    assert policy.restore_in_place is False
     assert policy.environment == ("RESTIC_FEATURES",)
 
 

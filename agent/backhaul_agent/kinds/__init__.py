@@ -13,6 +13,8 @@ from backhaul.wire.kinds import (
     Arguments,
     BackupArguments,
     CheckArguments,
+    DiffArguments,
+    DrillArguments,
     ForgetArguments,
     InitArguments,
     PruneArguments,
@@ -22,7 +24,18 @@ from backhaul.wire.kinds import (
 )
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending
-from backhaul_agent.kinds import backup, check, forget, init, prune, restore, snapshots, unlock
+from backhaul_agent.kinds import (
+    backup,
+    check,
+    diff,
+    drill,
+    forget,
+    init,
+    prune,
+    restore,
+    snapshots,
+    unlock,
+)
 
 _WORK: Mapping[type[Arguments], Callable[[Bench, Any], Awaitable[Ending]]] = {
     InitArguments: init.work,
@@ -33,6 +46,8 @@ _WORK: Mapping[type[Arguments], Callable[[Bench, Any], Awaitable[Ending]]] = {
     PruneArguments: prune.work,
     CheckArguments: check.work,
     UnlockArguments: unlock.work,
+    DrillArguments: drill.work,
+    DiffArguments: diff.work,
 }
 
 

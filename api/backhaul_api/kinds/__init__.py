@@ -13,6 +13,8 @@ from backhaul.wire.kinds import (
     Arguments,
     BackupRequest,
     CheckRequest,
+    DiffRequest,
+    DrillRequest,
     ForgetRequest,
     InitRequest,
     JobRequest,
@@ -22,7 +24,18 @@ from backhaul.wire.kinds import (
     UnlockRequest,
 )
 from backhaul.wire.schedules import ScheduleKind
-from backhaul_api.kinds import backup, check, forget, init, prune, restore, snapshots, unlock
+from backhaul_api.kinds import (
+    backup,
+    check,
+    diff,
+    drill,
+    forget,
+    init,
+    prune,
+    restore,
+    snapshots,
+    unlock,
+)
 from backhaul_api.kinds.order import Fired, Order
 
 _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] = {
@@ -34,6 +47,8 @@ _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] 
     PruneRequest: prune.plan,
     CheckRequest: check.plan,
     UnlockRequest: unlock.plan,
+    DrillRequest: drill.plan,
+    DiffRequest: diff.plan,
 }
 
 _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
@@ -41,6 +56,7 @@ _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
     ScheduleKind.FORGET: forget.plan_fired,
     ScheduleKind.PRUNE: prune.plan_fired,
     ScheduleKind.CHECK: check.plan_fired,
+    ScheduleKind.DRILL: drill.plan_fired,
 }
 
 

@@ -14,6 +14,8 @@ from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
 from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
+    DiffResult,
+    DrillResult,
     ForgetResult,
     InitResult,
     PruneResult,
@@ -134,7 +136,7 @@ def _render_detail(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def _render_result(job: Job) -> str:
+def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind of job)
     match job.result:
         case BackupResult() as result:
             snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
@@ -157,5 +159,18 @@ def _render_result(job: Job) -> str:
             return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
         case UnlockResult() as result:
             return f"{result.locks_left or 'no'} locks are left"
+        case DrillResult() as result:
+            size = display.render_bytes(result.bytes_compared)
+            bad = result.files_differing + result.files_unreadable
+            faults = f", {bad} differ or are unreadable" if bad else ""
+            return (
+                f"{result.files_compared} of {result.files_total} files, {size} of snapshot "
+                f"{result.snapshot_id[:8]} compared{faults}"
+            )
+        case DiffResult() as result:
+            return (
+                f"{result.added.files} files added, {result.removed.files} removed, "
+                f"{result.changed_files} changed"
+            )
         case PruneResult() | None:
             return ""

@@ -23,6 +23,15 @@ DataParts = Annotated[
     ),
 ]
 
+SampleFiles = Annotated[
+    int | None,
+    typer.Option("--files", metavar="N", min=1, max=1000, help="drill: how many files it draws."),
+]
+SampleBytes = Annotated[
+    int | None,
+    typer.Option("--max-bytes", metavar="N", min=1, help="drill: of all files together."),
+]
+
 
 def build_options(
     kind: ScheduleKind, given: Mapping[str, Any], *, known: ScheduleOptions | None = None

@@ -27,7 +27,7 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.prompts import confirm_removal
 from backhaul.cli.repository_choice import choose_repository
-from backhaul.cli.schedule_options import DataParts, build_options
+from backhaul.cli.schedule_options import DataParts, SampleBytes, SampleFiles, build_options
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
 from backhaul.wire.schedules import (
@@ -114,6 +114,8 @@ def create_schedule(
     retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
     read_data_parts: DataParts = None,
+    files: SampleFiles = None,
+    max_bytes: SampleBytes = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -133,7 +135,9 @@ def create_schedule(
         attempts=DEFAULT_ATTEMPTS if attempts is None else attempts,
         retry_delay=_read_duration("--retry-delay", retry_delay) or DEFAULT_RETRY_DELAY_S,
         when_unreachable=when_unreachable,
-        options=build_options(kind, {"read_data_parts": read_data_parts}),
+        options=build_options(
+            kind, {"read_data_parts": read_data_parts, "files": files, "max_bytes": max_bytes}
+        ),
     )
     with open_client() as client:
         chosen = choose_repository(client, repository)
@@ -194,6 +198,8 @@ def update_schedule(
     retry_delay: RetryDelay = None,
     when_unreachable: WhenAway = None,
     read_data_parts: DataParts = None,
+    files: SampleFiles = None,
+    max_bytes: SampleBytes = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help=f"Lift this: {', '.join(CLEARABLE)}. Repeatable."),
@@ -219,7 +225,7 @@ def update_schedule(
         when_unreachable=_or_unset(when_unreachable),
     )
     change = _clear(change, clear or [])
-    options = {"read_data_parts": read_data_parts}
+    options = {"read_data_parts": read_data_parts, "files": files, "max_bytes": max_bytes}
     has_options = any(value is not None for value in options.values())
     if change == UpdateSchedule() and not has_options:
         raise BadInputError("Nothing to change: name at least one option.")

@@ -13,6 +13,8 @@ from backhaul.wire.jobs import Job, JobState
 from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
+    DiffResult,
+    DrillResult,
     ForgetResult,
     InitResult,
     PruneResult,
@@ -44,7 +46,7 @@ def render_job_summary(job: Job) -> str:
     return f"{text}: {job.message}" if job.message else text
 
 
-def render_result(job: Job) -> str:
+def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind of job)
     """Write the figures of a job's result; empty when it has none."""
     match job.result:
         case BackupResult() as r:
@@ -69,6 +71,18 @@ def render_result(job: Job) -> str:
             return f"repository {r.repository_id[:10]}"
         case UnlockResult() as r:
             return f"{r.locks_left} locks left" if r.locks_left else "no locks left"
+        case DrillResult() as r:
+            bad = r.files_differing + r.files_unreadable
+            text = (
+                f"{r.files_compared:,} of {r.files_total:,} files, "
+                f"{render_bytes(r.bytes_compared)} of {r.snapshot_id[:8]} compared"
+            )
+            return f"{text}, {bad:,} differ or are unreadable" if bad else text
+        case DiffResult() as r:
+            return (
+                f"{r.added.files:,} files added, {r.removed.files:,} removed, "
+                f"{r.changed_files:,} changed"
+            )
         case PruneResult() | None:
             return ""
 

@@ -110,6 +110,7 @@ class ScheduleKind(StrEnum):
     FORGET = "forget"
     PRUNE = "prune"
     CHECK = "check"
+    DRILL = "drill"
 
 
 CatchUp = Literal["once", "skip"]

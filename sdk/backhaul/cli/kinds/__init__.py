@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from backhaul.cli.kinds import backup, check, forget, init, prune, restore, snapshots, unlock
+from backhaul.cli.kinds import (
+    backup,
+    check,
+    diff,
+    drill,
+    forget,
+    init,
+    prune,
+    restore,
+    snapshots,
+    unlock,
+)
 
 app = typer.Typer(help="Run a job on a host, now or when its agent is back.", rich_markup_mode=None)
 
@@ -31,5 +42,7 @@ for _command in (
     prune.prune,
     check.check,
     unlock.unlock,
+    drill.drill,
+    diff.diff,
 ):
     app.command()(_command)

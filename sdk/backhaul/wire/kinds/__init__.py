@@ -13,6 +13,7 @@ from typing import TypeAlias
 from backhaul.wire.kinds.backup import BackupArguments, BackupRequest, BackupResult
 from backhaul.wire.kinds.base import (
     AbsolutePath,
+    ExactSnapshotId,
     JobKind,
     Pattern,
     SnapshotId,
@@ -26,6 +27,14 @@ from backhaul.wire.kinds.check import (
     ReadDataParts,
     ReadDataSubset,
 )
+from backhaul.wire.kinds.diff import (
+    DiffArguments,
+    DiffChange,
+    DiffCounts,
+    DiffRequest,
+    DiffResult,
+)
+from backhaul.wire.kinds.drill import DrillArguments, DrillOptions, DrillRequest, DrillResult
 from backhaul.wire.kinds.forget import (
     ForgetArguments,
     ForgetRequest,
@@ -49,6 +58,8 @@ Arguments = (
     | PruneArguments
     | CheckArguments
     | UnlockArguments
+    | DrillArguments
+    | DiffArguments
 )
 
 JobRequest = (
@@ -60,6 +71,8 @@ JobRequest = (
     | PruneRequest
     | CheckRequest
     | UnlockRequest
+    | DrillRequest
+    | DiffRequest
 )
 
 Result = (
@@ -71,11 +84,15 @@ Result = (
     | PruneResult
     | CheckResult
     | UnlockResult
+    | DrillResult
+    | DiffResult
 )
 
-ScheduleOptions: TypeAlias = CheckOptions
+ScheduleOptions: TypeAlias = CheckOptions | DrillOptions
 
-_OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType({JobKind.CHECK: CheckOptions})
+_OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType(
+    {JobKind.CHECK: CheckOptions, JobKind.DRILL: DrillOptions}
+)
 
 
 def kind_of(body: Arguments | JobRequest | Result | ScheduleOptions) -> JobKind:
@@ -98,6 +115,16 @@ __all__ = [
     "CheckOptions",
     "CheckRequest",
     "CheckResult",
+    "DiffArguments",
+    "DiffChange",
+    "DiffCounts",
+    "DiffRequest",
+    "DiffResult",
+    "DrillArguments",
+    "DrillOptions",
+    "DrillRequest",
+    "DrillResult",
+    "ExactSnapshotId",
     "ForgetArguments",
     "ForgetRequest",
     "ForgetResult",

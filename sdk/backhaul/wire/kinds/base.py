@@ -19,6 +19,8 @@ class JobKind(StrEnum):
     PRUNE = "prune"
     CHECK = "check"
     UNLOCK = "unlock"
+    DRILL = "drill"
+    DIFF = "diff"
 
 
 EXCLUSIVE_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.CHECK})
@@ -46,3 +48,14 @@ SnapshotId = Annotated[
         description="A snapshot id of at least 8 hex digits, or latest.",
     ),
 ]
+
+
+ExactSnapshotId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9a-f]{8,64}$(?!\n)",
+        description="A snapshot id of at least 8 hex digits.",
+        examples=["0a1b2c3d"],
+    ),
+]
+"""Where `latest` would not say which one is meant."""
