@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 from backhaul.wire.commands import Credentials
 from backhaul.wire.jobs import Outcome, Progress
 from backhaul.wire.kinds import JobKind, Result
+from backhaul_agent.clock import Clock
 from backhaul_agent.ending import Ending, build_ending
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.policy import Policy
@@ -47,6 +49,9 @@ class Bench:
     log: JobLog
     progress: ProgressGate
     spool: Spool
+    clock: Clock
+    scratch_dir: Path
+    """Where a drill restores to, in a folder of its own."""
     note_end: Callable[[Ending], None]
 
     async def run(

@@ -249,6 +249,8 @@ class JobRun:
                 redactor=job_log.redactor,
             ),
             spool=self._workshop.spool,
+            clock=self._workshop.clock,
+            scratch_dir=self._workshop.settings.effective_scratch_dir,
             note_end=self._note_end,
         )
 

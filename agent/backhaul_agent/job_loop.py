@@ -21,6 +21,7 @@ from backhaul_agent.lock_removal import remove_lock
 from backhaul_agent.logs import fields
 from backhaul_agent.process import Graces, end_orphan, find_marked, is_alive
 from backhaul_agent.room import write_once_there_is_room
+from backhaul_agent.scratch import remove_left_behind
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class JobLoop:
     async def run_until_stopped(self) -> None:
         """Run jobs as they are claimed. Ends after `stop_accepting`, when no job runs."""
         await self._settle_left_behind()
+        await self._remove_scratch()
         claimed = self._workshop.spool.job_claimed
         async with asyncio.TaskGroup() as tasks:
             while not self._is_stopping:
@@ -106,6 +108,12 @@ class JobLoop:
                 )
             except DiskFullError:
                 return  # It is on disk as running, so the next process reports it.
+
+    async def _remove_scratch(self) -> None:
+        """Remove what drills had restored when the agent died, now that no restic writes there."""
+        parent = self._workshop.settings.effective_scratch_dir
+        for folder in await asyncio.to_thread(remove_left_behind, parent):
+            log.warning("drill.scratch_left", extra=fields(folder=str(folder)))
 
     async def _end_left_behind(self, job: JournalJob) -> JobFinished:
         """End what still runs for a job, remove its lock, and say how it ended."""

@@ -18,7 +18,11 @@ MAX_REPORT_BYTES = 400 * 1024
 
 
 async def list_snapshots(
-    bench: Bench, snapshot_id: str | None = None, *, host: str | None = None
+    bench: Bench,
+    snapshot_id: str | None = None,
+    *,
+    host: str | None = None,
+    tag: str | None = None,
 ) -> tuple[Exit, snapshots.SnapshotList | None]:
     """List all snapshots, or one; None when restic printed no list.
 
@@ -26,7 +30,7 @@ async def list_snapshots(
         RunEndedError, ResticMissingError, ResticStartError
     """
     done, lines = await bench.run(
-        snapshots.build_arguments(snapshot_id, host=host), kind=JobKind.SNAPSHOTS
+        snapshots.build_arguments(snapshot_id, host=host, tag=tag), kind=JobKind.SNAPSHOTS
     )
     return done, snapshots.read_snapshots(lines, done.stderr)
 

@@ -15,6 +15,7 @@ from backhaul.wire.kinds import (
     RestoreArguments,
     kind_of,
 )
+from backhaul_agent.in_place import InPlaceRules
 from backhaul_agent.settings import DumpSettings, PolicySettings
 
 SYSTEM_FOLDERS = (
@@ -71,6 +72,8 @@ class Policy:
         match arguments:
             case BackupArguments():
                 return self._backup_refusal(arguments)
+            case RestoreArguments(in_place=True):
+                return self._in_place_refusal(arguments)
             case RestoreArguments():
                 return self.target_refusal(arguments.target)
             case _:
@@ -106,6 +109,20 @@ class Policy:
             known = ", ".join(sorted(self._dumps)) or "none"
             return f"this host has no dump called {name!r}; its settings file defines {known}"
         return None
+
+    @property
+    def in_place(self) -> InPlaceRules:
+        """Build the rules of restores in place, by where links lead now."""
+        return InPlaceRules(self._named_paths, own=self._own_folders, system=SYSTEM_FOLDERS)
+
+    def _in_place_refusal(self, arguments: RestoreArguments) -> str | None:
+        if not self._settings.restore_in_place:
+            return "the policy of this host does not allow restores in place"
+        if not arguments.include:
+            return "a restore in place names the paths that are put back"
+        rules = self.in_place
+        refusals = map(rules.include_refusal, arguments.include)
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def target_refusal(self, target: str) -> str | None:
         """Say why nothing may be restored into a folder. Asked again right before restic starts."""

@@ -23,6 +23,7 @@ from backhaul_agent.lines import LineSplitter
 
 Stream = Literal["stdout", "stderr"]
 OnLine = Callable[[Stream, str], None]
+OnChunk = Callable[[bytes], None]
 
 CHUNK_BYTES = 64 * 1024
 INTERRUPT_GRACE_S = 60.0
@@ -62,7 +63,7 @@ class Program(Protocol):
     @property
     def is_gone(self) -> bool: ...
 
-    async def read_to_end(self, on_line: OnLine) -> int: ...
+    async def read_to_end(self, on_line: OnLine, on_chunk: OnChunk | None = None) -> int: ...
 
     async def end(self) -> None: ...
 
@@ -100,6 +101,7 @@ class ChildProcess:
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._on_line: OnLine | None = None
+        self._on_chunk: OnChunk | None = None
         self._failure: Exception | None = None
         self._ending: asyncio.Task[None] | None = None
         self.was_killed = False
@@ -151,13 +153,14 @@ class ChildProcess:
     def is_gone(self) -> bool:
         return self._process.returncode is not None
 
-    async def read_to_end(self, on_line: OnLine) -> int:
+    async def read_to_end(self, on_line: OnLine, on_chunk: OnChunk | None = None) -> int:
         """Read all output and give the exit code, negative for a signal.
 
+        With `on_chunk`, stdout is no text: it gets the bytes as they come.
         A read that is cancelled, or whose `on_line` fails in any way, first ends the process:
         nothing is left running unwatched.
         """
-        self._on_line = on_line
+        self._on_line, self._on_chunk = on_line, on_chunk
         draining = asyncio.create_task(self._drain())
         try:
             await asyncio.shield(draining)
@@ -238,8 +241,10 @@ class ChildProcess:
     def _hand_on(self, name: Stream, splitter: LineSplitter, chunk: bytes) -> None:
         """Give lines to whoever reads; after a failure there, output is only drained."""
         if self._failure is not None or self._on_line is None:
-            return
+            return None
         try:
+            if name == "stdout" and self._on_chunk is not None:
+                return self._on_chunk(chunk)
             for line in splitter.feed(chunk, is_last=not chunk):
                 self._on_line(name, line)
         except Exception as error:  # noqa: BLE001 (`read_to_end` raises it, once restic is gone)

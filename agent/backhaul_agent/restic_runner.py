@@ -15,7 +15,15 @@ from backhaul_agent.errors import ResticMissingError, ResticStartError
 from backhaul_agent.feed import Feed
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.lock_removal import remove_lock
-from backhaul_agent.process import Child, ChildProcess, Graces, Program, StartProgram, Stream
+from backhaul_agent.process import (
+    Child,
+    ChildProcess,
+    Graces,
+    OnChunk,
+    Program,
+    StartProgram,
+    Stream,
+)
 from backhaul_agent.restic.exit_codes import Verdict, interpret, pick_message
 from backhaul_agent.restic.version import ResticVersion
 
@@ -89,13 +97,15 @@ class ResticRunner:
         *,
         kind: JobKind,
         on_stdout: OnText,
+        on_chunk: OnChunk | None = None,
         on_stderr: OnText | None = None,
         environment: Mapping[str, str] | None = None,
         manner: Manner = Manner(),  # noqa: B008 (frozen)
     ) -> Exit:
         """Run one command to its end. Lines of stderr go to the log, unless `on_stderr` has them.
 
-        `environment` comes on top of the job's own, for this command.
+        With `on_chunk`, stdout is no text, and goes there as it is. `environment` comes on top of
+        the job's own, for this command.
 
         Raises:
             RunEndedError: `end` was called before.
@@ -118,7 +128,7 @@ class ResticRunner:
                 self._log.write("stderr", line)
 
         argv = [*manner.prefix, self._restic, *arguments]
-        code = await self._read(argv, environment or {}, take, manner.feed)
+        code = await self._read(argv, environment or {}, take, manner.feed, on_chunk)
         stderr = tuple(errors)
         message = pick_message(stderr)
         return Exit(
@@ -134,6 +144,7 @@ class ResticRunner:
         environment: Mapping[str, str],
         take: Callable[[Stream, str], None],
         feed: Feed | None,
+        on_chunk: OnChunk | None,
     ) -> int:
         variables = {**self._environment, **environment}
         try:
@@ -146,7 +157,7 @@ class ResticRunner:
             await self._announce(process)
             if self._is_ended:
                 self._start_ending()
-            return await process.read_to_end(take)
+            return await process.read_to_end(take, on_chunk)
         finally:
             self._process = None
             self.was_killed = self.was_killed or process.was_killed

@@ -118,7 +118,7 @@ async def _run_as(identity: Identity, settings: Settings, environment: Mapping[s
             identity=identity,
             policy=Policy(
                 settings.policy,
-                own_folders=(settings.state_dir, settings.effective_cache_dir),
+                own_folders=settings.own_folders,
                 dumps=settings.dumps,
             ),
             journal=Journal(file, spool_limit=settings.spool_limit),

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,9 @@ class PolicySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     kinds: tuple[JobKind, ...] = tuple(JobKind)
     backup_paths: tuple[AbsolutePath, ...] = ("/",)
     restore_paths: tuple[AbsolutePath, ...] = ("/",)
+    restore_in_place: bool = False
+    """Whether a restore may put files back to where they were, over what is there: below the
+    folders that `restore_paths` names, and / is no such name."""
     browse: bool | None = None
     """Whether operators may list and search the files of snapshots through this host; without it,
     they may where `kinds` has `snapshots`."""
@@ -97,6 +101,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Certificates in PEM to trust, besides the system's; without it, those given at enrolment."""
     cache_dir: Path | None = None
     """restic's cache; default: `cache` in the state folder."""
+    scratch_dir: Path | None = None
+    """Where drills restore to, each into a folder of its own that is removed afterwards; default:
+    `drill` in the state folder."""
     settle: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 10.0
     """How long after its start, or after a suspend, the agent waits before it catches up on what
     it missed: the network and the disks of a machine that wakes up need a moment."""
@@ -111,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     policy: PolicySettings = PolicySettings()
     dumps: dict[Name, DumpSettings] = {}
     """By the names that jobs and sources call them."""
+    file: Path | None = None
+    """Where these were read from; known to `load_settings`, and set by nobody else."""
 
     def __repr__(self) -> str:
         # A proxy's URL can hold a password.
@@ -119,6 +128,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def effective_cache_dir(self) -> Path:
         return self.cache_dir or self.state_dir / "cache"
+
+    @property
+    def effective_scratch_dir(self) -> Path:
+        return self.scratch_dir or self.state_dir / "drill"
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """What the agent itself lives by: its state, its settings, its program."""
+        own = [self.state_dir, self.effective_cache_dir, self.effective_scratch_dir]
+        own += [DEFAULT_CONFIG.parent, Path(__file__).parent]
+        if self.file is not None:
+            own.append(self.file)
+        if sys.prefix != sys.base_prefix:
+            own.append(Path(sys.prefix))
+        return tuple(own)
 
 
 def load_settings(
@@ -137,6 +161,8 @@ def load_settings(
     values |= _read_file(file) if file else {}
     values |= _read_environment(environment)
     values |= {name: value for name, value in options.items() if value is not None}
+    if "file" in values:
+        raise SettingsError("settings: Object contains unknown field `file`")
     try:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_read_path)
     except msgspec.ValidationError as error:
@@ -144,7 +170,9 @@ def load_settings(
     # Found once, here: restic itself starts in / and with an environment that is not ours.
     restic = shutil.which(settings.restic, path=environment.get("PATH"))
     return msgspec.structs.replace(
-        settings, restic=str(Path(restic).absolute()) if restic else settings.restic
+        settings,
+        restic=str(Path(restic).absolute()) if restic else settings.restic,
+        file=file.absolute() if file else None,
     )
 
 

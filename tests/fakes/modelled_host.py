@@ -26,7 +26,7 @@ from backhaul_agent.journal import Journal
 from backhaul_agent.journal_file import JournalFile, open_journal_file
 from backhaul_agent.link import Link
 from backhaul_agent.policy import Policy
-from backhaul_agent.process import Child, Graces, OnLine
+from backhaul_agent.process import Child, Graces, OnChunk, OnLine
 from backhaul_agent.run import build_cron, build_parts, start_loops
 from backhaul_agent.settings import PolicySettings, Settings
 from backhaul_agent.spool import Spool
@@ -151,7 +151,7 @@ class ModelProcess:
     def child(self) -> Child:
         return NOT_A_PROCESS
 
-    async def read_to_end(self, on_line: OnLine) -> int:
+    async def read_to_end(self, on_line: OnLine, on_chunk: OnChunk | None = None) -> int:
         for line in self._lines:
             await self._wait()
             if self._ended.is_set():

@@ -127,7 +127,7 @@ def start_loops(
     workshop = Workshop(
         settings=settings,
         identity=identity,
-        policy=Policy(settings.policy, dumps=settings.dumps),
+        policy=Policy(settings.policy, own_folders=settings.own_folders, dumps=settings.dumps),
         journal=journal,
         spool=spool,
         clock=clock,

@@ -163,6 +163,13 @@ async def test_job_adds_to_the_lists_of_its_source_and_overrides_its_figures(
         ({"kind": "check", "read_data_subset": "0/0"}, "read_data_subset"),
         ({"kind": "check", "read_data_subset": "0%"}, "read_data_subset"),
         ({"kind": "check", "read_data_subset": "120%"}, "read_data_subset"),
+        ({"kind": "restore", "snapshot": "latest"}, "target"),
+        ({"kind": "restore", "snapshot": "latest", "in_place": True}, "confirm_host"),
+        ({"kind": "drill", "of_host": "nowhere"}, "of_host"),
+        ({"kind": "drill", "snapshot": "0a1b2c3d", "of_host": "web1"}, "of_host"),
+        ({"kind": "drill", "files": 1001}, "files"),
+        ({"kind": "drill", "max_bytes": 0}, "max_bytes"),
+        ({"kind": "diff", "snapshot": "0a1b2c3d", "other": "latest"}, "other"),
     ],
 )
 async def test_refusal_names_the_field(
@@ -184,6 +191,14 @@ async def test_refusal_names_the_field(
         ({"kind": "forget", "source": "home"}, {"tag": "home", "keep": {"keep_daily": 7}}),
         ({"kind": "prune"}, {}),
         ({"kind": "check"}, {"read_data_subset": None}),
+        (
+            {"kind": "drill"},
+            {"snapshot": "latest", "of_host": None, "files": 20, "max_bytes": 2**30},
+        ),
+        (
+            {"kind": "diff", "snapshot": "0a1b2c3d", "other": "4e5f6a7b"},
+            {"snapshot": "0a1b2c3d", "other": "4e5f6a7b"},
+        ),
         ({"kind": "check", "read_data_subset": "2.5%"}, {"read_data_subset": "2.5%"}),
     ],
     ids=str,

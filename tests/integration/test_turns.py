@@ -246,12 +246,15 @@ async def test_command_carries_the_priority_of_its_job(
     await schedule(operator, services, host="web1")
     await add_job(operator, host="web1")
     await add_job(operator, kind="restore", host="web1", snapshot="latest", target="/tmp/back")
+    # Asked for by hand, and yet nobody waits for it.
+    await add_job(operator, kind="drill", host="web1")
 
     commands = read_commands(await web.poll())
 
     assert [one.priority for one in commands if isinstance(one, CommandRun)] == [
         JobPriority.RESTORE,
         JobPriority.OPERATOR,
+        JobPriority.SCHEDULED,
         JobPriority.SCHEDULED,
     ]
 

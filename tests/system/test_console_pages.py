@@ -87,6 +87,8 @@ class Walk:
         match word:
             case "JOB":
                 return self._first("jobs", "list")
+            case "OTHER":
+                return self._run(["backhaul", "snapshots", "list", "--quiet"]).splitlines()[-1]
             case "SNAPSHOT":
                 return self._first("snapshots", "list")
             case _:
@@ -188,6 +190,7 @@ def test_settings_of_the_page_are_some(tmp_path: Path) -> None:
     settings = load_settings({}, file=file)
 
     assert settings.policy.browse is False
+    assert settings.policy.restore_in_place is False
     assert settings.policy.environment == ("RESTIC_FEATURES",)
     assert settings.dumps["postgres"].file_name == "postgres.sql"
 

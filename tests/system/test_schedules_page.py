@@ -57,7 +57,7 @@ def test_what_the_page_tells_works(fleet: LocalFleet, tmp_path: Path) -> None:
     _run_requests(fleet, tmp_path)
 
     kinds = [str(one.kind) for one in fleet.client.list_schedules(host="web-1")]
-    assert sorted(kinds) == ["backup", "check", "check", "forget", "prune"]
+    assert sorted(kinds) == ["backup", "check", "check", "drill", "forget", "prune"]
 
 
 def _run_commands(fleet: LocalFleet) -> None:

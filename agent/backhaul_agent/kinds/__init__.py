@@ -14,6 +14,8 @@ from backhaul.wire.kinds import (
     BackupArguments,
     CheckArguments,
     CopyArguments,
+    DiffArguments,
+    DrillArguments,
     ForgetArguments,
     InitArguments,
     PasswdArguments,
@@ -29,6 +31,8 @@ from backhaul_agent.kinds import (
     backup,
     check,
     copy,
+    diff,
+    drill,
     forget,
     init,
     passwd,
@@ -51,6 +55,8 @@ _WORK: Mapping[type[Arguments], Callable[[Bench, Any], Awaitable[Ending]]] = {
     CopyArguments: copy.work,
     StatsArguments: stats.work,
     PasswdArguments: passwd.work,
+    DrillArguments: drill.work,
+    DiffArguments: diff.work,
 }
 
 

@@ -6,11 +6,11 @@ such path: only what is printed tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from backhaul.wire.snapshots import FileEntry, ListFiles
 from backhaul_agent.restic.files import read_entry
-from backhaul_agent.restic.output import parse_object, read_text
+from backhaul_agent.restic.output import JsonObject, parse_object, read_text
 
 
 def build_arguments(arguments: ListFiles) -> list[str]:
@@ -19,6 +19,39 @@ def build_arguments(arguments: ListFiles) -> list[str]:
     if arguments.is_recursive:
         line.append("--recursive")
     return [*line, "--", arguments.snapshot, arguments.path]
+
+
+def build_paths_arguments(
+    snapshot_id: str, paths: Iterable[str] = (), *, is_recursive: bool = False
+) -> list[str]:
+    """Build the command line of a job: for paths and what is right below, or all below; without
+    paths, for the whole snapshot."""
+    line = ["ls", "--json"]
+    if is_recursive:
+        line.append("--recursive")
+    return [*line, "--", snapshot_id, *paths]
+
+
+class NodeReader:
+    """Reads the lines, as they come, and hands each file and folder on."""
+
+    def __init__(self, take: Callable[[FileEntry], None]) -> None:
+        self._take = take
+        self.has_snapshot = False
+
+    def read(self, line: str) -> None:
+        node = parse_object(line)
+        kind = "" if node is None else read_kind(node)
+        if kind == "snapshot":
+            self.has_snapshot = True
+        entry = read_entry(node) if node is not None and kind == "node" else None
+        if entry is not None:
+            self._take(entry)
+
+
+def read_kind(line: JsonObject) -> str:
+    """Tell what a line is about: struct_type up to 0.16, message_type beside it since 0.17."""
+    return read_text(line, "message_type") or read_text(line, "struct_type")
 
 
 class LsReader:
@@ -35,8 +68,7 @@ class LsReader:
         node = parse_object(line)
         if node is None:
             return
-        # struct_type up to 0.16, message_type beside it since 0.17.
-        kind = read_text(node, "message_type") or read_text(node, "struct_type")
+        kind = read_kind(node)
         if kind == "snapshot":
             self.has_snapshot = True
             return

@@ -1,4 +1,4 @@
-"""`restic restore`: a snapshot into a new or empty folder.
+"""`restic restore`: a snapshot into a new or empty folder, or in place.
 
 restic prints text up to 0.15 and names no counts, so what was restored is counted in the target.
 """
@@ -15,6 +15,7 @@ from backhaul.wire.kinds import RestoreArguments, RestoreResult
 def build_arguments(arguments: RestoreArguments, *, snapshot_id: str) -> list[str]:
     line = ["restore", "--json", f"--target={arguments.target}"]
     line += [f"--include={pattern}" for pattern in arguments.include]
+    line += [f"--exclude={pattern}" for pattern in arguments.exclude]
     if arguments.verify:
         line.append("--verify")
     return [*line, "--", snapshot_id]

@@ -19,7 +19,9 @@ from backhaul_agent.restic.output import (
 _UNREADABLE = "could not load snapshot"
 
 
-def build_arguments(snapshot: str | None = None, *, host: str | None = None) -> list[str]:
+def build_arguments(
+    snapshot: str | None = None, *, host: str | None = None, tag: str | None = None
+) -> list[str]:
     """Build the command line, for all snapshots or for one id (or `latest`).
 
     With a host, only among its own: without, `latest` is the newest of anybody who writes there.
@@ -27,6 +29,8 @@ def build_arguments(snapshot: str | None = None, *, host: str | None = None) -> 
     line = ["snapshots", "--json"]
     if host is not None:
         line.append(f"--host={host}")
+    if tag is not None:
+        line.append(f"--tag={tag}")
     return line if snapshot is None else [*line, "--", snapshot]
 
 

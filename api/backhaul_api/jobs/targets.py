@@ -107,7 +107,11 @@ async def refuse_second_init(connection: AsyncConnection, repository: TargetRepo
 
 
 async def refuse_ambiguous_snapshot(
-    connection: AsyncConnection, repository: TargetRepository, snapshot: str
+    connection: AsyncConnection,
+    repository: TargetRepository,
+    snapshot: str,
+    *,
+    field: str = "snapshot",
 ) -> None:
     """Refuse a short id that stands for several of the repository's snapshots.
 
@@ -118,7 +122,7 @@ async def refuse_ambiguous_snapshot(
         snapshots.c.repository_id == repository.id, snapshots.c.id.startswith(snapshot)
     )
     if (await connection.scalar(query) or 0) > 1:
-        raise InvalidError.of("snapshot", "stands for several snapshots; write more of its digits")
+        raise InvalidError.of(field, "stands for several snapshots; write more of its digits")
 
 
 async def _find(connection: AsyncConnection, table: sa.Table, what: str, reference: str) -> UUID:

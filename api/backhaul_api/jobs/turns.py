@@ -88,6 +88,8 @@ def choose_priority(kind: JobKind | str, actor_kind: ActorKind | str) -> JobPrio
     """Choose who goes first on a host, and who waits for nobody who waits himself."""
     if kind == JobKind.RESTORE:
         return JobPriority.RESTORE
+    if kind == JobKind.DRILL:
+        return JobPriority.SCHEDULED  # evidence can wait, also for whoever asks for it by hand
     return JobPriority.OPERATOR if actor_kind == ActorKind.USER else JobPriority.SCHEDULED
 
 

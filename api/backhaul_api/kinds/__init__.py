@@ -19,6 +19,8 @@ from backhaul.wire.kinds import (
     BackupRequest,
     CheckRequest,
     CopyRequest,
+    DiffRequest,
+    DrillRequest,
     ForgetRequest,
     InitRequest,
     JobKind,
@@ -34,6 +36,8 @@ from backhaul_api.kinds import (
     backup,
     check,
     copy,
+    diff,
+    drill,
     forget,
     init,
     prune,
@@ -55,6 +59,8 @@ _PLANS: Mapping[type[JobRequest], Callable[[Order, Any], Awaitable[Arguments]]] 
     UnlockRequest: unlock.plan,
     CopyRequest: copy.plan,
     StatsRequest: stats.plan,
+    DrillRequest: drill.plan,
+    DiffRequest: diff.plan,
 }
 
 _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
@@ -64,6 +70,7 @@ _FIRED: Mapping[ScheduleKind, Callable[[Fired], Awaitable[Arguments]]] = {
     ScheduleKind.CHECK: check.plan_fired,
     ScheduleKind.COPY: copy.plan_fired,
     ScheduleKind.STATS: stats.plan_fired,
+    ScheduleKind.DRILL: drill.plan_fired,
 }
 
 

@@ -39,6 +39,7 @@ class Fired:
     """A job that a schedule fires, in the transaction that makes it."""
 
     connection: AsyncConnection
+    host_id: UUID
     repository_id: UUID
     source_id: UUID | None
     options: ScheduleOptions | None

@@ -10,7 +10,8 @@ from backhaul import _requests
 from backhaul._fields import FileEntry, HostFields, RepositoryFields, SnapshotFields
 from backhaul.aio.collections import AsyncCollection
 from backhaul.aio.jobs import AsyncJob
-from backhaul.wire.kinds import RestoreRequest
+from backhaul.wire.kinds import DiffRequest, DrillRequest, RestoreRequest
+from backhaul.wire.kinds.drill import DEFAULT_FILES, DEFAULT_MAX_BYTES
 from backhaul.wire.snapshots import FileEntry as FileEntryData
 from backhaul.wire.snapshots import FileList
 from backhaul.wire.snapshots import Snapshot as SnapshotData
@@ -107,18 +108,24 @@ class AsyncSnapshot(SnapshotFields):
 
     async def restore(
         self,
-        to: str,
+        to: str | None = None,
         *,
         include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
         host: HostFields | UUID | str | None = None,
         verify: bool = False,
+        in_place: bool = False,
+        confirm_host: str | None = None,
     ) -> AsyncJob:
         """Restore it, or what `include` names of it, into a new folder of a host.
 
-        The host is the one that made it, unless another one is named.
+        The host is the one that made it, unless another one is named. With `in_place` and without
+        `to`, the paths that `include` names go back to where they were, over what is there: where
+        the host's policy allows it, and `confirm_host` is its name once more.
 
         Raises:
-            InvalidRequestError: Backhaul did not make it, so that a host must be named.
+            InvalidRequestError: Backhaul did not make it, so that a host must be named; or the
+                server refuses a field.
         """
         fields = {
             "kind": "restore",
@@ -127,9 +134,57 @@ class AsyncSnapshot(SnapshotFields):
             "snapshot": self.id,
             "target": to,
             "include": _requests.list_texts("include", include),
+            "exclude": _requests.list_texts("exclude", exclude),
             "verify": verify,
+            "in_place": in_place,
+            "confirm_host": confirm_host,
         }
         return await self._fleet.jobs.create(_requests.convert(fields, RestoreRequest))
+
+    async def drill(
+        self,
+        *,
+        files: int = DEFAULT_FILES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        host: HostFields | UUID | str | None = None,
+    ) -> AsyncJob:
+        """Prove that it can be restored: a random sample of its files is read twice and compared.
+
+        On the host that made it, unless another one is named. A file that is larger than what is
+        left of `max_bytes` is skipped.
+
+        Raises:
+            InvalidRequestError: Backhaul did not make it, so that a host must be named.
+        """
+        fields = {
+            "kind": "drill",
+            "host": _requests.require_key("host", host or self.host_id),
+            "repository": self.repository,
+            "snapshot": self.id,
+            "files": files,
+            "max_bytes": max_bytes,
+        }
+        return await self._fleet.jobs.create(_requests.convert(fields, DrillRequest))
+
+    async def diff(
+        self, other: SnapshotFields | str, *, host: HostFields | UUID | str | None = None
+    ) -> AsyncJob:
+        """Compare it with another snapshot of its repository: what is only in `other` was added.
+
+        On the host that made it, unless another one is named.
+
+        Raises:
+            InvalidRequestError: Backhaul did not make it, so that a host must be named; or `other`
+                is no id.
+        """
+        fields = {
+            "kind": "diff",
+            "host": _requests.require_key("host", host or self.host_id),
+            "repository": self.repository,
+            "snapshot": self.id,
+            "other": _requests.require_key("other", other),
+        }
+        return await self._fleet.jobs.create(_requests.convert(fields, DiffRequest))
 
 
 class AsyncSnapshots(AsyncCollection[AsyncSnapshot]):

@@ -15,6 +15,8 @@ from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
     CopyResult,
+    DiffResult,
+    DrillResult,
     ForgetResult,
     InitResult,
     PasswdResult,
@@ -138,7 +140,7 @@ def _render_detail(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
+def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind of job)
     match job.result:
         case BackupResult() as result:
             snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
@@ -170,6 +172,19 @@ def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
         case PasswdResult() as result:
             is_added = result.step is PasswdStep.ADD
             return "new password added" if is_added else "old password removed"
+        case DrillResult() as result:
+            size = display.render_bytes(result.bytes_compared)
+            bad = result.files_differing + result.files_unreadable
+            faults = f", {bad} differ or are unreadable" if bad else ""
+            return (
+                f"{result.files_compared} of {result.files_total} files, {size} of snapshot "
+                f"{result.snapshot_id[:8]} compared{faults}"
+            )
+        case DiffResult() as result:
+            return (
+                f"{result.added.files} files added, {result.removed.files} removed, "
+                f"{result.changed_files} changed"
+            )
         case PruneResult() | None:
             return ""
 

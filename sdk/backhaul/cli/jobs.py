@@ -31,7 +31,7 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.values import parse_since
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, NumberedLogLine
-from backhaul.wire.kinds import JobKind
+from backhaul.wire.kinds import DiffResult, DrillResult, JobKind
 
 app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
 app.add_typer(run_app, name="run")
@@ -196,6 +196,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("outcome", job_progress.render_outcome(job) if job.finished_at else ""),
         ("message", job.message or ""),
         ("failure", job.failure_class or ""),
+        *_build_result_fields(job),
         ("exit code", "" if job.exit_code is None else str(job.exit_code)),
         ("host", job.host),
         ("repository", job.repository or ""),
@@ -212,6 +213,28 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("took", _render_duration(job, at)),
         ("log lines", str(job.log_lines)),
     ]
+
+
+def _build_result_fields(job: Job) -> list[tuple[str, str]]:
+    """List what a result names: a line for each path."""
+    match job.result:
+        case DiffResult() as result:
+            lines = [("change", f"{one.modifier} {one.path}") for one in result.changes]
+            return [*lines, ("more changes", "yes" if result.is_cut else "")]
+        case DrillResult() as result:
+            return [
+                ("made by", f"{result.hostname}, {display.render_moment(result.snapshot_time)}"),
+                *(("differs", path) for path in result.differing),
+                *(("unreadable", path) for path in result.unreadable),
+                ("too large", _render_count(result.skipped_too_large)),
+                ("unnameable", _render_count(result.skipped_unnameable)),
+            ]
+        case _:
+            return []
+
+
+def _render_count(count: int) -> str:
+    return str(count) if count else ""
 
 
 def _build_schedule_fields(job: Job) -> list[tuple[str, str]]:

@@ -30,6 +30,14 @@ OfHost = Annotated[
     str | None,
     typer.Option("--of-host", metavar="HOST", help="copy: only the snapshots of this host."),
 ]
+SampleFiles = Annotated[
+    int | None,
+    typer.Option("--files", metavar="N", min=1, max=1000, help="drill: how many files it draws."),
+]
+SampleBytes = Annotated[
+    int | None,
+    typer.Option("--max-bytes", metavar="N", min=1, help="drill: of all files together."),
+]
 
 
 def build_options(

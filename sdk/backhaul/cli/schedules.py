@@ -27,7 +27,14 @@ from backhaul.cli.output import (
 )
 from backhaul.cli.prompts import confirm_removal
 from backhaul.cli.repository_choice import choose_repository
-from backhaul.cli.schedule_options import DataParts, Destination, OfHost, build_options
+from backhaul.cli.schedule_options import (
+    DataParts,
+    Destination,
+    OfHost,
+    SampleBytes,
+    SampleFiles,
+    build_options,
+)
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
 from backhaul.wire.schedules import (
@@ -116,6 +123,8 @@ def create_schedule(
     read_data_parts: DataParts = None,
     destination: Destination = None,
     of_host: OfHost = None,
+    files: SampleFiles = None,
+    max_bytes: SampleBytes = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -135,7 +144,16 @@ def create_schedule(
         attempts=DEFAULT_ATTEMPTS if attempts is None else attempts,
         retry_delay=_read_duration("--retry-delay", retry_delay) or DEFAULT_RETRY_DELAY_S,
         when_unreachable=when_unreachable,
-        options=build_options(kind, _name_options(read_data_parts, destination, of_host)),
+        options=build_options(
+            kind,
+            {
+                "read_data_parts": read_data_parts,
+                "destination": destination,
+                "of_host": of_host,
+                "files": files,
+                "max_bytes": max_bytes,
+            },
+        ),
     )
     with open_client() as client:
         chosen = choose_repository(client, repository)
@@ -198,6 +216,8 @@ def update_schedule(
     read_data_parts: DataParts = None,
     destination: Destination = None,
     of_host: OfHost = None,
+    files: SampleFiles = None,
+    max_bytes: SampleBytes = None,
     clear: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD", help=f"Lift this: {', '.join(CLEARABLE)}. Repeatable."),
@@ -223,7 +243,13 @@ def update_schedule(
         when_unreachable=_or_unset(when_unreachable),
     )
     change = _clear(change, clear or [])
-    options = _name_options(read_data_parts, destination, of_host)
+    options = {
+        "read_data_parts": read_data_parts,
+        "destination": destination,
+        "of_host": of_host,
+        "files": files,
+        "max_bytes": max_bytes,
+    }
     has_options = any(value is not None for value in options.values())
     if change == UpdateSchedule() and not has_options:
         raise BadInputError("Nothing to change: name at least one option.")
@@ -274,16 +300,6 @@ def delete_schedule(
 
 def _read_duration(option: str, text: str | None) -> float | None:
     return None if text is None else parse_duration(text, option=option)
-
-
-def _name_options(
-    read_data_parts: int | None, destination: str | None, of_host: str | None
-) -> dict[str, int | str | None]:
-    return {
-        "read_data_parts": read_data_parts,
-        "destination": destination,
-        "of_host": of_host,
-    }
 
 
 def _or_unset(value: T | None) -> T | UnsetType:

@@ -14,6 +14,8 @@ from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
     CopyResult,
+    DiffResult,
+    DrillResult,
     ForgetResult,
     InitResult,
     PasswdResult,
@@ -48,7 +50,7 @@ def render_job_summary(job: Job) -> str:
     return f"{text}: {job.message}" if job.message else text
 
 
-def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
+def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind of job)
     """Write the figures of a job's result; empty when it has none."""
     match job.result:
         case BackupResult() as r:
@@ -81,6 +83,18 @@ def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind)
             return f"{render_bytes(r.total_size)} in {r.snapshots_count:,} snapshots"
         case PasswdResult() as r:
             return _describe_passwd(r)
+        case DrillResult() as r:
+            bad = r.files_differing + r.files_unreadable
+            text = (
+                f"{r.files_compared:,} of {r.files_total:,} files, "
+                f"{render_bytes(r.bytes_compared)} of {r.snapshot_id[:8]} compared"
+            )
+            return f"{text}, {bad:,} differ or are unreadable" if bad else text
+        case DiffResult() as r:
+            return (
+                f"{r.added.files:,} files added, {r.removed.files:,} removed, "
+                f"{r.changed_files:,} changed"
+            )
         case PruneResult() | None:
             return ""
 

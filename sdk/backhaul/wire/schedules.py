@@ -112,6 +112,7 @@ class ScheduleKind(StrEnum):
     CHECK = "check"
     COPY = "copy"
     STATS = "stats"
+    DRILL = "drill"
 
 
 CatchUp = Literal["once", "skip"]

@@ -349,9 +349,7 @@ async def test_latest_of_an_empty_repository_fails(host: Host, tmp_path: Path) -
     finished = await host.run(RestoreArguments(snapshot="latest", target=str(tmp_path / "new")))
 
     assert finished.outcome is Outcome.FAILED
-    assert finished.message == (
-        "the repository has no snapshot of web-1 to restore; name one by its id"
-    )
+    assert finished.message == "the repository has no snapshot of web-1; name one by its id"
 
 
 async def test_target_that_filled_up_meanwhile_is_left_alone(host: Host, tmp_path: Path) -> None:
@@ -670,3 +668,24 @@ async def test_stricter_policy_holds_for_a_job_that_already_waits(host: Host) ->
     assert host.finished.failure_class is FailureClass.REFUSED
     assert "does not allow backups of /data" in (host.finished.message or "")
     assert host.fake.calls == []
+
+
+async def test_latest_of_another_host_and_a_source_is_looked_up_by_both(
+    host: Host, tmp_path: Path
+) -> None:
+    host.fake.on("snapshots", case="snapshots-several")
+    host.fake.on("restore", case="restore-json-ignored")
+
+    await host.run(
+        RestoreArguments(
+            snapshot="latest",
+            target=str(tmp_path / "new"),
+            of_host="db-1",
+            tag="etc",
+            exclude=("*.iso",),
+        )
+    )
+
+    looked, restored = (call["argv"][1:] for call in host.fake.calls)
+    assert looked == ["snapshots", "--json", "--host=db-1", "--tag=etc", "--", "latest"]
+    assert "--exclude=*.iso" in restored

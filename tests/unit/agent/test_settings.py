@@ -44,11 +44,14 @@ def test_paths_are_absolute_and_restic_is_found_once(tmp_path: Path) -> None:
 def test_policy_comes_from_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, '[policy]\nkinds = ["backup"]\nbackup_paths = ["/etc"]\n')
 
-    policy = load_settings({}, file=file).policy
+    settings = load_settings({}, file=file)
 
+    policy = settings.policy
+    assert settings.file == file
     assert policy.kinds == (JobKind.BACKUP,)
     assert policy.backup_paths == ("/etc",)
     assert policy.restore_paths == ("/",)
+    assert policy.restore_in_place is False
 
 
 def test_dumps_come_from_the_file_and_show_no_arguments(tmp_path: Path) -> None:
@@ -79,6 +82,7 @@ def test_dumps_come_from_the_file_and_show_no_arguments(tmp_path: Path) -> None:
         ("offline_after = 1e9", "offline_after"),
         ("state_dir = 5", "state_dir"),
         ('ca_file = ""', "ca_file"),
+        ('file = "/etc/other.toml"', "unknown field `file`"),
         ("=", "agent.toml"),
     ],
 )

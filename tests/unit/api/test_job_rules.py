@@ -15,7 +15,6 @@ from backhaul.wire.kinds import (
     BackupRequest,
     InitArguments,
     JobKind,
-    RestoreArguments,
     RestoreRequest,
 )
 from backhaul_api.errors import InvalidError
@@ -86,7 +85,7 @@ def test_refused_backup_names_the_field(
 @pytest.mark.parametrize("target", ["/", "//", "/tmp/..", "/tmp/"])
 def test_refused_target_names_the_field(target: str) -> None:
     with pytest.raises(InvalidError) as refused:
-        restore.build(RestoreRequest(**WHERE, snapshot="latest", target=target))
+        restore.check(RestoreRequest(**WHERE, snapshot="latest", target=target), host="web1")
 
     assert [error.field for error in refused.value.errors] == ["target"]
 
@@ -96,14 +95,37 @@ def test_refused_target_says_what_to_write_instead() -> None:
         restore.check_target("/srv/x/../restored/")
 
 
-def test_restore_keeps_what_was_asked() -> None:
-    request = RestoreRequest(
-        **WHERE, snapshot="0a1b2c3d", target="/tmp/restored", include=("/etc",), verify=True
-    )
+IN_PLACE: dict[str, Any] = {"in_place": True, "confirm_host": "web1", "include": ("/srv/x",)}
 
-    assert restore.build(request) == RestoreArguments(
-        snapshot="0a1b2c3d", target="/tmp/restored", include=("/etc",), verify=True
-    )
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "target"),
+        ({"target": "/tmp/r", "include": ("/a",), "exclude": ("/b",)}, "exclude"),
+        ({"target": "/tmp/r", "confirm_host": "web1"}, "confirm_host"),
+        ({**IN_PLACE, "confirm_host": None}, "confirm_host"),
+        ({**IN_PLACE, "confirm_host": "web2"}, "confirm_host"),
+        ({**IN_PLACE, "target": "/tmp/r"}, "target"),
+        ({**IN_PLACE, "include": ()}, "include"),
+        ({**IN_PLACE, "include": ("/srv/x", "*.conf")}, "include[1]"),
+        ({**IN_PLACE, "include": ("/srv/[x]",)}, "include[0]"),
+        ({**IN_PLACE, "include": ("/srv/../etc",)}, "include[0]"),
+        ({**IN_PLACE, "include": ("/",)}, "include[0]"),
+    ],
+    ids=str,
+)
+def test_refused_restore_names_the_field(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidError) as refused:
+        restore.check(RestoreRequest(**WHERE, snapshot="latest", **fields), host="web1")
+
+    assert [error.field for error in refused.value.errors] == [field]
+
+
+def test_restore_in_place_that_names_the_host_again_goes_to_the_root() -> None:
+    request = RestoreRequest(**WHERE, snapshot="latest", **IN_PLACE)
+
+    assert restore.check(request, host="web1") == "/"
 
 
 def test_deadline_counts_from_the_creation() -> None:

@@ -37,6 +37,10 @@ from backhaul.wire.kinds import (
     BackupResult,
     CheckResult,
     CopyResult,
+    DiffChange,
+    DiffCounts,
+    DiffResult,
+    DrillResult,
     ForgetArguments,
     ForgetResult,
     JobKind,
@@ -124,6 +128,8 @@ def test_bare_command_shows_the_help(cli: Cli) -> None:
         ["jobs", "run", "web-1", "init", "--path", "/etc"],
         ["jobs", "run", "web-1", "restore", "--source", "etc"],
         ["jobs", "run", "web-1", "forget"],
+        ["jobs", "run", "web-1", "drill", "--files", "0"],
+        ["jobs", "run", "web-1", "diff", "--snapshot", "0a1b2c3d"],
         ["jobs", "run", "web-1", "prune", "--read-data", "1/7"],
         ["hosts", "label", "web-1", "nonsense"],
         ["hosts", "remove", "web-1"],
@@ -697,6 +703,50 @@ def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRo
     assert re.search(r"^keep +keep-daily 7, keep-weekly 4$", shown, re.MULTILINE)
 
 
+IN_PLACE = ["restore", "--snapshot", "latest", "--in-place", "--include", "/etc/hosts"]
+DRILL = DrillResult(
+    snapshot_id="0a1b2c3d" * 8,
+    snapshot_time=NOW,
+    hostname="db-1",
+    files_total=300,
+    files_compared=18,
+    bytes_compared=1000,
+    files_differing=1,
+    files_unreadable=1,
+    differing=("/etc/a",),
+    unreadable=("/etc/b",),
+    skipped_too_large=3,
+)
+DIFF = DiffResult(
+    source_snapshot="0a1b2c3d",
+    target_snapshot="4e5f6a7b",
+    changed_files=1,
+    added=DiffCounts(files=4),
+    changes=(DiffChange(path="/etc/a", modifier="M"), DiffChange(path="/etc/b", modifier="+")),
+    is_cut=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("result", "lines"),
+    [
+        (DRILL, ["differs /etc/a", "unreadable /etc/b", "too large 3"]),
+        (DIFF, ["change M /etc/a", "change + /etc/b", "more changes yes"]),
+    ],
+    ids=["drill", "diff"],
+)
+def test_paths_of_a_result_are_shown_one_a_line(
+    cli: Cli, server: respx.MockRouter, result: JobResult, lines: list[str]
+) -> None:
+    job = build_job(JobState.FAILED, result=result)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(job))
+
+    shown = cli("jobs", "show", str(JOB_ID)).stdout.splitlines()
+
+    told = [" ".join(line.split()) for line in shown]
+    assert [line for line in told if line in lines] == lines
+
+
 @pytest.mark.parametrize(
     ("arguments", "sent"),
     [
@@ -726,11 +776,51 @@ def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRo
                 "snapshots": [],
             },
         ),
+        (
+            ["drill", "--of-host", "db-1", "--files", "50", "--max-bytes", "1000"],
+            {
+                "kind": "drill",
+                "snapshot": "latest",
+                "of_host": "db-1",
+                "files": 50,
+                "max_bytes": 1000,
+            },
+        ),
+        (
+            ["diff", "--snapshot", "0a1b2c3d", "--other", "4e5f6a7b"],
+            {"kind": "diff", "snapshot": "0a1b2c3d", "other": "4e5f6a7b"},
+        ),
+        (
+            [*IN_PLACE, "--confirm-host", "web-1", "--source", "etc", "--of-host", "db-1"],
+            {
+                "kind": "restore",
+                "snapshot": "latest",
+                "target": None,
+                "include": ["/etc/hosts"],
+                "exclude": [],
+                "verify": False,
+                "of_host": "db-1",
+                "source": "etc",
+                "in_place": True,
+                "confirm_host": "web-1",
+            },
+        ),
     ],
-    ids=["forget", "forget dry", "prune", "check", "check data", "check parts", "copy"],
+    ids=[
+        "forget",
+        "forget dry",
+        "prune",
+        "check",
+        "check data",
+        "check parts",
+        "copy",
+        "drill",
+        "diff",
+        "restore in place",
+    ],
 )
 def test_upkeep_can_be_run_at_once(
-    cli: Cli, server: respx.MockRouter, arguments: list[str], sent: dict[str, str]
+    cli: Cli, server: respx.MockRouter, arguments: list[str], sent: dict[str, Any]
 ) -> None:
     route = server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
 
@@ -754,8 +844,23 @@ def test_upkeep_can_be_run_at_once(
         (PruneResult(), ""),
         (UnlockResult(locks_left=0), ": no locks are left"),
         (CopyResult(copied=2, skipped=3), ": 2 snapshots copied, 3 there already"),
+        (
+            DRILL,
+            ": 18 of 300 files, 1000 B of snapshot 0a1b2c3d compared, 2 differ or are unreadable",
+        ),
+        (DIFF, ": 4 files added, 0 removed, 1 changed"),
     ],
-    ids=["forget", "forget dry", "check data", "check", "prune", "unlock", "copy"],
+    ids=[
+        "forget",
+        "forget dry",
+        "check data",
+        "check",
+        "prune",
+        "unlock",
+        "copy",
+        "drill",
+        "diff",
+    ],
 )
 def test_outcome_of_upkeep_is_one_line(
     cli: Cli, server: respx.MockRouter, result: JobResult, words: str

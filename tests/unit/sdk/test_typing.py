@@ -50,6 +50,8 @@ def work() -> None:
         for snapshot in host.snapshots:
             assert_type(snapshot.host_id, UUID | None)
             assert_type(snapshot.restore("/restore", include=["/etc/hosts"]), backhaul.Job)
+            assert_type(snapshot.drill(files=50), backhaul.Job)
+            assert_type(snapshot.diff(snapshot), backhaul.Job)
 
 
 async def work_too() -> None:

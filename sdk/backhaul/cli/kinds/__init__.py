@@ -10,6 +10,8 @@ from backhaul.cli.kinds import (
     backup,
     check,
     copy,
+    diff,
+    drill,
     forget,
     init,
     prune,
@@ -43,6 +45,8 @@ for _command in (
     check.check,
     unlock.unlock,
     copy.copy,
+    diff.diff,
+    drill.drill,
     stats.stats,
 ):
     app.command()(_command)

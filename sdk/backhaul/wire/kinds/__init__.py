@@ -22,6 +22,7 @@ from backhaul.wire.kinds.backup import (
 )
 from backhaul.wire.kinds.base import (
     AbsolutePath,
+    ExactSnapshotId,
     JobKind,
     Pattern,
     SnapshotId,
@@ -36,6 +37,14 @@ from backhaul.wire.kinds.check import (
     ReadDataSubset,
 )
 from backhaul.wire.kinds.copy import CopyArguments, CopyOptions, CopyRequest, CopyResult
+from backhaul.wire.kinds.diff import (
+    DiffArguments,
+    DiffChange,
+    DiffCounts,
+    DiffRequest,
+    DiffResult,
+)
+from backhaul.wire.kinds.drill import DrillArguments, DrillOptions, DrillRequest, DrillResult
 from backhaul.wire.kinds.forget import (
     ForgetArguments,
     ForgetGuard,
@@ -67,6 +76,8 @@ Arguments = (
     | CopyArguments
     | StatsArguments
     | PasswdArguments
+    | DrillArguments
+    | DiffArguments
 )
 
 JobRequest = (
@@ -80,6 +91,8 @@ JobRequest = (
     | UnlockRequest
     | CopyRequest
     | StatsRequest
+    | DrillRequest
+    | DiffRequest
 )
 
 Result = (
@@ -94,12 +107,14 @@ Result = (
     | CopyResult
     | StatsResult
     | PasswdResult
+    | DrillResult
+    | DiffResult
 )
 
-ScheduleOptions: TypeAlias = CheckOptions | CopyOptions
+ScheduleOptions: TypeAlias = CheckOptions | CopyOptions | DrillOptions
 
 _OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType(
-    {JobKind.CHECK: CheckOptions, JobKind.COPY: CopyOptions}
+    {JobKind.CHECK: CheckOptions, JobKind.COPY: CopyOptions, JobKind.DRILL: DrillOptions}
 )
 
 
@@ -128,6 +143,16 @@ __all__ = [
     "CopyOptions",
     "CopyRequest",
     "CopyResult",
+    "DiffArguments",
+    "DiffChange",
+    "DiffCounts",
+    "DiffRequest",
+    "DiffResult",
+    "DrillArguments",
+    "DrillOptions",
+    "DrillRequest",
+    "DrillResult",
+    "ExactSnapshotId",
     "FileSize",
     "ForgetArguments",
     "ForgetGuard",

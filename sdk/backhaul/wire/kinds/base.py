@@ -22,6 +22,8 @@ class JobKind(StrEnum):
     COPY = "copy"
     STATS = "stats"
     PASSWD = "passwd"
+    DRILL = "drill"
+    DIFF = "diff"
 
 
 EXCLUSIVE_KINDS = frozenset({JobKind.FORGET, JobKind.PRUNE, JobKind.CHECK, JobKind.PASSWD})
@@ -49,3 +51,14 @@ SnapshotId = Annotated[
         description="A snapshot id of at least 8 hex digits, or latest.",
     ),
 ]
+
+
+ExactSnapshotId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9a-f]{8,64}$(?!\n)",
+        description="A snapshot id of at least 8 hex digits.",
+        examples=["0a1b2c3d"],
+    ),
+]
+"""Where `latest` would not say which one is meant."""

@@ -1,0 +1,45 @@
+"""Which snapshot a job works on: the one that is named, or the newest of a host."""
+
+from __future__ import annotations
+
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.snapshots import ReportedSnapshot
+from backhaul_agent.bench import Bench
+from backhaul_agent.ending import Ending, build_ending, build_failure
+from backhaul_agent.listing import list_snapshots
+
+LATEST = "latest"
+
+
+async def choose_latest(
+    bench: Bench, *, of_host: str | None, tag: str | None = None
+) -> ReportedSnapshot | Ending:
+    """Look the newest snapshot of a host up, this one unless another is named; or say why not.
+
+    Another host's, or one dated ahead by whoever writes there, is not what anybody means by it.
+
+    Raises:
+        RunEndedError, ResticMissingError, ResticStartError
+    """
+    host = of_host or bench.host
+    found = await find(bench, LATEST, host=host, tag=tag)
+    if found is None:
+        kind = "snapshot" if tag is None else f"snapshot with the tag {tag}"
+        return build_failure(f"the repository has no {kind} of {host}; name one by its id")
+    return found
+
+
+async def find(
+    bench: Bench, snapshot_id: str, *, host: str | None = None, tag: str | None = None
+) -> ReportedSnapshot | Ending | None:
+    """Look a snapshot up; None when the repository has no such one.
+
+    Raises:
+        RunEndedError, ResticMissingError, ResticStartError
+    """
+    done, found = await list_snapshots(bench, snapshot_id, host=host, tag=tag)
+    if done.verdict.outcome is not Outcome.SUCCEEDED:
+        return build_ending(done, None)
+    if found is None or not found.snapshots:
+        return None
+    return max(found.snapshots, key=lambda one: one.time)

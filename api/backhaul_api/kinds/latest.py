@@ -1,0 +1,98 @@
+"""Which snapshot `latest` is: the newest that a job of a host made, as far as the server knows.
+
+Anybody who can write to a repository can date a snapshot ahead, under any host's name. So only what
+a job of Backhaul reported counts here, and only with a time that the job can have had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul_api.db.tables import hosts, jobs, snapshots
+from backhaul_api.errors import InvalidError
+from backhaul_api.jobs.targets import find_host, refuse_ambiguous_snapshot
+from backhaul_api.kinds.order import Order
+from backhaul_api.names import named_in
+
+LATEST = "latest"
+
+CLOCK_ERROR = timedelta(hours=1)
+"""How far a host's clock may be ahead; a wrong time zone is the most common fault."""
+
+_NEWEST = 100
+"""Looked at, newest first. More than a few that cannot be true are an attack, and the host's own
+look at the repository remains."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What the agent is told of the snapshot that is meant."""
+
+    snapshot: str
+    of_host: str | None
+    """None stands for the job's own host."""
+    tag: str | None = None
+
+
+async def choose(
+    order: Order, snapshot: str, *, of_host: str | None, source: str | None = None
+) -> Choice:
+    """Find the snapshot that an operator means. `latest` stays what it is where none is known.
+
+    Raises:
+        InvalidError: there is no such host or source, or an id is given beside one, or it is
+            ambiguous.
+    """
+    if snapshot != LATEST:
+        for field, value in (("of_host", of_host), ("source", source)):
+            if value is not None:
+                raise InvalidError.of(field, "belongs to the snapshot latest: leave it out")
+        await refuse_ambiguous_snapshot(order.connection, order.repository, snapshot)
+        return Choice(snapshot=snapshot, of_host=None)
+    host_id, hostname = order.host.id, None
+    if of_host is not None:
+        with named_in("of_host"):
+            host_id = await find_host(order.connection, of_host)
+        hostname = await _fetch_name(order.connection, host_id)
+    tag = None if source is None else (await order.fetch_source(source)).name
+    found = await find_newest(order.connection, order.repository.id, host_id, tag=tag)
+    return Choice(snapshot=found or LATEST, of_host=hostname, tag=tag)
+
+
+async def find_newest(
+    connection: AsyncConnection, repository_id: UUID, host_id: UUID, *, tag: str | None = None
+) -> str | None:
+    """Find the id of the newest snapshot that a host's jobs made; None when none is known."""
+    query = (
+        sa.select(
+            snapshots.c.id,
+            snapshots.c.time,
+            snapshots.c.tags,
+            snapshots.c.reported_at,
+            jobs.c.finished_at,
+        )
+        .join_from(snapshots, jobs, snapshots.c.job_id == jobs.c.id)
+        .where(snapshots.c.repository_id == repository_id, snapshots.c.host_id == host_id)
+        .order_by(snapshots.c.time.desc(), snapshots.c.id.desc())
+        .limit(_NEWEST)
+    )
+    if tag is not None:
+        # A source's name needs no escape in JSON. Which element it is, is looked at below.
+        quoted = msgspec.json.encode(tag).decode()
+        query = query.where(sa.cast(snapshots.c.tags, sa.Text).contains(quoted, autoescape=True))
+    for row in await connection.execute(query):
+        is_true = row.time <= (row.finished_at or row.reported_at) + CLOCK_ERROR
+        if is_true and (tag is None or tag in row.tags):
+            return str(row.id)
+    return None
+
+
+async def _fetch_name(connection: AsyncConnection, host_id: UUID) -> str | None:
+    name: str | None = await connection.scalar(sa.select(hosts.c.name).where(hosts.c.id == host_id))
+    return name

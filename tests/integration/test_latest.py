@@ -1,0 +1,102 @@
+"""Which snapshot `latest` is, over a real database."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from litestar import Litestar
+
+from backhaul_api.services import Services
+from tests.fakes.clock import START
+from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_source
+from tests.integration.test_fires import fire
+from tests.integration.test_snapshots import finish, report, snapshot, start
+
+OLD, NEW, AHEAD, FOREIGN = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
+    """A host `web1` that made two snapshots; in its name others were written, dated ahead."""
+    await add_repository(operator)
+    agent = await add_agent(services, app)
+    await agent.say_hello()
+    await _back_up(operator, agent, OLD, time=START - 2 * HOUR, tags=("etc", "people"))
+    await _back_up(operator, agent, NEW, time=START - HOUR, tags=("home",))
+    await _back_up(operator, agent, AHEAD, time=START + 30 * 24 * HOUR)
+    listing = await start(operator, agent, kind="snapshots")
+    await report(operator, agent, listing, snapshot(FOREIGN, time=START))
+    await finish(agent, listing)
+    return agent
+
+
+async def test_latest_is_the_newest_that_a_job_of_the_host_can_have_made(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    await add_source(operator, name="etc")
+    await add_source(operator, name="tc")
+
+    newest = await _restore(operator)
+    of_source = await _restore(operator, source="etc")
+    of_another = await _restore(operator, source="tc")
+
+    assert (newest["snapshot"], newest["of_host"], newest["tag"]) == (NEW, None, None)
+    assert (of_source["snapshot"], of_source["tag"]) == (OLD, "etc")
+    # None is known: the host looks for itself, and for this source's.
+    assert (of_another["snapshot"], of_another["tag"]) == ("latest", "tc")
+
+
+async def test_latest_of_another_host_is_restored_also_when_that_is_gone(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, app: Litestar
+) -> None:
+    other = await add_agent(services, app, name="web2")
+    await other.say_hello()
+    removed = await operator.delete("/v1/hosts/web1")
+    assert removed.status_code == 204, removed.text
+
+    own = await _restore(operator, host="web2")
+    theirs = await _restore(operator, host="web2", of_host="web1")
+
+    assert (own["snapshot"], own["of_host"]) == ("latest", None)
+    assert (theirs["snapshot"], theirs["of_host"]) == (NEW, "web1")
+
+
+async def test_schedule_drills_the_newest_snapshot_by_its_options(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    body = {
+        "kind": "drill",
+        "cron": "0 4 * * 0",
+        "repository": "nas",
+        "options": {"kind": "drill", "files": 7},
+    }
+    made = await operator.post("/v1/hosts/web1/schedules", json=body)
+    assert made.status_code == 201, made.text
+
+    receipt = await fire(agent, made.json()["id"])
+
+    job = (await operator.get(f"/v1/jobs/{receipt.job_id}")).json()
+    assert job["arguments"] == {
+        "kind": "drill",
+        "snapshot": NEW,
+        "of_host": None,
+        "files": 7,
+        "max_bytes": 2**30,
+    }
+
+
+async def _back_up(operator: httpx.AsyncClient, agent: FakeAgent, id_: str, **fields: Any) -> None:
+    job_id = await start(operator, agent, kind="backup")
+    await report(operator, agent, job_id, snapshot(id_, **fields))
+    await finish(agent, job_id, snapshot_id=id_)
+
+
+async def _restore(operator: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    body = {"kind": "restore", "snapshot": "latest", "target": "/srv/r", **fields}
+    job_id = await add_job(operator, **body)
+    arguments: dict[str, Any] = (await operator.get(f"/v1/jobs/{job_id}")).json()["arguments"]
+    return arguments
