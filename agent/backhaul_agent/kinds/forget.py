@@ -51,11 +51,11 @@ async def _ask(
 
 
 def _judge(bench: Bench, done: Exit, groups: Sequence[forget.Group] | None) -> Ending:
+    refusal = forget.find_refusal(done.stderr)
+    if refusal is not None:
+        return build_failure(refusal, exit_code=done.code)
     if done.verdict.outcome is not Outcome.SUCCEEDED:
         return build_ending(done, None)
-    if forget.has_left_some(done.stderr):
-        message = "restic could not remove every snapshot; see the log"
-        return build_failure(message, exit_code=done.code)
     if groups is None:
         return build_failure("restic printed no groups of snapshots", exit_code=done.code)
     result = forget.build_result(groups)
