@@ -248,37 +248,39 @@ class Site(NamedTuple):
     kinds: tuple[JobKind, ...] = tuple(ROWS)
 
 
+SLOWLY_REFUSED = (JobKind.FORGET, JobKind.PRUNE)
+"""What restic 0.14 tries on an append-only storage for most of a minute before it takes the no."""
+
+
 @contextmanager
 def open_sites(folder: Path) -> Iterator[list[Site]]:
     """Start the servers.
 
-    An append-only storage has two, because restic 0.14 tries for most of a minute before it takes
-    the no to a forget, and to a prune.
+    What is slowly refused has an append-only storage of its own, and comes first, so that all of it
+    waits at the same time.
 
     Raises:
         ServerMissingError: a server's program is not on this machine.
     """
     local, rest, s3 = folder / "local", folder / "rest", folder / "s3"
-    kept, pruned = folder / "append-only", folder / "append-only-2"
+    kept = folder / "append-only"
     type_ = RepositoryType
     with ExitStack() as stack:
+
+        def open_append_only(files: Path, *kinds: JobKind) -> Site:
+            server = stack.enter_context(run_rest_server(files, is_append_only=True))
+            return Site(type_.APPEND_ONLY, server, files, kinds)
+
         sftp = stack.enter_context(run_sftp_server(folder / "sftp"))
         yield [
+            *(
+                open_append_only(folder / f"no-{kind}", JobKind.INIT, JobKind.BACKUP, kind)
+                for kind in SLOWLY_REFUSED
+            ),
             Site(type_.LOCAL, Storage(location=str(local)), local),
             Site(type_.SFTP, sftp, sftp.files),
             Site(type_.REST, stack.enter_context(run_rest_server(rest)), rest),
-            Site(
-                type_.APPEND_ONLY,
-                stack.enter_context(run_rest_server(kept, is_append_only=True)),
-                kept,
-                tuple(kind for kind in ROWS if kind is not JobKind.PRUNE),
-            ),
-            Site(
-                type_.APPEND_ONLY,
-                stack.enter_context(run_rest_server(pruned, is_append_only=True)),
-                pruned,
-                (JobKind.INIT, JobKind.BACKUP, JobKind.PRUNE),
-            ),
+            open_append_only(kept, *(kind for kind in ROWS if kind not in SLOWLY_REFUSED)),
             Site(type_.S3, stack.enter_context(run_s3_server(s3)), s3 / BUCKET),
         ]
 
