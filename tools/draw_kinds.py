@@ -133,12 +133,11 @@ def _draw_cell(
 
 def find_recordings() -> Mapping[str, frozenset[JobKind]]:
     """Find for which kinds there is output of restics newer than that of CI."""
-    kinds = {COMMANDS.get(kind, str(kind)): kind for kind in JobKind}
     found = {}
     for folder in sorted(RECORDINGS.glob("restic-*"), key=lambda one: _sort_key(one.name)):
         commands = {file.read_text().split("\n")[1] for file in folder.glob("*/argv.txt")}
         found[folder.name.removeprefix("restic-")] = frozenset(
-            kind for command, kind in kinds.items() if command in commands
+            kind for kind in JobKind if COMMANDS.get(kind, str(kind)) in commands
         )
     return found
 
