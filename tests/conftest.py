@@ -34,6 +34,7 @@ from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from tests.fakes.clock import FakeClock
 from tests.fakes.postgresql import PostgresqlMissingError, PostgresqlServer, run_postgresql
+from tools.local_fleet import name_restic
 
 FAST_ARGON2 = argon2.Parameters(
     type=argon2.Type.ID,
@@ -66,8 +67,8 @@ def stop_for_missing(part: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def restic() -> str:
-    """Give the path of the real restic."""
-    return shutil.which("restic") or stop_for_missing("restic")
+    """Give the path of the real restic, or of the one that BACKHAUL_TEST_RESTIC names."""
+    return shutil.which(name_restic()) or stop_for_missing("restic")
 
 
 @pytest.fixture(scope="session")

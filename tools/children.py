@@ -63,9 +63,20 @@ class Child:
         Raises:
             ChildFailedError: the child ended first, or the time is over.
         """
+        return self._wait_for(pattern, self.output_file, limit_s)
+
+    def wait_for_error(self, pattern: str, *, limit_s: float = 30.0) -> str:
+        """Wait for a line of what is no output, where many servers say that they are ready.
+
+        Raises:
+            ChildFailedError: the child ended first, or the time is over.
+        """
+        return self._wait_for(pattern, self.error_file, limit_s)
+
+    def _wait_for(self, pattern: str, file: Path, limit_s: float) -> str:
         deadline = time.monotonic() + limit_s
         while True:
-            if found := re.search(pattern, self.output_file.read_text(errors="replace")):
+            if found := re.search(pattern, file.read_text(errors="replace")):
                 return found.group(1)
             if self.process.poll() is not None:
                 raise ChildFailedError(f"{self.name} ended with {self.process.returncode}")

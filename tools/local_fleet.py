@@ -30,6 +30,11 @@ class CommandFailedError(Exception):
     """A command of the command line ended with an error; the message is the one that it gave."""
 
 
+def name_restic() -> str:
+    """Name the restic to use: what BACKHAUL_TEST_RESTIC says, or the one on PATH."""
+    return os.environ.get("BACKHAUL_TEST_RESTIC", "restic")
+
+
 class LocalFleet:
     """The API on SQLite and a free port, and an agent, once they were started."""
 
@@ -45,8 +50,10 @@ class LocalFleet:
         self.logs.mkdir()
         self.state = folder / "agent"
         self.repository = folder / "repository"
-        self.environment = build_environment(folder)
+        self.environment = build_environment(folder, BACKHAUL_AGENT_RESTIC=name_restic())
         self.secrets: dict[str, str] = {}
+        self.agents: dict[str, Child] = {}
+        """Of the hosts besides the first one, by their names."""
         self._children: list[Child] = []
 
     def start_api(self) -> None:
@@ -76,13 +83,26 @@ class LocalFleet:
 
     def enrol_host(self) -> None:
         """Let this machine join."""
-        made = self.client.create_enrollment_token(CreateEnrollmentToken(host_name=self.host_name))
-        self.secrets["enrollment token"] = made.token
-        server = ("--server", self.client.url)
-        self.run_cli("agent", "enroll", *server, "--state-dir", str(self.state), typed=made.token)
+        self._enrol(self.host_name, "--state-dir", str(self.state))
 
     def start_agent(self) -> None:
         self.agent = self._start("agent", "agent", "run", "--state-dir", str(self.state))
+
+    def enrol(self, host: str) -> None:
+        """Let this machine join once more, as a host of that name."""
+        self._enrol(host, *self._state_of(host))
+
+    def start_agent_of(self, host: str) -> None:
+        self.agents[host] = self._start(host, "agent", "run", *self._state_of(host))
+
+    def _enrol(self, host: str, *state: str) -> None:
+        made = self.client.create_enrollment_token(CreateEnrollmentToken(host_name=host))
+        self.secrets[f"enrollment token of {host}"] = made.token
+        server = ("--server", self.client.url)
+        self.run_cli("agent", "enroll", *server, *state, typed=made.token)
+
+    def _state_of(self, host: str) -> tuple[str, str]:
+        return "--state-dir", str(self.folder / f"agent-{host}")
 
     def create_repository(self) -> Job:
         """Record a repository and create it. Gives the job that did."""
@@ -159,7 +179,7 @@ class LocalFleet:
             "RESTIC_PASSWORD": self.secrets["repository password"],
             "RESTIC_CACHE_DIR": str(self.folder / "cache"),
         }
-        command = ["restic", "--no-lock", *arguments]
+        command = [name_restic(), "--no-lock", *arguments]
         run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         return run.stdout
 

@@ -19,16 +19,40 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 
-# Install Debian packages, or fail: not Debian, not root, or no network.
+# Print the packages that have the given programs.
+debian_packages() {
+    # Only the program: the package called tinyproxy would start a proxy of its own.
+    printf '%s\n' "$@" | sed 's/^tinyproxy$/tinyproxy-bin/
+        s/^ssh$/openssh-client/
+        s/^sshd$/openssh-server/' | tr '\n' ' '
+}
+
+# Install the Debian packages of programs, or fail: not Debian, not root, or no network.
 apt_install() {
     command -v apt-get >/dev/null || return 1
     [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || return 1
     say "Installing with apt-get: $*"
-    # Only the program: the package of this name would start a proxy of its own.
-    set -- $(printf '%s\n' "$@" | sed 's/^tinyproxy$/tinyproxy-bin/')
+    # shellcheck disable=SC2046 # several words are meant
+    set -- $(debian_packages "$@")
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >/dev/null || return 1
-    as_root env DEBIAN_FRONTEND=noninteractive \
+    without_services env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Run a command as root in which no package starts a service: what is wanted is the programs, not a
+# web server or a way in from outside. Debian's maintainer scripts ask policy-rc.d, and 101 is no.
+without_services() {
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then
+        as_root "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+    status=0
+    as_root "$@" || status=$?
+    as_root rm -f "$policy"
+    return "$status"
 }
 
 # Print the first Python >= 3.11 that can import the given module. A name on PATH proves nothing:
@@ -76,12 +100,13 @@ install_venv() {
 find_programs() {
     missing=
     for program in "$@"; do
-        command -v "$program" >/dev/null || missing="$missing $program"
+        # Servers lie where only root looks.
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing="$missing $program"
     done
     # shellcheck disable=SC2086 # several words are meant
     [ -z "$missing" ] || apt_install $missing || {
         say "Missing:$missing. Install with one of these, and run this again:" "
-  Debian, Ubuntu   sudo apt-get install$missing
+  Debian, Ubuntu   sudo apt-get install $(debian_packages $missing)
   Fedora           sudo dnf install$missing
   macOS            brew install$missing
   restic itself    https://github.com/restic/restic/releases

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.modules import ROOT
-from tools import draw_states
+from tools import draw_kinds, draw_states
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("changelog/**/*.md")])
 
@@ -16,6 +16,12 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("chan
 def test_the_page_of_job_states_is_drawn_from_the_table_of_moves() -> None:
     assert draw_states.PAGE.read_text() == draw_states.draw(), (
         "run: .venv/bin/python -m tools.draw_states"
+    )
+
+
+def test_the_page_of_repositories_and_kinds_is_drawn_from_what_was_seen() -> None:
+    assert draw_kinds.PAGE.read_text() == draw_kinds.draw(), (
+        "run: .venv/bin/python -m tools.draw_kinds"
     )
 
 

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
-from backhaul.wire.accounts import CreateEnrollmentToken
 from backhaul.wire.fleet import CreateRepository, CreateSource, Host
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
 from backhaul.wire.kinds import InitRequest
 from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, WhenUnreachable
-from tools.children import Child
 from tools.leaks import require_no_secrets
 from tools.local_fleet import REPOSITORY, LocalFleet
 
@@ -80,7 +78,6 @@ class ScheduledFleet(LocalFleet):
         self.environment |= {
             f"BACKHAUL_AGENT_{name.upper()}": value for name, value in agent_settings.items()
         }
-        self.agents: dict[str, Child] = {}
 
     def start(self, *hosts: str) -> None:
         """Start everything; the first host creates the repository."""
@@ -97,22 +94,10 @@ class ScheduledFleet(LocalFleet):
         created = self.run_job(InitRequest(host=hosts[0], repository=REPOSITORY))
         assert created.state is JobState.SUCCEEDED, created.message
 
-    def enrol(self, host: str) -> None:
-        made = self.client.create_enrollment_token(CreateEnrollmentToken(host_name=host))
-        self.secrets[f"enrollment token of {host}"] = made.token
-        server = ("--server", self.client.url)
-        self.run_cli("agent", "enroll", *server, *self._state_of(host), typed=made.token)
-
-    def start_agent_of(self, host: str) -> None:
-        self.agents[host] = self._start(host, "agent", "run", *self._state_of(host))
-
     def kill_agent_of(self, host: str) -> None:
         """End it with SIGKILL, in whatever it is doing."""
         self.agents[host].process.kill()
         self.agents[host].process.wait()
-
-    def _state_of(self, host: str) -> tuple[str, str]:
-        return "--state-dir", str(self.folder / f"agent-{host}")
 
     def add_source(self, name: str) -> Path:
         """Make a folder with a file, and the source that names it."""

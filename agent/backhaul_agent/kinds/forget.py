@@ -5,6 +5,8 @@ What the server does not know to be honest is set aside before the rules are app
 
 from __future__ import annotations
 
+import msgspec
+
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import ForgetArguments, JobKind
 from backhaul_agent.bench import Bench
@@ -73,17 +75,17 @@ async def _remove(bench: Bench, plan: Plan) -> Ending:
 
 
 def _find_failure(done: Exit) -> Ending | None:
-    if done.verdict.outcome is not Outcome.SUCCEEDED:
-        ending = build_ending(done, None)
-        if not forget.is_refused(done.stderr):
-            return ending
-        return build_refusal(f"{ending.message}\n{_APPEND_ONLY}", exit_code=done.code)
-    if forget.has_left_some(done.stderr):
-        message = "restic could not remove every snapshot; see the log"
-        if forget.is_refused(done.stderr):
-            message = f"{message}\n{_APPEND_ONLY}"
+    """Say why snapshots stayed that should go; some versions of restic exit with 0 even then."""
+    ending = build_ending(done, None)
+    message = forget.find_refusal(done.stderr)
+    if message is None and ending.outcome is Outcome.SUCCEEDED:
+        return None
+    message = message or ending.message or ""
+    if forget.is_refused(done.stderr):
+        return build_refusal(f"{message}\n{_APPEND_ONLY}", exit_code=done.code)
+    if ending.outcome is Outcome.SUCCEEDED:
         return build_failure(message, exit_code=done.code)
-    return None
+    return msgspec.structs.replace(ending, message=message)
 
 
 def _tell(bench: Bench, done: Exit, plan: Plan) -> Ending:

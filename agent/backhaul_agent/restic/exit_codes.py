@@ -4,24 +4,25 @@
 |---|---|---|
 | 0 | success | |
 | 1 | every error, told apart by the text on stderr | every error without a code of its own |
-| 3 | backup: a snapshot exists, something could not be read | same |
+| 3 | backup: a snapshot exists, something could not be read | same; 0.19.0: forget left some |
 | 10, 11 | | 0.17.0: no repository, locked |
 | 12 | | 0.17.1: wrong password |
-| 130 | SIGINT | SIGINT, SIGTERM |
+| 130 | SIGINT | SIGINT, SIGTERM; 0.18.0 may exit with 1 |
 
-Sources: restic manual, "Exit codes", at each version; recordings of 0.14.0. Unknown codes fail:
-restic's manual announces that new ones will come.
+Sources: restic manual, "Exit codes", at each version; recordings of 0.14.0, 0.18.0 and 0.19.1.
+Unknown codes fail: restic's manual announces that new ones will come.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import JobKind
-from backhaul_agent.restic.output import parse_object, read_text
+from backhaul_agent.restic.output import read_message
 from backhaul_agent.restic.version import ResticVersion
 
 _INTERRUPTED = 130
@@ -32,14 +33,19 @@ _CODES_SINCE: dict[int, tuple[tuple[int, int, int], FailureClass]] = {
     12: ((0, 17, 1), FailureClass.WRONG_PASSWORD),
 }
 
-# The first that matches counts. Each was recorded from restic 0.14.0. "unable to open config file"
-# alone says nothing: it stands before a missing repository and before a dead network alike.
+# The first that matches counts. Each was recorded, from restic 0.14.0 where nothing else is said.
+# "unable to open config file" alone says nothing: it stands before a missing repository and before
+# a dead network alike.
 _WORDS: Sequence[tuple[str, FailureClass]] = (
+    # 0.18.0 may exit with 1 all the same; what fails besides fails because of the signal.
+    ("signal interrupt received", FailureClass.INTERRUPTED),
+    ("signal terminated received", FailureClass.INTERRUPTED),
     ("config file already exists", FailureClass.REPOSITORY_EXISTS),
     ("wrong password or no key found", FailureClass.WRONG_PASSWORD),
     ("repository is already locked", FailureClass.LOCKED),
     ("no space left on device", FailureClass.NO_SPACE),
     ("all target directories/files do not exist", FailureClass.SOURCE_MISSING),
+    ("all source directories/files do not exist", FailureClass.SOURCE_MISSING),  # 0.18.0
     ("/config: no such file or directory", FailureClass.REPOSITORY_MISSING),
     ("<config/> does not exist", FailureClass.REPOSITORY_MISSING),
     ("open config file: Lstat: file does not exist", FailureClass.REPOSITORY_MISSING),
@@ -68,6 +74,8 @@ _WORDS: Sequence[tuple[str, FailureClass]] = (
 
 # Go prints each retry as a line of its own; what was retried may have worked in the end.
 _RETRY = "returned error, retrying after"
+# In Go's stack traces the name of a function stands alone, before a line with its place.
+_FUNCTION = re.compile(r"\S+\.\S+")
 _MESSAGE_LINES = 3
 _MESSAGE_LENGTH = 1000
 
@@ -108,8 +116,10 @@ def _classify(exit_code: int, version: ResticVersion | None, stderr: Sequence[st
 
 
 def _classify_words(stderr: Sequence[str]) -> FailureClass:
-    final = [line for line in stderr if _RETRY not in line]
-    for lines in (final, stderr):
+    # JSON as it is, too: what an item failed with stands deeper in it than a message.
+    said = [text for line in stderr for text in (line, *read_message(line))]
+    final = [line for line in said if _RETRY not in line]
+    for lines in (final, said):
         for words, failure_class in _WORDS:
             if any(words in line for line in lines):
                 return failure_class
@@ -118,18 +128,23 @@ def _classify_words(stderr: Sequence[str]) -> FailureClass:
 
 def pick_message(stderr: Iterable[str]) -> str | None:
     """Choose the few lines of stderr that say why restic failed."""
-    lines = [_readable(line) for line in stderr if line.strip()]
-    told = [line for line in lines if line and _RETRY not in line and not line.startswith("\t")]
+    texts = [text for line in stderr for text in read_message(line) if text.strip()]
+    lines = _without_stack(texts)
+    told = [line for line in lines if _RETRY not in line]
     for index, line in enumerate(told):
         if line.startswith("Fatal:"):
             return _join(told[index:])
     return _join(told) if told else (_join(lines[-1:]) or None)
 
 
+def _without_stack(lines: Sequence[str]) -> list[str]:
+    return [
+        line
+        for line, next_line in zip(lines, [*lines[1:], ""], strict=False)
+        if not line.startswith("\t")
+        and not (next_line.startswith("\t") and _FUNCTION.fullmatch(line))
+    ]
+
+
 def _join(lines: Sequence[str]) -> str:
     return "\n".join(lines[:_MESSAGE_LINES])[:_MESSAGE_LENGTH]
-
-
-def _readable(line: str) -> str:
-    found = parse_object(line)
-    return line.rstrip() if found is None else read_text(found, "message")

@@ -32,6 +32,7 @@ _FLAGS = {
 }
 
 _NOT_REMOVED = "unable to remove"
+_REASON = re.compile(r"Remove\(<snapshot/\w+>\) failed: (.+)")
 
 # A server that takes no deletes, of a REST server (0.14.0) and of S3; and a folder of files.
 _REFUSED = re.compile(
@@ -110,9 +111,16 @@ def find_danger(groups: Sequence[Group]) -> str | None:
     return None
 
 
-def has_left_some(stderr: Iterable[str]) -> bool:
-    """Tell whether snapshots stayed that should go: 0.17 and 0.18 say so and exit with 0."""
-    return any(_NOT_REMOVED in line for line in stderr)
+def find_refusal(stderr: Iterable[str]) -> str | None:
+    """Say why snapshots stayed that should go, or None.
+
+    0.18.0 says so on stderr alone, and exits with 0; 0.19.1 exits with 3.
+    """
+    lines = list(stderr)
+    if not any(_NOT_REMOVED in line for line in lines):
+        return None
+    reasons = [match[1] for line in lines if (match := _REASON.match(line))]
+    return f"restic could not remove every snapshot: {reasons[-1] if reasons else 'see the log'}"
 
 
 def is_refused(stderr: Iterable[str]) -> bool:

@@ -44,6 +44,17 @@ def parse_array(line: str) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
+def read_message(line: str) -> list[str]:
+    """Read the lines for people that stand in a line of stderr, which may be JSON.
+
+    From 0.18 on `exit_error` carries all that restic says at its end, in one text of several lines.
+    """
+    found = parse_object(line)
+    if found is None:
+        return [line.rstrip()]
+    return read_text(found, "message").splitlines()
+
+
 def parse_progress(status: JsonObject) -> Progress | None:
     """Read a `status` line of backup, or of restore (0.16 and later).
 

@@ -16,7 +16,8 @@ from backhaul_agent.restic.output import (
     read_texts,
 )
 
-_UNREADABLE = "could not load snapshot"
+# As 0.14.0 says it, and as 0.18.0 and 0.19.1 do.
+_UNREADABLE = ("could not load snapshot", "failed to load snapshot")
 
 
 def build_arguments(
@@ -39,7 +40,7 @@ class SnapshotList(msgspec.Struct, frozen=True, kw_only=True):
 
     snapshots: tuple[ReportedSnapshot, ...]
     is_whole: bool
-    """Every snapshot is named. restic 0.14 leaves out what it cannot read, and exits with 0."""
+    """Every snapshot is named. restic leaves out what it cannot read, and exits with 0."""
 
 
 def read_snapshots(stdout: Iterable[str], stderr: Iterable[str]) -> SnapshotList | None:
@@ -49,9 +50,13 @@ def read_snapshots(stdout: Iterable[str], stderr: Iterable[str]) -> SnapshotList
         if found is not None:
             read = [_read_snapshot(item) for item in found]
             known = tuple(snapshot for snapshot in read if snapshot is not None)
-            has_all = len(known) == len(read) and not any(_UNREADABLE in line for line in stderr)
-            return SnapshotList(snapshots=known, is_whole=has_all)
+            is_whole = len(known) == len(read) and not _has_left_out(stderr)
+            return SnapshotList(snapshots=known, is_whole=is_whole)
     return None
+
+
+def _has_left_out(stderr: Iterable[str]) -> bool:
+    return any(words in line for line in stderr for words in _UNREADABLE)
 
 
 def _read_snapshot(item: Any) -> ReportedSnapshot | None:

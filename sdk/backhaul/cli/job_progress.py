@@ -8,25 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from backhaul import display
+from backhaul._result_texts import render_result
 from backhaul.cli import output
 from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
-from backhaul.wire.kinds import (
-    BackupResult,
-    CheckResult,
-    CopyResult,
-    DiffResult,
-    DrillResult,
-    ForgetResult,
-    InitResult,
-    PasswdResult,
-    PasswdStep,
-    PruneResult,
-    RestoreResult,
-    SnapshotsResult,
-    StatsResult,
-    UnlockResult,
-)
 
 if TYPE_CHECKING:
     from backhaul.client import Client
@@ -61,7 +46,7 @@ def choose_exit_code(job: Job) -> int:
 def render_outcome(job: Job) -> str:
     """Render how a job ended in one line."""
     parts = [f"{job.kind} on {job.host} {job.state}"]
-    summary = _render_result(job)
+    summary = render_result(job)
     if summary:
         parts.append(f": {summary}")
     if job.started_at and job.finished_at:
@@ -138,58 +123,3 @@ def _render_detail(progress: Progress) -> str:
     if progress.error_count:
         parts.append(f"{progress.error_count} errors")
     return ", ".join(parts)
-
-
-def _render_result(job: Job) -> str:  # noqa: C901 (a case for each kind of job)
-    match job.result:
-        case BackupResult() as result:
-            snapshot = f"snapshot {result.snapshot_id[:8]}, " if result.snapshot_id else ""
-            dry = "dry run, no snapshot: " if result.dry_run else ""
-            unread = f", {result.unreadable} not readable" if result.unreadable else ""
-            return (
-                f"{dry}{snapshot}{result.total_files_processed} files, "
-                f"{display.render_bytes(result.total_bytes_processed)} "
-                f"({display.render_bytes(result.data_added)} new){unread}"
-            )
-        case RestoreResult() as result:
-            size = display.render_bytes(result.bytes_restored)
-            return f"{result.files_restored} files, {size} in {result.target}"
-        case SnapshotsResult() as result:
-            return f"{result.snapshots_count} snapshots"
-        case InitResult() as result:
-            return f"repository {result.repository_id[:10]}"
-        case ForgetResult() as result:
-            return _render_forget(result)
-        case CheckResult() as result:
-            return f"read {result.read_data_subset} of the data" if result.read_data_subset else ""
-        case UnlockResult() as result:
-            return f"{result.locks_left or 'no'} locks are left"
-        case CopyResult() as result:
-            return f"{result.copied} snapshots copied, {result.skipped} there already"
-        case StatsResult() as result:
-            size = display.render_bytes(result.total_size)
-            return f"{size} in {result.snapshots_count} snapshots"
-        case PasswdResult() as result:
-            is_added = result.step is PasswdStep.ADD
-            return "new password added" if is_added else "old password removed"
-        case DrillResult() as result:
-            size = display.render_bytes(result.bytes_compared)
-            bad = result.files_differing + result.files_unreadable
-            faults = f", {bad} differ or are unreadable" if bad else ""
-            return (
-                f"{result.files_compared} of {result.files_total} files, {size} of snapshot "
-                f"{result.snapshot_id[:8]} compared{faults}"
-            )
-        case DiffResult() as result:
-            return (
-                f"{result.added.files} files added, {result.removed.files} removed, "
-                f"{result.changed_files} changed"
-            )
-        case PruneResult() | None:
-            return ""
-
-
-def _render_forget(result: ForgetResult) -> str:
-    if result.dry_run:
-        return f"{result.to_go} snapshots would be removed, {result.kept} kept"
-    return f"{result.removed} snapshots removed, {result.kept} kept"

@@ -5,27 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from backhaul._moments import find_now
+from backhaul._result_texts import render_result
 from backhaul.display import render_age, render_bytes, render_duration
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, RepositorySize, Source
 from backhaul.wire.jobs import Job, JobState
-from backhaul.wire.kinds import (
-    BackupResult,
-    CheckResult,
-    CopyResult,
-    DiffResult,
-    DrillResult,
-    ForgetResult,
-    InitResult,
-    PasswdResult,
-    PasswdStep,
-    PruneResult,
-    RestoreResult,
-    SnapshotsResult,
-    StatsResult,
-    UnlockResult,
-)
 from backhaul.wire.schedules import Schedule
 from backhaul.wire.snapshots import FileEntry, Snapshot
 
@@ -48,61 +33,6 @@ def render_job_summary(job: Job) -> str:
         parts.append(f"({figures})")
     text = " ".join(parts)
     return f"{text}: {job.message}" if job.message else text
-
-
-def render_result(job: Job) -> str:  # noqa: C901 (a case for each kind of job)
-    """Write the figures of a job's result; empty when it has none."""
-    match job.result:
-        case BackupResult() as r:
-            text = (
-                f"{r.total_files_processed:,} files, {render_bytes(r.total_bytes_processed)}, "
-                f"{render_bytes(r.data_added)} {'would be added' if r.dry_run else 'added'}"
-            )
-            text += f", {r.unreadable:,} unreadable" if r.unreadable else ""
-            return f"{text}, snapshot {r.snapshot_id[:8]}" if r.snapshot_id else text
-        case RestoreResult() as r:
-            return (
-                f"{r.files_restored:,} files, {render_bytes(r.bytes_restored)} from "
-                f"{r.snapshot_id[:8]} to {r.target}"
-            )
-        case SnapshotsResult() as r:
-            return f"{r.snapshots_count:,} snapshots"
-        case ForgetResult() as r:
-            if r.dry_run:
-                return f"{r.kept:,} snapshots would be kept, {r.to_go:,} removed"
-            return f"{r.kept:,} snapshots kept, {r.removed:,} removed"
-        case CheckResult() as r:
-            return f"no errors; read {r.read_data_subset}" if r.read_data_subset else "no errors"
-        case InitResult() as r:
-            return f"repository {r.repository_id[:10]}"
-        case UnlockResult() as r:
-            return f"{r.locks_left} locks left" if r.locks_left else "no locks left"
-        case CopyResult() as r:
-            return f"{r.copied:,} snapshots copied, {r.skipped:,} there already"
-        case StatsResult() as r:
-            return f"{render_bytes(r.total_size)} in {r.snapshots_count:,} snapshots"
-        case PasswdResult() as r:
-            return _describe_passwd(r)
-        case DrillResult() as r:
-            bad = r.files_differing + r.files_unreadable
-            text = (
-                f"{r.files_compared:,} of {r.files_total:,} files, "
-                f"{render_bytes(r.bytes_compared)} of {r.snapshot_id[:8]} compared"
-            )
-            return f"{text}, {bad:,} differ or are unreadable" if bad else text
-        case DiffResult() as r:
-            return (
-                f"{r.added.files:,} files added, {r.removed.files:,} removed, "
-                f"{r.changed_files:,} changed"
-            )
-        case PruneResult() | None:
-            return ""
-
-
-def _describe_passwd(result: PasswdResult) -> str:
-    if result.step is PasswdStep.ADD:
-        return "the new password opens the repository"
-    return "the old password does not open the repository any more"
 
 
 def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of thing)

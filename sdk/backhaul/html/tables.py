@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from backhaul._repository_texts import render_last
+from backhaul._result_texts import render_result
 from backhaul.display import render_bytes, render_duration
 from backhaul.html.markup import Markup, age, page, tag
-from backhaul.html.plain import render_result
 from backhaul.html.states import (
     show_drift,
     show_enabled,

@@ -138,6 +138,9 @@ def rejected(type_: str, **more: Any) -> Receipt:
     return Receipt(status=ReceiptStatus.REJECTED, problem=problem)
 
 
+RECORDINGS = {"0.14.0": "restic", "0.18.0": "restic-0.18.0", "0.19.1": "restic-0.19.1"}
+
+
 def poll_reply(*envelopes: msgspec.Struct, **changes: Any) -> PollReply:
     raw = tuple(msgspec.Raw(msgspec.json.encode(envelope)) for envelope in envelopes)
     return msgspec.structs.replace(
@@ -145,9 +148,9 @@ def poll_reply(*envelopes: msgspec.Struct, **changes: Any) -> PollReply:
     )
 
 
-def read_recorded(case: str) -> tuple[list[str], list[str], int]:
+def read_recorded(case: str, version: str = "0.14.0") -> tuple[list[str], list[str], int]:
     """Read a recording: lines of stdout, lines of stderr, exit code."""
-    folder = Path(__file__).parents[2] / "data" / "restic" / case
+    folder = Path(__file__).parents[2] / "data" / RECORDINGS[version] / case
     stdout = next(folder.glob("stdout.*")).read_text(errors="replace").splitlines()
     stderr = (folder / "stderr.txt").read_text(errors="replace").splitlines()
     return stdout, stderr, int((folder / "exit.txt").read_text())

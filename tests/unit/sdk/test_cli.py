@@ -583,7 +583,7 @@ def test_wait_in_a_pipe_prints_few_plain_lines(cli: Cli, server: respx.MockRoute
     assert lines[1] == "running 0% 0/100 files"
     assert len(lines) <= 13
     assert lines[-1] == (
-        "backup on web-1 succeeded: snapshot 01234567, 100 files, 2.0 KiB (1.0 KiB new)"
+        "backup on web-1 succeeded: 100 files, 2.0 KiB, 1.0 KiB added, snapshot 01234567"
     )
 
 
@@ -834,15 +834,15 @@ def test_upkeep_can_be_run_at_once(
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        (ForgetResult(kept=7, removed=2), ": 2 snapshots removed, 7 kept"),
+        (ForgetResult(kept=7, removed=2), ": 7 snapshots kept, 2 removed"),
         (
             ForgetResult(kept=7, removed=0, dry_run=True, to_go=2),
-            ": 2 snapshots would be removed, 7 kept",
+            ": 7 snapshots would be kept, 2 removed",
         ),
-        (CheckResult(read_data_subset="1/7"), ": read 1/7 of the data"),
-        (CheckResult(), ""),
+        (CheckResult(read_data_subset="1/7"), ": no errors; read 1/7 of the data"),
+        (CheckResult(), ": no errors"),
         (PruneResult(), ""),
-        (UnlockResult(locks_left=0), ": no locks are left"),
+        (UnlockResult(locks_left=0), ": no locks left"),
         (CopyResult(copied=2, skipped=3), ": 2 snapshots copied, 3 there already"),
         (
             DRILL,

@@ -1,0 +1,104 @@
+"""What came of a job, in a few words: the same on the command line and in notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from backhaul.display import render_bytes
+from backhaul.wire.jobs import Job
+from backhaul.wire.kinds import (
+    BackupResult,
+    CheckResult,
+    CopyResult,
+    DiffResult,
+    DrillResult,
+    ForgetResult,
+    InitResult,
+    PasswdResult,
+    PasswdStep,
+    RestoreResult,
+    SnapshotsResult,
+    StatsResult,
+    UnlockResult,
+)
+
+SHORT_ID_LENGTH = 8
+
+
+def render_result(job: Job) -> str:
+    """Write the figures of a job's result; empty when it has none."""
+    render = _RENDER.get(type(job.result))
+    return "" if render is None else render(job.result)
+
+
+def _render_backup(result: BackupResult) -> str:
+    text = (
+        f"{result.total_files_processed:,} files, {render_bytes(result.total_bytes_processed)}, "
+        f"{render_bytes(result.data_added)} {'would be added' if result.dry_run else 'added'}"
+    )
+    text += f", {result.unreadable:,} unreadable" if result.unreadable else ""
+    if result.snapshot_id is None:
+        return text
+    return f"{text}, snapshot {result.snapshot_id[:SHORT_ID_LENGTH]}"
+
+
+def _render_restore(result: RestoreResult) -> str:
+    return (
+        f"{result.files_restored:,} files, {render_bytes(result.bytes_restored)} from "
+        f"{result.snapshot_id[:SHORT_ID_LENGTH]} to {result.target}"
+    )
+
+
+def _render_forget(result: ForgetResult) -> str:
+    if result.dry_run:
+        return f"{result.kept:,} snapshots would be kept, {result.to_go:,} removed"
+    return f"{result.kept:,} snapshots kept, {result.removed:,} removed"
+
+
+def _render_check(result: CheckResult) -> str:
+    part = result.read_data_subset
+    return f"no errors; read {part} of the data" if part else "no errors"
+
+
+def _render_drill(result: DrillResult) -> str:
+    text = (
+        f"{result.files_compared:,} of {result.files_total:,} files, "
+        f"{render_bytes(result.bytes_compared)} of snapshot "
+        f"{result.snapshot_id[:SHORT_ID_LENGTH]} compared"
+    )
+    bad = result.files_differing + result.files_unreadable
+    return f"{text}, {bad:,} differ or are unreadable" if bad else text
+
+
+def _render_diff(result: DiffResult) -> str:
+    return (
+        f"{result.added.files:,} files added, {result.removed.files:,} removed, "
+        f"{result.changed_files:,} changed"
+    )
+
+
+def _render_passwd(result: PasswdResult) -> str:
+    if result.step is PasswdStep.ADD:
+        return "the new password opens the repository"
+    return "the old password does not open the repository any more"
+
+
+_RENDER: Mapping[type, Callable[[Any], str]] = {
+    InitResult: lambda result: f"repository {result.repository_id[:10]}",
+    BackupResult: _render_backup,
+    SnapshotsResult: lambda result: f"{result.snapshots_count:,} snapshots",
+    RestoreResult: _render_restore,
+    ForgetResult: _render_forget,
+    CheckResult: _render_check,
+    UnlockResult: lambda result: f"{result.locks_left or 'no'} locks left",
+    StatsResult: lambda result: (
+        f"{render_bytes(result.total_size)} in {result.snapshots_count:,} snapshots"
+    ),
+    DiffResult: _render_diff,
+    CopyResult: lambda result: (
+        f"{result.copied:,} snapshots copied, {result.skipped:,} there already"
+    ),
+    DrillResult: _render_drill,
+    PasswdResult: _render_passwd,
+}
