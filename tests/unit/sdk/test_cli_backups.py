@@ -61,7 +61,7 @@ def test_backup_sends_every_option(cli: Cli, server: respx.MockRouter) -> None:
     body = sent_by(route)
     assert {name: body[name] for name in SENT} == SENT
     assert body["dry_run"] is True
-    assert "dry run, no snapshot: 5 files" in result.output
+    assert "5 files, 0 B, 0 B would be added" in result.output
 
 
 @pytest.mark.parametrize(
