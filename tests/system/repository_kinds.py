@@ -37,6 +37,10 @@ from backhaul.wire.kinds import (
     BackupRequest,
     BackupResult,
     CheckRequest,
+    DiffRequest,
+    DiffResult,
+    DrillRequest,
+    DrillResult,
     ForgetRequest,
     ForgetResult,
     InitRequest,
@@ -163,6 +167,29 @@ def _check(place: Place) -> str:
     return tell(place.run(request))
 
 
+def _drill(place: Place) -> str:
+    job = place.run(DrillRequest(host=place.name, repository=place.name))
+    if isinstance(job.result, DrillResult):
+        assert (job.result.files_total, job.result.files_compared) == (1, 1)
+        assert job.result.bytes_compared == FILE_BYTES
+    return tell(job)
+
+
+def _diff(place: Place) -> str:
+    """Compare the last two snapshots, each of which has the only file that the other lacks."""
+    listed = sorted(
+        place.fleet.client.list_snapshots(repository=place.name), key=lambda one: one.time
+    )
+    older, newer = listed[-2:]
+    job = place.run(
+        DiffRequest(host=place.name, repository=place.name, snapshot=older.id, other=newer.id)
+    )
+    if isinstance(job.result, DiffResult):
+        assert (job.result.added.files, job.result.removed.files) == (1, 1)
+        assert sorted(change.modifier for change in job.result.changes)[:2] == ["+", "-"]
+    return tell(job)
+
+
 def _unlock(place: Place) -> str:
     """Remove the lock of a restic that was killed."""
     _leave_lock(place)
@@ -223,6 +250,8 @@ ROWS: Mapping[JobKind, Row] = {
     JobKind.SNAPSHOTS: _snapshots,
     JobKind.RESTORE: _restore,
     JobKind.CHECK: _check,
+    JobKind.DRILL: _drill,
+    JobKind.DIFF: _diff,
     JobKind.UNLOCK: _unlock,
     JobKind.FORGET: _forget,
     JobKind.PRUNE: _prune,
