@@ -37,10 +37,15 @@ from backhaul.wire.kinds import (
     BackupRequest,
     BackupResult,
     CheckRequest,
+<<<<<<< HEAD
     DiffRequest,
     DiffResult,
     DrillRequest,
     DrillResult,
+=======
+    CopyRequest,
+    CopyResult,
+>>>>>>> eb09fcb (Copy to a second repository from every type)
     ForgetRequest,
     ForgetResult,
     InitRequest,
@@ -167,6 +172,7 @@ def _check(place: Place) -> str:
     return tell(place.run(request))
 
 
+<<<<<<< HEAD
 def _drill(place: Place) -> str:
     job = place.run(DrillRequest(host=place.name, repository=place.name))
     if isinstance(job.result, DrillResult):
@@ -188,6 +194,21 @@ def _diff(place: Place) -> str:
         assert (job.result.added.files, job.result.removed.files) == (1, 1)
         assert sorted(change.modifier for change in job.result.changes)[:2] == ["+", "-"]
     return tell(job)
+=======
+def _copy(place: Place) -> str:
+    """Copy everything to a second repository, in a folder of the host."""
+    second = place.fleet.folder / f"second-{place.name}"
+    password = place.fleet.secrets.setdefault(second.name, secrets.token_urlsafe(32))
+    place.fleet.client.create_repository(
+        CreateRepository(name=second.name, location=str(second), password=password)
+    )
+    created = place.run(InitRequest(host=place.name, repository=second.name))
+    job = place.run(CopyRequest(host=place.name, repository=place.name, destination=second.name))
+    if isinstance(job.result, CopyResult):
+        assert (job.result.copied, job.result.skipped) == (BACKUPS, 0)
+        assert len(list((second / "snapshots").iterdir())) == BACKUPS
+    return tell(created, job)
+>>>>>>> eb09fcb (Copy to a second repository from every type)
 
 
 def _unlock(place: Place) -> str:
@@ -250,8 +271,12 @@ ROWS: Mapping[JobKind, Row] = {
     JobKind.SNAPSHOTS: _snapshots,
     JobKind.RESTORE: _restore,
     JobKind.CHECK: _check,
+<<<<<<< HEAD
     JobKind.DRILL: _drill,
     JobKind.DIFF: _diff,
+=======
+    JobKind.COPY: _copy,
+>>>>>>> eb09fcb (Copy to a second repository from every type)
     JobKind.UNLOCK: _unlock,
     JobKind.FORGET: _forget,
     JobKind.PRUNE: _prune,
