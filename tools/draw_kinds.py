@@ -38,7 +38,7 @@ Cells = Mapping[JobKind, Mapping[RepositoryType, str]]
 OK = "ok"
 REFUSED = "refused by the storage"
 
-COMMANDS: Mapping[JobKind, str] = {JobKind.DRILL: "restore"}
+COMMANDS: Mapping[JobKind, str] = {JobKind.DRILL: "restore", JobKind.PASSWD: "key"}
 """Which command of restic does most of a kind, where it is not called the same."""
 
 

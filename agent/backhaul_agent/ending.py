@@ -31,6 +31,11 @@ _DAMAGED = (
     "backup of the same files can bring lost data back."
 )
 
+APPEND_ONLY = (
+    "What opens this repository may not delete from it: a repository that is append-only for its "
+    "hosts needs an admin credential, and an upkeep host that is given it."
+)
+
 
 def build_ending(done: Exit, result: Result | None) -> Ending:
     """Build the ending that restic's exit stands for."""
@@ -89,5 +94,7 @@ def _explain(done: Exit) -> str:
             return f"{said}\n{_LOCKED if lock is None else explain_lock(lock)}"
         case FailureClass.DAMAGED:
             return f"{said}\n{_DAMAGED}"
+        case FailureClass.REFUSED:
+            return f"{said}\n{APPEND_ONLY}"
         case _:
             return said

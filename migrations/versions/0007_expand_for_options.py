@@ -1,4 +1,4 @@
-"""Expand: schedules have options of their kind, checks that passed are found, and jobs copy.
+"""Expand: schedules have options of their kind, and jobs copy to a second repository.
 
 Revision ID: 0007
 Revises: 0006
@@ -18,18 +18,10 @@ depends_on = None
 
 
 _IS_ACTIVE = sa.text("state IN ('queued', 'accepted', 'running')")
-_HAS_PASSED = sa.text("kind = 'check' AND state = 'succeeded'")
 
 
 def upgrade() -> None:
     op.add_column("schedules", sa.Column("options", json_column_type(), nullable=True))
-    op.create_index(
-        "ix_jobs_passed_checks",
-        "jobs",
-        ["repository_id", "finished_at"],
-        sqlite_where=_HAS_PASSED,
-        postgresql_where=_HAS_PASSED,
-    )
     op.add_column("jobs", sa.Column("destination_id", sa.Uuid(), nullable=True))
     op.create_index(
         "ix_jobs_active_destination",
@@ -43,5 +35,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_jobs_active_destination", "jobs")
     op.drop_column("jobs", "destination_id")
-    op.drop_index("ix_jobs_passed_checks", "jobs")
     op.drop_column("schedules", "options")

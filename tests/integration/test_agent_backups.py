@@ -206,7 +206,7 @@ async def test_running_restic_has_the_priority_that_was_asked_for(
 
     pid = find_restic(str(command.job_id))
     assert read_process(pid, "cmdline").split("\0")[1] == "backup"
-    assert int(read_process(pid, "stat").rpartition(")")[2].split()[16]) == 7
+    assert int(read_process(pid, "stat").rpartition(")")[2].split()[16]) == 7 + os.nice(0)
     assert ask_io_class(pid) == "best-effort: prio 7"
     assert os.getsid(pid) == pid, "signals and the mark of the job find it by its session"
 

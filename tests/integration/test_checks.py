@@ -121,7 +121,7 @@ async def test_part_and_parts_are_one_too_many(
     assert [a.json()["errors"][0]["field"] for a in answers] == ["read_data_parts"] * 2
 
 
-async def test_queries_use_the_index_of_passed_checks(services: Services) -> None:
+async def test_queries_use_the_index_of_ends(services: Services) -> None:
     now = services.clock.now()
     queries: list[sa.Select[Any]] = [
         checks.build_last_query(uuid4(), parts=7),
@@ -139,4 +139,4 @@ async def test_queries_use_the_index_of_passed_checks(services: Services) -> Non
             explain = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN"
             plan = await connection.exec_driver_sql(f"{explain} {compiled}")
             text = " ".join(str(row) for row in plan)
-            assert "ix_jobs_passed_checks" in text, text
+            assert "ix_jobs_ends" in text, text

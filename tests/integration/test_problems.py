@@ -35,7 +35,8 @@ def _read(answer: httpx.Response) -> Problem:
         ("POST", "/v1/sources", {}, 422, ""),
         ("POST", "/v1/sources", {"json": {"name": "etc"}}, 422, "paths"),
         ("POST", "/v1/sources", {"json": {"name": "etc", "paths": ["a"]}}, 422, "paths[0]"),
-        ("POST", "/v1/sources", {"json": {"name": "etc", "paths": [], "zap": 1}}, 422, "paths"),
+        ("POST", "/v1/sources", {"json": {"name": "etc", "paths": []}}, 422, "paths"),
+        ("POST", "/v1/sources", {"json": {"name": "etc", "zap": 1}}, 422, "zap"),
         ("POST", "/v1/jobs", {"json": {"kind": "zap"}}, 422, "kind"),
         ("POST", "/v1/sources", {"data": {"name": "etc"}}, 415, None),
         (

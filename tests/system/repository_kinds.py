@@ -31,21 +31,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from backhaul.wire.fleet import CreateRepository, CreateSource
+from backhaul.wire.fleet import ChangePassword, CreateRepository, CreateSource
 from backhaul.wire.jobs import Job, JobState
 from backhaul.wire.kinds import (
     BackupRequest,
     BackupResult,
     CheckRequest,
-<<<<<<< HEAD
+    CopyRequest,
+    CopyResult,
     DiffRequest,
     DiffResult,
     DrillRequest,
     DrillResult,
-=======
-    CopyRequest,
-    CopyResult,
->>>>>>> eb09fcb (Copy to a second repository from every type)
     ForgetRequest,
     ForgetResult,
     InitRequest,
@@ -56,6 +53,8 @@ from backhaul.wire.kinds import (
     Retention,
     SnapshotsRequest,
     SnapshotsResult,
+    StatsRequest,
+    StatsResult,
     UnlockRequest,
     UnlockResult,
 )
@@ -66,7 +65,7 @@ from tests.fakes.sftp_server import run_sftp_server
 from tests.fakes.storage import Storage
 from tools.draw_kinds import CELLS, OK, REFUSED, Cells, RepositoryType, load_cells
 from tools.leaks import require_no_secrets
-from tools.local_fleet import LocalFleet, name_restic
+from tools.local_fleet import JOB_LIMIT_S, LocalFleet, name_restic
 from tools.trees import compare_trees
 
 BACKUPS = 2
@@ -90,6 +89,21 @@ class Place:
 
     def run(self, request: JobRequest) -> Job:
         return self.fleet.run_job(request)
+
+    def wait(self, job: Job) -> Job:
+        return self.fleet.client.wait_for_job(job.id, timeout=JOB_LIMIT_S)
+
+    def does_open(self, password: str) -> bool:
+        """Ask restic whether a password opens the repository."""
+        return (
+            subprocess.run(
+                [name_restic(), "cat", "config", "--no-lock"],
+                env={**self.restic_environment(), "RESTIC_PASSWORD": password},
+                check=False,
+                capture_output=True,
+            ).returncode
+            == 0
+        )
 
     def stored_bytes(self) -> int:
         """Count what the packs of the repository take."""
@@ -172,7 +186,6 @@ def _check(place: Place) -> str:
     return tell(place.run(request))
 
 
-<<<<<<< HEAD
 def _drill(place: Place) -> str:
     job = place.run(DrillRequest(host=place.name, repository=place.name))
     if isinstance(job.result, DrillResult):
@@ -194,7 +207,8 @@ def _diff(place: Place) -> str:
         assert (job.result.added.files, job.result.removed.files) == (1, 1)
         assert sorted(change.modifier for change in job.result.changes)[:2] == ["+", "-"]
     return tell(job)
-=======
+
+
 def _copy(place: Place) -> str:
     """Copy everything to a second repository, in a folder of the host."""
     second = place.fleet.folder / f"second-{place.name}"
@@ -208,7 +222,31 @@ def _copy(place: Place) -> str:
         assert (job.result.copied, job.result.skipped) == (BACKUPS, 0)
         assert len(list((second / "snapshots").iterdir())) == BACKUPS
     return tell(created, job)
->>>>>>> eb09fcb (Copy to a second repository from every type)
+
+
+def _stats(place: Place) -> str:
+    job = place.run(StatsRequest(host=place.name, repository=place.name))
+    if isinstance(job.result, StatsResult):
+        assert job.result.snapshots_count == BACKUPS
+        assert job.result.total_size >= BACKUPS * FILE_BYTES
+        assert job.result.restore_size == FILE_BYTES
+    return tell(job)
+
+
+def _passwd(place: Place) -> str:
+    """Change the password: a key is added, then that of the old password is removed."""
+    old, new = place.fleet.secrets[place.name], secrets.token_urlsafe(32)
+    place.fleet.secrets[f"new password of {place.name}"] = new
+    started = place.fleet.client.change_repository_password(
+        place.name, ChangePassword(password=new, host=place.name)
+    )
+    added = place.wait(started.job)
+    assert added.state is JobState.SUCCEEDED, added.message
+    jobs = place.fleet.client.list_jobs(repository=place.name, kind=JobKind.PASSWD, limit=1)
+    removed = place.wait(next(iter(jobs)))
+    opens = [place.does_open(password) for password in (old, new)]
+    assert opens == [removed.state is not JobState.SUCCEEDED, True]
+    return tell(removed)
 
 
 def _unlock(place: Place) -> str:
@@ -271,15 +309,15 @@ ROWS: Mapping[JobKind, Row] = {
     JobKind.SNAPSHOTS: _snapshots,
     JobKind.RESTORE: _restore,
     JobKind.CHECK: _check,
-<<<<<<< HEAD
     JobKind.DRILL: _drill,
     JobKind.DIFF: _diff,
-=======
     JobKind.COPY: _copy,
->>>>>>> eb09fcb (Copy to a second repository from every type)
+    JobKind.STATS: _stats,
     JobKind.UNLOCK: _unlock,
     JobKind.FORGET: _forget,
     JobKind.PRUNE: _prune,
+    # Last: it takes the old password's key away.
+    JobKind.PASSWD: _passwd,
 }
 
 
@@ -302,7 +340,7 @@ class Site(NamedTuple):
     kinds: tuple[JobKind, ...] = tuple(ROWS)
 
 
-SLOWLY_REFUSED = (JobKind.FORGET, JobKind.PRUNE)
+SLOWLY_REFUSED = (JobKind.FORGET, JobKind.PRUNE, JobKind.PASSWD)
 """What restic 0.14 tries on an append-only storage for most of a minute before it takes the no."""
 
 

@@ -5,14 +5,13 @@ What the server does not know to be honest is set aside before the rules are app
 
 from __future__ import annotations
 
-import msgspec
-
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import ForgetArguments, JobKind
 from backhaul_agent.bench import Bench
-from backhaul_agent.ending import Ending, build_ending, build_failure, build_refusal
+from backhaul_agent.ending import APPEND_ONLY, Ending, build_ending, build_failure, build_refusal
 from backhaul_agent.listing import report_what_is_left
 from backhaul_agent.restic import forget
+from backhaul_agent.restic.exit_codes import are_deletes_refused
 from backhaul_agent.restic.keep_rules import does_keep_oldest
 from backhaul_agent.restic_runner import Exit
 from backhaul_agent.setting_aside import (
@@ -23,11 +22,6 @@ from backhaul_agent.setting_aside import (
     build_result,
     describe,
     describe_aside,
-)
-
-_APPEND_ONLY = (
-    "What opens this repository may not delete from it: a repository that is append-only for its "
-    "hosts needs credentials that may, on the host that forgets."
 )
 
 
@@ -75,17 +69,14 @@ async def _remove(bench: Bench, plan: Plan) -> Ending:
 
 
 def _find_failure(done: Exit) -> Ending | None:
-    """Say why snapshots stayed that should go; some versions of restic exit with 0 even then."""
+    """Say why snapshots stayed that should go; restic 0.18 exits with 0 even then."""
     ending = build_ending(done, None)
     message = forget.find_refusal(done.stderr)
-    if message is None and ending.outcome is Outcome.SUCCEEDED:
-        return None
-    message = message or ending.message or ""
-    if forget.is_refused(done.stderr):
-        return build_refusal(f"{message}\n{_APPEND_ONLY}", exit_code=done.code)
-    if ending.outcome is Outcome.SUCCEEDED:
-        return build_failure(message, exit_code=done.code)
-    return msgspec.structs.replace(ending, message=message)
+    if message is None:
+        return None if ending.outcome is Outcome.SUCCEEDED else ending
+    if are_deletes_refused(done.stderr):
+        return build_refusal(f"{message}\n{APPEND_ONLY}", exit_code=done.code)
+    return build_failure(message, exit_code=done.code)
 
 
 def _tell(bench: Bench, done: Exit, plan: Plan) -> Ending:

@@ -72,6 +72,13 @@ _WORDS: Sequence[tuple[str, FailureClass]] = (
     ("repository contains errors", FailureClass.DAMAGED),
 )
 
+# A storage that takes no deletes: a REST server or S3 (0.14.0, 0.18.0, 0.19.1), a folder of files.
+_DELETE_REFUSED = re.compile(
+    r"Remove\(<(?!lock/).*(?:server response: 403|response \(403\)|Access ?Denied|Forbidden"
+    r"|not allowed|permission denied|operation not permitted|read-only file system)",
+    re.IGNORECASE,
+)
+
 # Go prints each retry as a line of its own; what was retried may have worked in the end.
 _RETRY = "returned error, retrying after"
 # In Go's stack traces the name of a function stands alone, before a line with its place.
@@ -112,7 +119,12 @@ def _classify(exit_code: int, version: ResticVersion | None, stderr: Sequence[st
         since, failure_class = _CODES_SINCE[exit_code]
         if version.is_at_least(*since):
             return failure_class
-    return _classify_words(stderr)
+    return FailureClass.REFUSED if are_deletes_refused(stderr) else _classify_words(stderr)
+
+
+def are_deletes_refused(stderr: Iterable[str]) -> bool:
+    """Tell whether the repository's storage takes no deletes, as an append-only one does."""
+    return any(_DELETE_REFUSED.search(line) for line in stderr)
 
 
 def _classify_words(stderr: Sequence[str]) -> FailureClass:

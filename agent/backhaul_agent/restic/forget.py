@@ -34,13 +34,6 @@ _FLAGS = {
 _NOT_REMOVED = "unable to remove"
 _REASON = re.compile(r"Remove\(<snapshot/\w+>\) failed: (.+)")
 
-# A server that takes no deletes, of a REST server (0.14.0) and of S3; and a folder of files.
-_REFUSED = re.compile(
-    r"server response: 403|Access ?Denied|Forbidden|not allowed|remove \S+: (permission denied"
-    r"|operation not permitted|read-only file system)",
-    re.IGNORECASE,
-)
-
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot that a forget would keep or remove."""
@@ -121,11 +114,6 @@ def find_refusal(stderr: Iterable[str]) -> str | None:
         return None
     reasons = [match[1] for line in lines if (match := _REASON.match(line))]
     return f"restic could not remove every snapshot: {reasons[-1] if reasons else 'see the log'}"
-
-
-def is_refused(stderr: Iterable[str]) -> bool:
-    """Tell whether the repository's storage takes no deletes."""
-    return any(_REFUSED.search(line) for line in stderr)
 
 
 def _build_rules(keep: Retention) -> list[str]:

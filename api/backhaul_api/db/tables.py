@@ -323,16 +323,7 @@ Index(
     postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
 )
 
-# Which parts of the data were read: see `repositories.checks`.
-Index(
-    "ix_jobs_passed_checks",
-    jobs.c.repository_id,
-    jobs.c.finished_at,
-    sqlite_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
-    postgresql_where=sa.and_(jobs.c.kind == "check", jobs.c.state == "succeeded"),
-)
-
-# What a repository shows of its jobs: see `repositories.states`.
+# What a repository shows of its jobs: see `repositories.states` and `repositories.checks`.
 Index("ix_jobs_ends", jobs.c.repository_id, jobs.c.kind, jobs.c.finished_at)
 Index(
     "ix_jobs_locked",

@@ -23,6 +23,7 @@ from backhaul.wire.jobs import (
     Outcome,
 )
 from backhaul.wire.kinds import (
+    BackupResult,
     InitResult,
     PasswdResult,
     StatsResult,
@@ -34,6 +35,7 @@ from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 from backhaul_api.repositories import password_changes, sizes
+from backhaul_api.snapshots.store import note_maker
 
 MAX_MESSAGE_LENGTH = 4096
 _MAX_EXIT_CODE = 2**31 - 1
@@ -228,6 +230,8 @@ async def _note_existence(arrival: Arrival, job: Job, report: JobFinished) -> No
 async def _take_result(arrival: Arrival, job: Job, report: JobFinished) -> None:
     """Do what follows from a result, with the end of its job: both happen, or neither."""
     match report.result:
+        case BackupResult():
+            await note_maker(arrival.connection, job, report.result.snapshot_id)
         case StatsResult() if job.repository_id is not None:
             at = _choose_time(report.at, earliest=job.accepted_at, now=arrival.now)
             await sizes.insert(arrival.connection, job.repository_id, job.id, report.result, at=at)

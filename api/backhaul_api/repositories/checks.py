@@ -66,13 +66,5 @@ def build_reads_query(
     )
 
 
-def _write_out(name: str, value: str) -> sa.BindParameter[str]:
-    return sa.bindparam(name, value, type_=sa.Text, literal_execute=True)
-
-
-# Written out, else no database can see that the partial index fits.
-_HAS_PASSED = (
-    jobs.c.kind == _write_out("check_kind", JobKind.CHECK.value),
-    jobs.c.state == _write_out("passed_state", JobState.SUCCEEDED.value),
-)
+_HAS_PASSED = (jobs.c.kind == JobKind.CHECK, jobs.c.state == JobState.SUCCEEDED)
 _PART = jobs.c.arguments["read_data_subset"].as_string()

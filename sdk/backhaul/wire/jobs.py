@@ -157,7 +157,7 @@ class FailureClass(StrEnum):
     """The agent was stopped, or died, while restic ran."""
     REFUSED = "refused"
     """The host does not do it: its policy says no, the credentials do not open, or a forget would
-    leave nothing."""
+    leave nothing. Or the storage does not: it takes no deletes."""
     OTHER = "other"
 
     @classmethod

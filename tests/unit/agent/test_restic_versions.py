@@ -51,7 +51,7 @@ FAILURES = [
     ("prune-missing-pack", K.PRUNE, F.DAMAGED),
     ("config-damaged", K.SNAPSHOTS, F.DAMAGED),
     ("config-zero-size", K.SNAPSHOTS, F.DAMAGED),
-    ("rest-append-only-prune", K.PRUNE, F.OTHER),
+    ("rest-append-only-prune", K.PRUNE, F.REFUSED),
     ("signal-sigint-backup", K.BACKUP, F.INTERRUPTED),
     ("signal-sigterm-backup", K.BACKUP, F.INTERRUPTED),
     ("signal-sigint-check", K.CHECK, F.INTERRUPTED),
