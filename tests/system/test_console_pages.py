@@ -164,6 +164,7 @@ def walk(restic: str, tmp_path: Path) -> Iterator[Walk]:
     walk.stop()
 
 
+@pytest.mark.timeout(300)
 def test_commands_of_the_pages_work_in_the_order_of_reading(walk: Walk) -> None:
     readme = _read("README.md", "Two commands", "The command line", "Schedules")
     for command in (*_commands(readme), *_commands(_read("docs/cli.md"))):

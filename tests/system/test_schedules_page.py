@@ -24,19 +24,23 @@ LIMIT_S = 60
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
-    """Give an API with the host and the repository that the page names. No agent runs."""
+    """Give an API with the host and the first repository that the page names. No agent runs."""
     fleet = LocalFleet(tmp_path_factory.mktemp("page"))
     try:
         fleet.start_api()
         made = fleet.client.create_enrollment_token(CreateEnrollmentToken(host_name="web-1"))
         server = ("--server", fleet.client.url, "--state-dir", str(fleet.state))
         fleet.run_cli("agent", "enroll", *server, typed=made.token)
-        fleet.client.create_repository(
-            CreateRepository(name="nas", location="/srv/restic", password="not used")
-        )
+        add_repository(fleet, "nas")
         yield fleet
     finally:
         fleet.stop()
+
+
+def add_repository(fleet: LocalFleet, name: str) -> None:
+    fleet.client.create_repository(
+        CreateRepository(name=name, location=f"/srv/{name}", password="not used")
+    )
 
 
 def _blocks(language: str, text: str = PAGE) -> list[str]:
@@ -57,11 +61,15 @@ def test_what_the_page_tells_works(fleet: LocalFleet, tmp_path: Path) -> None:
     _run_requests(fleet, tmp_path)
 
     kinds = [str(one.kind) for one in fleet.client.list_schedules(host="web-1")]
-    assert sorted(kinds) == ["backup", "check", "check", "drill", "forget", "prune"]
+    assert sorted(kinds) == ["backup", "check", "check", "copy", "drill", "forget", "prune"]
 
 
 def _run_commands(fleet: LocalFleet) -> None:
     for command, shown in _commands():
+        names = {one.name for one in fleet.client.list_repositories()}
+        if "cloud" in command and "cloud" not in names:
+            # Only now: the commands before leave out which repository they mean.
+            add_repository(fleet, "cloud")
         made = next(iter(fleet.client.list_schedules()), None)
         words = shlex.split(command.replace("SCHEDULE", str(made.id) if made else ""))
         printed = fleet.run_cli(*words[1:])
