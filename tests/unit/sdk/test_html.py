@@ -20,10 +20,11 @@ from backhaul.html.tables import COLUMNS
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import HostState, RepositorySize, ScheduleDrift, Source
+from backhaul.wire.honesty import Doubt
 from backhaul.wire.jobs import JobState, Progress
 from backhaul.wire.kinds import BackupResult, JobKind, Retention
 from backhaul.wire.problems import Problem, ProblemType
-from backhaul.wire.snapshots import Doubt, FileEntry, Snapshot
+from backhaul.wire.snapshots import FileEntry, Snapshot
 from tests.unit.sdk.builders import (
     HOST_ID,
     JOB_ID,
