@@ -239,7 +239,7 @@ def _read_checked_password(username: str, file: Path | None) -> str:
     import msgspec
 
     from backhaul.wire import accounts
-    from backhaul_api.bodies import explain
+    from backhaul.wire.refusals import explain
 
     try:
         msgspec.convert(username, accounts.Username)

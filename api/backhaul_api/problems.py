@@ -19,7 +19,8 @@ from litestar.types import ExceptionHandlersMap
 from sqlalchemy.exc import IntegrityError
 
 from backhaul.wire.problems import PROBLEM_MEDIA_TYPE, FieldError, Problem, ProblemType
-from backhaul_api.bodies import HUNG_UP, MAX_BODY_BYTES, explain
+from backhaul.wire.refusals import explain
+from backhaul_api.bodies import HUNG_UP, MAX_BODY_BYTES
 from backhaul_api.db.references import parse_id
 from backhaul_api.errors import DomainError, InvalidError, LostRaceError, NotAuthenticatedError
 from backhaul_api.logs import facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from backhaul.display import render_age, render_bytes
+from backhaul.display import render_age, render_bytes, render_count
 from backhaul.wire.fleet import LastCheck, LastJob, Repository
 from backhaul.wire.kinds import PasswdStep
 
@@ -22,7 +22,8 @@ def describe_size(one: Repository, now: datetime) -> str:
     if size is None:
         return "not measured yet"
     text = (
-        f"{render_bytes(size.total_size)} in {size.snapshots_count:,} snapshots, measured "
+        f"{render_bytes(size.total_size)} in "
+        f"{render_count(size.snapshots_count, 'snapshot')}, measured "
         f"{render_age(size.measured_at, now)}"
     )
     if growth is None:

@@ -6,7 +6,6 @@ know, it checks itself.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
@@ -16,10 +15,9 @@ import msgspec
 from backhaul._fields import Record
 from backhaul.errors import InvalidRequestError, refuse
 from backhaul.wire.kinds import JobKind, JobRequest, ScheduleOptions, find_options_type
+from backhaul.wire.refusals import explain
 
 T = TypeVar("T")
-
-_PLACE = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
 def convert(fields: Mapping[str, Any], type_: type[T]) -> T:
@@ -32,7 +30,7 @@ def convert(fields: Mapping[str, Any], type_: type[T]) -> T:
     try:
         return msgspec.convert(plain, type_)
     except msgspec.ValidationError as error:
-        raise _explain(error) from None
+        raise _refuse_as(error, type_) from None
 
 
 def build_job(
@@ -43,8 +41,6 @@ def build_job(
     Raises:
         InvalidRequestError: there is no such kind, or an argument is not acceptable.
     """
-    if str(kind) not in set(JobKind):
-        raise refuse("kind", f"{str(kind)!r} is none of {', '.join(JobKind)}")
     if "host" in arguments:
         raise refuse("host", f"is {host} already")
     fields = {**arguments, "kind": str(kind), "host": host, "repository": repository}
@@ -63,10 +59,10 @@ def gather_options(
     names = type_.__struct_fields__ if type_ else ()
     named = {name: _flatten(fields[name]) for name in names if name in fields}
     rest = {name: value for name, value in fields.items() if name not in named}
-    if not named:
+    if not named and not rest.get("options"):
         return rest
-    base = msgspec.to_builtins(rest.get("options", known)) or {"kind": str(kind)}
-    return {**rest, "options": {**base, **named}}
+    base = msgspec.to_builtins(rest.get("options", known)) or {}
+    return {**rest, "options": {"kind": str(kind), **base, **named}}
 
 
 def find_key(field: str, thing: object) -> str | None:
@@ -133,7 +129,6 @@ def _flatten(value: Any) -> Any:
     return find_key("", value) if isinstance(value, Record) else value
 
 
-def _explain(error: msgspec.ValidationError) -> InvalidRequestError:
-    text = str(error)
-    found = _PLACE.search(text)
-    return refuse(found[1] if found else "", _PLACE.sub("", text))
+def _refuse_as(error: msgspec.ValidationError, type_: Any) -> InvalidRequestError:
+    found = explain(str(error), type_)
+    return refuse(found.field, found.message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backhaul.display import render_bytes
+from backhaul.display import render_bytes, render_count
 from backhaul.wire.jobs import Job
 from backhaul.wire.kinds import (
     BackupResult,
@@ -34,7 +34,8 @@ def render_result(job: Job) -> str:
 
 def _render_backup(result: BackupResult) -> str:
     text = (
-        f"{result.total_files_processed:,} files, {render_bytes(result.total_bytes_processed)}, "
+        f"{render_count(result.total_files_processed, 'file')}, "
+        f"{render_bytes(result.total_bytes_processed)}, "
         f"{render_bytes(result.data_added)} {'would be added' if result.dry_run else 'added'}"
     )
     text += f", {result.unreadable:,} unreadable" if result.unreadable else ""
@@ -45,15 +46,16 @@ def _render_backup(result: BackupResult) -> str:
 
 def _render_restore(result: RestoreResult) -> str:
     return (
-        f"{result.files_restored:,} files, {render_bytes(result.bytes_restored)} from "
+        f"{render_count(result.files_restored, 'file')}, "
+        f"{render_bytes(result.bytes_restored)} from "
         f"{result.snapshot_id[:SHORT_ID_LENGTH]} to {result.target}"
     )
 
 
 def _render_forget(result: ForgetResult) -> str:
     if result.dry_run:
-        return f"{result.kept:,} snapshots would be kept, {result.to_go:,} removed"
-    return f"{result.kept:,} snapshots kept, {result.removed:,} removed"
+        return f"{render_count(result.kept, 'snapshot')} would be kept, {result.to_go:,} removed"
+    return f"{render_count(result.kept, 'snapshot')} kept, {result.removed:,} removed"
 
 
 def _render_check(result: CheckResult) -> str:
@@ -63,7 +65,7 @@ def _render_check(result: CheckResult) -> str:
 
 def _render_drill(result: DrillResult) -> str:
     text = (
-        f"{result.files_compared:,} of {result.files_total:,} files, "
+        f"{result.files_compared:,} of {render_count(result.files_total, 'file')}, "
         f"{render_bytes(result.bytes_compared)} of snapshot "
         f"{result.snapshot_id[:SHORT_ID_LENGTH]} compared"
     )
@@ -73,9 +75,14 @@ def _render_drill(result: DrillResult) -> str:
 
 def _render_diff(result: DiffResult) -> str:
     return (
-        f"{result.added.files:,} files added, {result.removed.files:,} removed, "
+        f"{render_count(result.added.files, 'file')} added, {result.removed.files:,} removed, "
         f"{result.changed_files:,} changed"
     )
+
+
+def _render_unlock(result: UnlockResult) -> str:
+    left = result.locks_left
+    return f"{render_count(left, 'lock')} left" if left else "no locks left"
 
 
 def _render_passwd(result: PasswdResult) -> str:
@@ -87,17 +94,17 @@ def _render_passwd(result: PasswdResult) -> str:
 _RENDER: Mapping[type, Callable[[Any], str]] = {
     InitResult: lambda result: f"repository {result.repository_id[:10]}",
     BackupResult: _render_backup,
-    SnapshotsResult: lambda result: f"{result.snapshots_count:,} snapshots",
+    SnapshotsResult: lambda result: render_count(result.snapshots_count, "snapshot"),
     RestoreResult: _render_restore,
     ForgetResult: _render_forget,
     CheckResult: _render_check,
-    UnlockResult: lambda result: f"{result.locks_left or 'no'} locks left",
+    UnlockResult: _render_unlock,
     StatsResult: lambda result: (
-        f"{render_bytes(result.total_size)} in {result.snapshots_count:,} snapshots"
+        f"{render_bytes(result.total_size)} in {render_count(result.snapshots_count, 'snapshot')}"
     ),
     DiffResult: _render_diff,
     CopyResult: lambda result: (
-        f"{result.copied:,} snapshots copied, {result.skipped:,} there already"
+        f"{render_count(result.copied, 'snapshot')} copied, {result.skipped:,} there already"
     ),
     DrillResult: _render_drill,
     PasswdResult: _render_passwd,

@@ -66,6 +66,16 @@ def render_options(options: ScheduleOptions | None) -> str:
     )
 
 
+def render_count(count: int, noun: str) -> str:
+    """Render how many there are of something: `1 file`, `2,000 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def join_lines(text: str) -> str:
+    """Put several lines of a message into one."""
+    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
 def render_bytes(size: int | None) -> str:
     """Render a size in powers of 1024: `512 B`, `1.5 KiB`, `20.0 GiB`."""
     if size is None:

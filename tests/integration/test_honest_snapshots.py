@@ -74,6 +74,7 @@ async def test_adopted_snapshots_are_honest_and_stay_so(
     operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
 ) -> None:
     await fill(operator, agent)
+    await finish(agent, await start(operator, agent, kind="check"))
 
     answer = await operator.post("/v1/repositories/nas/adopt", json={})
     clock.advance(60)
@@ -84,6 +85,7 @@ async def test_adopted_snapshots_are_honest_and_stay_so(
 
     assert answer.status_code == 200, answer.text
     assert (answer.json()["adopted"], answer.json()["doubted"]) == (1, 1)
+    assert again.json()["repository"] == (await operator.get("/v1/repositories/nas")).json()
     assert (again.json()["adopted"], again.json()["doubted"]) == (0, 1)
     assert await doubts(operator) == {A: None, B: None, C: Doubt.FUTURE}
     origin = (await guard_of_forget(operator, agent))[B[:ID_DIGITS]]

@@ -76,7 +76,7 @@ def test_repository_that_exists_is_adopted(fleet: LocalFleet, tree: Path) -> Non
     after = _forget(fleet)
 
     assert _get_counts(before) == (1, 0, 2)
-    assert "1 snapshots are vouched for. 1 are still doubted" in told
+    assert "vouched for 1 snapshot. Still doubted: 1" in told
     assert _get_counts(after) == (1, 1, 1)
 
 

@@ -6,8 +6,8 @@ import msgspec
 
 from backhaul.wire.agents import Receipt
 from backhaul.wire.commands import QueryAnswer
+from backhaul.wire.refusals import explain
 from backhaul.wire.snapshots import FoundFiles
-from backhaul_api.bodies import explain
 from backhaul_api.errors import InvalidError
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 from backhaul_api.queries import store

@@ -28,10 +28,11 @@ from backhaul.wire.agents import (
 )
 from backhaul.wire.commands import CommandAck, QueryAnswer
 from backhaul.wire.kinds import JobKind
+from backhaul.wire.refusals import explain
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul.wire.snapshots import SnapshotsReport
-from backhaul_api.bodies import TOO_DEEP, explain
+from backhaul_api.bodies import TOO_DEEP
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
     DomainError,

@@ -186,6 +186,7 @@ async def adopt_repository(
         await store.require_listed(connection, found)
         adopted, doubted = await vouch(connection, found.id, data.snapshots, now=now)
         found = await store.note_existence(connection, found, now=now)
+        (found,) = await states.describe(connection, [found], now=now)
         await record(
             connection,
             request.user,

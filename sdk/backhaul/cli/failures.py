@@ -45,9 +45,8 @@ def report(error: Exception) -> int:
 
 def print_error(message: str) -> None:
     """Print one line on stderr."""
-    line = "; ".join(part.strip() for part in message.splitlines() if part.strip())
     sys.stdout.flush()
-    typer.echo(f"error: {display.render_printable(line)}", err=True)
+    typer.echo(f"error: {display.render_printable(display.join_lines(message))}", err=True)
 
 
 def choose_exit_code(error: Exception) -> int:

@@ -53,7 +53,7 @@ def render_outcome(job: Job) -> str:
         seconds = (job.finished_at - job.started_at).total_seconds()
         parts.append(f" in {display.render_duration(seconds)}")
     if job.message:
-        parts.append(f": {job.message}")
+        parts.append(f": {display.join_lines(job.message)}")
     return "".join(parts)
 
 

@@ -170,10 +170,19 @@ def _render_line(line: NumberedLogLine) -> str:
     return f"{display.render_moment(line.at)}  {origin}{line.text}"
 
 
+# The destination of a copy has an id here, and its name beside.
+_SAID_BY_NAME = {"kind", "destination_id"}
+_UNITS = {"limit_upload": " KiB/s", "limit_download": " KiB/s"}
+
+
+def _render_kind(job: Job) -> str:
+    return f"{job.kind}, dry run" if getattr(job.arguments, "dry_run", False) else str(job.kind)
+
+
 def _build_columns(at: datetime) -> list[Column[Job]]:
     return [
         Column("ID", lambda job: str(job.id), is_whole=True),
-        Column("KIND", lambda job: job.kind),
+        Column("KIND", _render_kind),
         Column("HOST", lambda job: job.host, lambda _: "bold"),
         Column("REPOSITORY", lambda job: job.repository or ""),
         Column("STATE", lambda job: _render_state(job, at), lambda job: STATE_STYLES[job.state]),
@@ -183,7 +192,7 @@ def _build_columns(at: datetime) -> list[Column[Job]]:
         Column("FINISHED", lambda job: display.render_moment(job.finished_at), is_wide=True),
         Column("ATTEMPT", lambda job: str(job.attempt), is_right=True, is_wide=True),
         Column("EXIT", lambda job: _render_argument(job.exit_code), is_right=True, is_wide=True),
-        Column("WHY", lambda job: job.message or "", is_wide=True),
+        Column("WHY", lambda job: display.join_lines(job.message or ""), is_wide=True),
     ]
 
 
@@ -194,16 +203,17 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("kind", job.kind),
         ("state", _render_state(job, at)),
         ("outcome", job_progress.render_outcome(job) if job.finished_at else ""),
-        ("message", job.message or ""),
+        ("message", display.join_lines(job.message or "")),
         ("failure", job.failure_class or ""),
         *_build_result_fields(job),
         ("exit code", "" if job.exit_code is None else str(job.exit_code)),
         ("host", job.host),
         ("repository", job.repository or ""),
+        ("destination", job.destination or ""),
         *(
-            (name.replace("_", " "), _render_argument(arguments[name]))
+            (name.replace("_", " "), _render_argument(arguments[name]) + _UNITS.get(name, ""))
             for name in arguments
-            if name != "kind"
+            if name not in _SAID_BY_NAME and arguments[name] is not None
         ),
         *_build_schedule_fields(job),
         ("created", display.render_moment(job.created_at)),

@@ -186,13 +186,17 @@ def update_repository(
     ] = None,
     env: EnvNames = None,
     env_file: EnvFile = None,
-    clear_env: Annotated[bool, typer.Option(help="Forget all variables.")] = False,
+    clear_env: Annotated[bool, typer.Option("--clear-env", help="Forget all variables.")] = False,
     admin_location_file: AdminLocationFile = None,
     admin_password_file: AdminPasswordFile = None,
     admin_env: AdminEnv = None,
-    clear_admin: Annotated[bool, typer.Option(help="Forget the admin credential.")] = False,
+    clear_admin: Annotated[
+        bool, typer.Option("--clear-admin", help="Forget the admin credential.")
+    ] = False,
     upkeep_host: UpkeepHost = None,
-    clear_upkeep_host: Annotated[bool, typer.Option(help="Let each host delete again.")] = False,
+    clear_upkeep_host: Annotated[
+        bool, typer.Option("--clear-upkeep-host", help="Let each host delete again.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -253,9 +257,10 @@ def adopt_repository(
         confirm(f"Vouch for the snapshots in {repository}?", is_sure=yes)
         adoption = client.adopt_repository(repository, AdoptRepository())
     name = adoption.repository.name
-    text = f"Repository {name} is adopted: {adoption.adopted} snapshots are vouched for."
+    vouched = display.render_count(adoption.adopted, "snapshot")
+    text = f"Repository {name} is adopted: vouched for {vouched}."
     if adoption.doubted:
-        text = f"{text} {adoption.doubted} are still doubted; `backhaul snapshots list` says why."
+        text = f"{text} Still doubted: {adoption.doubted}; `backhaul snapshots list` says why."
     print_changed(adoption, text, key=name, as_json=as_json, quiet=quiet)
 
 
@@ -266,7 +271,7 @@ def _describe_found(found: Sequence[Snapshot]) -> Iterator[str]:
         return
     times = [snapshot.time for snapshot in found if snapshot.doubt != Doubt.FUTURE]
     hosts = sorted({snapshot.hostname for snapshot in found})
-    yield f"{len(found)} snapshots, of {', '.join(hosts)}"
+    yield f"{display.render_count(len(found), 'snapshot')}, of {', '.join(hosts)}"
     if times:
         begin, end = (display.render_moment(time) for time in (min(times), max(times)))
         yield f"made from {begin} to {end}"

@@ -28,19 +28,27 @@ def change_password(
         typer.Option(metavar="FILE|-", help="Read the new password from here instead of asking."),
     ] = None,
     generate: Annotated[
-        bool, typer.Option(help="Let the server make a password that nobody is shown.")
+        bool,
+        typer.Option("--generate", help="Let the server make a password that nobody is shown."),
     ] = False,
     show: Annotated[
-        bool, typer.Option(help="With --generate: print the password, this once.")
+        bool, typer.Option("--show", help="With --generate: print the password, this once.")
     ] = False,
     again: Annotated[
-        bool, typer.Option(help="Do the current step of a change again, after its job failed.")
+        bool,
+        typer.Option(
+            "--again", help="Do the current step of a change again, after its job failed."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option(help="With --again: remove the old password before all hosts have it.")
+        bool,
+        typer.Option(
+            "--force", help="With --again: remove the old password before all hosts have it."
+        ),
     ] = False,
     give_up: Annotated[
-        bool, typer.Option(help="Keep the password that is in use, and end the change.")
+        bool,
+        typer.Option("--give-up", help="Keep the password that is in use, and end the change."),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end of the job.")] = False,
     as_json: AsJson = False,

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from backhaul.cli.failures import BadInputError
+from backhaul.cli.values import parse_size
 from backhaul.wire.kinds import CopyOptions, ScheduleOptions, find_options_type
 from backhaul.wire.schedules import ScheduleKind
 
@@ -35,8 +36,8 @@ SampleFiles = Annotated[
     typer.Option("--files", metavar="N", min=1, max=1000, help="drill: how many files it draws."),
 ]
 SampleBytes = Annotated[
-    int | None,
-    typer.Option("--max-bytes", metavar="N", min=1, help="drill: of all files together."),
+    str | None,
+    typer.Option("--max-bytes", metavar="SIZE", help="drill: of all files together, like 2G."),
 ]
 
 
@@ -49,6 +50,8 @@ def build_options(
         BadInputError: one of them is none of the kind's.
     """
     named = {name: value for name, value in given.items() if value is not None}
+    if "max_bytes" in named:
+        named["max_bytes"] = parse_size(named["max_bytes"], option="--max-bytes")
     if not named:
         return known
     type_ = find_options_type(kind)

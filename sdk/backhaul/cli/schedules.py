@@ -37,6 +37,8 @@ from backhaul.cli.schedule_options import (
 )
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
+from backhaul.client import Client
+from backhaul.wire.kinds import CopyOptions, ScheduleOptions
 from backhaul.wire.schedules import (
     DEFAULT_ATTEMPTS,
     DEFAULT_RETRY_DELAY_S,
@@ -190,7 +192,9 @@ def show_schedule(schedule: ScheduleId, as_json: AsJson = False, quiet: Quiet = 
     """Show a schedule."""
     with open_client() as client:
         found = client.get_schedule(schedule)
-    print_one(found, _build_fields(found, now()), key=found.id, as_json=as_json, quiet=quiet)
+        options = display.render_options(_name_destination(client, found.options))
+    fields = _build_fields(found, now(), options)
+    print_one(found, fields, key=found.id, as_json=as_json, quiet=quiet)
 
 
 @app.command("update")
@@ -343,7 +347,7 @@ def _build_columns(at: datetime) -> list[Column[Schedule]]:
     ]
 
 
-def _build_fields(schedule: Schedule, at: datetime) -> list[tuple[str, str]]:
+def _build_fields(schedule: Schedule, at: datetime, options: str) -> list[tuple[str, str]]:
     return [
         ("id", str(schedule.id)),
         ("host", schedule.host),
@@ -360,11 +364,19 @@ def _build_fields(schedule: Schedule, at: datetime) -> list[tuple[str, str]]:
         ("max duration", _render_duration(schedule.max_duration)),
         ("attempts", _render_attempts(schedule)),
         ("when unreachable", schedule.when_unreachable),
-        ("options", display.render_options(schedule.options)),
+        ("options", options),
         ("created", display.render_moment(schedule.created_at)),
         ("changed", display.render_moment(schedule.updated_at)),
         ("revision", str(schedule.revision)),
     ]
+
+
+def _name_destination(client: Client, options: ScheduleOptions | None) -> ScheduleOptions | None:
+    """Say the name of the repository to copy to, whose id is kept."""
+    if not isinstance(options, CopyOptions):
+        return options
+    name = client.get_repository(options.destination).name
+    return msgspec.structs.replace(options, destination=name)
 
 
 def _render_next(schedule: Schedule, at: datetime) -> str:

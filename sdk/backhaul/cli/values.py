@@ -12,6 +12,8 @@ from backhaul.cli.failures import BadInputError
 # Nine digits of days are more than a calendar has: what is longer is a slip of the finger.
 _DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)?")
 _UNITS_S = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SIZE = re.compile(r"([1-9][0-9]{0,11})([kKmMgGtT]?)")
+_SIZE_UNITS = ("", "k", "m", "g", "t")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -25,6 +27,18 @@ def parse_duration(text: str, *, option: str) -> float:
     if found is None:
         raise BadInputError(f"{option}: {text!r} is not a duration like 90s, 15m, 12h or 7d.")
     return float(int(found[1]) * _UNITS_S[found[2]])
+
+
+def parse_size(text: str, *, option: str) -> int:
+    """Parse `500000`, `500k`, `500M` or `2G` into bytes, in powers of 1024 as restic does.
+
+    Raises:
+        BadInputError: it is none of these, or nothing; the message names the option.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise BadInputError(f"{option}: {text!r} is not a size like 500M or 2G.")
+    return int(found[1]) << 10 * _SIZE_UNITS.index(found[2].lower())
 
 
 def parse_moment(text: str, *, option: str) -> datetime:
@@ -57,7 +71,10 @@ def parse_since(text: str | None, *, option: str) -> datetime | None:
             return datetime.now(UTC) - ago
         except OverflowError as error:
             raise BadInputError(f"{option}: {text!r} is before all time.") from error
-    return parse_moment(text, option=option)
+    try:
+        return parse_moment(text, option=option)
+    except BadInputError as error:
+        raise BadInputError(f"{error} Or say how long ago, like 7d or 12h.") from error
 
 
 def parse_labels(texts: Iterable[str]) -> dict[str, str]:

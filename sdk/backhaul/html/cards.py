@@ -190,6 +190,7 @@ def _snapshot_rows(one: Snapshot, now: datetime) -> list[tuple[str, str]]:
         ("repository", one.repository),
         ("paths", _lines(one.paths)),
         ("tags", ", ".join(one.tags) or "none"),
+        *([("doubt", one.doubt)] if one.doubt else []),
         ("id", one.id),
     ]
 

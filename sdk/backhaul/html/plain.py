@@ -6,7 +6,7 @@ from typing import Any
 
 from backhaul._moments import find_now
 from backhaul._result_texts import render_result
-from backhaul.display import render_age, render_bytes, render_duration
+from backhaul.display import render_age, render_bytes, render_count, render_duration
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, RepositorySize, Source
@@ -52,7 +52,7 @@ def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of
             return f"{data.name}: {data.location}"
         case RepositorySize():
             size, age = render_bytes(data.total_size), render_age(data.measured_at, now)
-            return f"{size} in {data.snapshots_count:,} snapshots, measured {age}"
+            return f"{size} in {render_count(data.snapshots_count, 'snapshot')}, measured {age}"
         case Snapshot():
             return f"{data.short_id} of {data.hostname}, {render_age(data.time, now)}"
         case FileEntry():

@@ -13,8 +13,9 @@ from litestar.exceptions import HTTPException
 
 from backhaul.wire.accounts import BootstrapRequest, CreateApiToken, CreateEnrollmentToken
 from backhaul.wire.agents import Batch, EnrollRequest
-from backhaul.wire.fleet import CreateRepository, CreateSource, UpdateSource
+from backhaul.wire.fleet import AdoptRepository, CreateRepository, CreateSource, UpdateSource
 from backhaul.wire.kinds import JobRequest
+from backhaul.wire.schedules import CreateSchedule
 from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_api.bodies import decode_body
 from backhaul_api.errors import InvalidError
@@ -22,6 +23,8 @@ from backhaul_api.logs import JsonFormatter, PlainFormatter, facts
 from backhaul_api.names import check_name, make_acceptable
 
 SOURCE = {"name": "etc", "paths": ["/etc"]}
+BACKUP = {"kind": "backup", "host": "web-1", "repository": "nas"}
+SCHEDULE = {"kind": "prune", "cron": "@daily", "timezone": "UTC", "repository": "nas"}
 REPOSITORY = {"name": "nas", "location": "/srv/restic", "password": "hunter2"}
 
 
@@ -114,6 +117,13 @@ REPOSITORY = {"name": "nas", "location": "/srv/restic", "password": "hunter2"}
         (JobRequest, {"host": "a"}, "kind", "is required"),
         (JobRequest, {"kind": "zap"}, "kind", "it can be init, backup, snapshots, restore"),
         (JobRequest, {"kind": "backup", "host": "a"}, "repository", "is required"),
+        (JobRequest, BACKUP | {"ionice": "rt"}, "ionice", "it can be best-effort, idle"),
+        (JobRequest, BACKUP | {"exclude_larger_than": "2X"}, "exclude_larger_than", "like 500M"),
+        (JobRequest, BACKUP | {"kind": "diff", "snapshot": "latest"}, "snapshot", "8 hex digits"),
+        (CreateSource, SOURCE | {"compression": "x"}, "compression", "it can be auto, max, off"),
+        (CreateSchedule, SCHEDULE | {"kind": "zap"}, "kind", "it can be backup, forget, prune"),
+        (CreateSchedule, SCHEDULE | {"options": {"kind": "zap"}}, "options.kind", "it can be c"),
+        (AdoptRepository, {"snapshots": ["0a1b2c3d"]}, "snapshots[0]", "64 hex digits"),
         (Batch, {"envelopes": 1}, "envelopes", "must be a list, not a whole number"),
     ],
 )

@@ -56,7 +56,7 @@ def test_what_is_found_is_shown_before_it_is_adopted(cli: Cli, server: respx.Moc
     assert f"1 would be vouched for: {Doubt.UNKNOWN}" in unsure.stderr
     assert f"1 stay set aside: {Doubt.FUTURE}" in unsure.stderr
     assert sure.exit_code == 0, sure.output
-    assert "1 snapshots are vouched for. 1 are still doubted" in sure.stdout
+    assert "vouched for 1 snapshot. Still doubted: 1" in sure.stdout
     assert json.loads(route.calls[0].request.content) == {"snapshots": None}
 
 

@@ -34,6 +34,7 @@ from backhaul.wire.fleet import (
 )
 from backhaul.wire.jobs import JobState, Progress
 from backhaul.wire.kinds import (
+    BackupArguments,
     BackupResult,
     CheckResult,
     CopyResult,
@@ -119,6 +120,7 @@ def test_bare_command_shows_the_help(cli: Cli) -> None:
         ["hosts", "list", "--nonsense"],
         ["hosts", "show"],
         ["jobs", "show", "not-an-id"],
+        ["jobs", "run", "web-1", "drill", "--max-bytes", "2X"],
         ["jobs", "run", "web-1", "nonsense"],
         ["jobs", "run", "web-1", "backup"],
         ["jobs", "run", "web-1", "backup", "--path", "/etc", "--nice", "20"],
@@ -777,13 +779,13 @@ def test_paths_of_a_result_are_shown_one_a_line(
             },
         ),
         (
-            ["drill", "--of-host", "db-1", "--files", "50", "--max-bytes", "1000"],
+            ["drill", "--of-host", "db-1", "--files", "50", "--max-bytes", "1000k"],
             {
                 "kind": "drill",
                 "snapshot": "latest",
                 "of_host": "db-1",
                 "files": 50,
-                "max_bytes": 1000,
+                "max_bytes": 1000 * 1024,
             },
         ),
         (
@@ -968,3 +970,19 @@ def test_debug_shows_the_traceback(cli: Cli, server: respx.MockRouter) -> None:
 def test_environment_of_the_tests_names_no_server() -> None:
     # Otherwise a test that clears a variable would find the developer's own server.
     assert not os.environ.get("BACKHAUL_URL")
+
+
+def test_dry_run_is_marked_and_a_limit_has_its_unit(cli: Cli, server: respx.MockRouter) -> None:
+    arguments = BackupArguments(paths=("/etc",), limit_upload=100, dry_run=True)
+    message = "no such file\nIs there a repository?"
+    job = build_job(JobState.FAILED, arguments=arguments, message=message)
+    server.get("/v1/jobs").mock(return_value=page(job))
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(job))
+
+    listed = cli("jobs", "list").stdout
+    shown = cli("jobs", "show", str(JOB_ID)).stdout
+
+    assert "backup, dry run" in listed
+    assert re.search(r"^limit upload +100 KiB/s$", shown, re.MULTILINE)
+    assert re.search(r"^message +no such file; Is there a repository\?$", shown, re.MULTILINE)
+    assert "limit download" not in shown

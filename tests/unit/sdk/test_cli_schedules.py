@@ -15,12 +15,13 @@ import respx
 
 from backhaul.cli import prompts
 from backhaul.cron import build_hash_key, parse_cron
-from backhaul.wire.kinds import CheckOptions
+from backhaul.wire.kinds import CheckOptions, CopyOptions
 from backhaul.wire.problems import FieldError, ProblemType
 from backhaul.wire.schedules import ScheduleKind, SchedulePreview, UpcomingFire
 from tests.unit.sdk.builders import (
     HOST_ID,
     NOW,
+    REPOSITORY_ID,
     SCHEDULE_ID,
     URL,
     build_repository,
@@ -72,6 +73,20 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
         "when_unreachable": "wait",
         "options": None,
     }
+
+
+def test_repository_to_copy_to_is_shown_by_its_name(cli: Cli, server: respx.MockRouter) -> None:
+    options = CopyOptions(destination=str(REPOSITORY_ID))
+    server.get(PATH).mock(
+        return_value=reply(build_schedule(kind=ScheduleKind.COPY, options=options))
+    )
+    server.get(f"/v1/repositories/{REPOSITORY_ID}").mock(
+        return_value=reply(build_repository("cloud"))
+    )
+
+    shown = cli("schedules", "show", ID)
+
+    assert re.search(r"^options +destination cloud$", shown.stdout, re.MULTILINE)
 
 
 def test_option_of_a_kind_is_sent_among_its_options(cli: Cli, server: respx.MockRouter) -> None:

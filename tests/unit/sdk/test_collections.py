@@ -137,8 +137,8 @@ def test_argument_that_is_wrong_or_given_twice_is_refused(server: Server) -> Non
 
     for arguments, message in (
         ({"host": "web-2"}, "host: is web-1 already"),
-        ({"read_data_subset": 0}, "read_data_subset: Expected"),
-        ({"read_data_subset": "half"}, "read_data_subset: Expected"),
+        ({"read_data_subset": 0}, "read_data_subset: must be a string or null"),
+        ({"read_data_subset": "half"}, "read_data_subset: must be a part like 1/7"),
     ):
         with pytest.raises(InvalidRequestError, match=message):
             host.run("check", repository="nas", **arguments)

@@ -6,7 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from backhaul.display import render_age, render_bytes, render_duration, render_printable
+from backhaul.display import (
+    join_lines,
+    render_age,
+    render_bytes,
+    render_count,
+    render_duration,
+    render_printable,
+)
 from tests.unit.sdk.builders import NOW
 
 
@@ -87,3 +94,17 @@ def test_size(size: int | None, text: str) -> None:
 )
 def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
     assert render_printable(text) == shown
+
+
+def test_one_is_no_plural() -> None:
+    assert [render_count(count, "file") for count in (0, 1, 2000)] == [
+        "0 files",
+        "1 file",
+        "2,000 files",
+    ]
+
+
+def test_lines_of_a_message_become_one() -> None:
+    assert join_lines("no such file\n\nIs there a repository?\n") == (
+        "no such file; Is there a repository?"
+    )

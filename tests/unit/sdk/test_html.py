@@ -20,6 +20,7 @@ from backhaul.html.tables import COLUMNS
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import HostState, RepositorySize, ScheduleDrift, Source
+from backhaul.wire.honesty import Doubt
 from backhaul.wire.jobs import JobState, Progress
 from backhaul.wire.kinds import BackupResult, JobKind, Retention
 from backhaul.wire.problems import Problem, ProblemType
@@ -280,3 +281,10 @@ def _luminance(colour: str) -> float:
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_card_of_a_snapshot_tells_its_doubt_only_where_there_is_one() -> None:
+    doubted = msgspec.structs.replace(SNAPSHOT, doubt=Doubt.FUTURE)
+
+    assert "its time is in the future" in render(doubted)
+    assert "doubt" not in render(SNAPSHOT)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from backhaul import _fields
+from backhaul._requests import gather_options
 from backhaul.aio import (
     events,
     hosts,
@@ -168,10 +169,19 @@ def test_single_path_and_unknown_argument_are_refused_by_name() -> None:
         host.backup("/etc", repository="nas")
     with pytest.raises(InvalidRequestError, match="subset"):
         host.run("check", repository="nas", subset="1/7")
-    with pytest.raises(InvalidRequestError, match="kind: 'defrag' is none of init"):
+    with pytest.raises(
+        InvalidRequestError, match="kind: 'defrag' is not known here; it can be init"
+    ):
         host.run("defrag", repository="nas")
     with pytest.raises(InvalidRequestError, match="repository: there is none yet"):
         host.backup(["/etc"])
+
+
+def test_options_of_a_schedule_need_not_say_its_kind_again() -> None:
+    gathered = gather_options("drill", {"options": {"files": 3}, "max_bytes": 1})
+
+    assert gathered == {"options": {"kind": "drill", "files": 3, "max_bytes": 1}}
+    assert gather_options("drill", {"options": None}) == {"options": None}
 
 
 def test_failure_that_was_waited_for_tells_the_last_lines() -> None:

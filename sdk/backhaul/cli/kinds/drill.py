@@ -8,8 +8,9 @@ import typer
 
 from backhaul.cli.kinds.running import RepositoryOption, Wait, run
 from backhaul.cli.output import AsJson, Quiet
+from backhaul.cli.values import parse_size
 from backhaul.wire.kinds import DrillRequest
-from backhaul.wire.kinds.drill import DEFAULT_FILES, DEFAULT_MAX_BYTES
+from backhaul.wire.kinds.drill import DEFAULT_FILES
 
 
 def drill(
@@ -21,16 +22,17 @@ def drill(
         typer.Option(help="With latest: whose snapshot; by default HOST's own, or anybody's."),
     ] = None,
     files: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many, drawn at random.")
+        int, typer.Option(metavar="N", min=1, max=1000, help="How many, drawn at random.")
     ] = DEFAULT_FILES,
     max_bytes: Annotated[
-        int, typer.Option(min=1, help="Of all together; larger files are skipped.")
-    ] = DEFAULT_MAX_BYTES,
+        str, typer.Option(metavar="SIZE", help="Of all together; larger files are skipped.")
+    ] = "1G",
     wait: Wait = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Restore some files to a scratch folder, read them a second time, and compare."""
+    limit_bytes = parse_size(max_bytes, option="--max-bytes")
     run(
         context,
         lambda host, repository: DrillRequest(
@@ -39,7 +41,7 @@ def drill(
             snapshot=snapshot,
             of_host=of_host,
             files=files,
-            max_bytes=max_bytes,
+            max_bytes=limit_bytes,
         ),
         repository=repository,
         wait=wait,
