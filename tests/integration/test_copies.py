@@ -172,6 +172,22 @@ async def test_copies_and_backups_need_not_wait_for_each_other(
     assert [command.job_id for command in await find_due(db1)] == [backup]
 
 
+async def test_copy_is_listed_with_both_repositories_and_proves_that_both_exist(
+    operator: httpx.AsyncClient, fleet: Fleet
+) -> None:
+    web1, _ = fleet
+    copy = await add_job(operator, kind="copy", destination="cloud")
+    await web1.accept(copy)
+    await end(web1, copy)
+
+    for name in ("nas", "cloud"):
+        listed = (await operator.get("/v1/jobs", params={"repository": name})).json()["items"]
+        shown = (await operator.get(f"/v1/repositories/{name}")).json()
+
+        assert [job["id"] for job in listed] == [str(copy)]
+        assert shown["initialized_at"] is not None
+
+
 async def test_end_of_a_copy_wakes_whoever_waits_on_its_destination(
     operator: httpx.AsyncClient, fleet: Fleet, services: Services
 ) -> None:

@@ -54,7 +54,9 @@ _HostFilter = Annotated[
 ]
 _RepositoryFilter = Annotated[
     str | None,
-    QueryParameter(description="Only jobs on this repository, by name or id."),
+    QueryParameter(
+        description="Only jobs on this repository, and copies to it, by name or id."
+    ),
 ]
 _ScheduleFilter = Annotated[
     UUID | None,
