@@ -26,8 +26,8 @@ _L = TypeVar("_L", bound=LastJob)
 _WORKED = (JobState.SUCCEEDED, JobState.INCOMPLETE)
 _ENDED = (*_WORKED, JobState.FAILED, JobState.CANCELLED)
 
-# An init and an unlock take no lock: the one makes the repository, the other tells how many are left.
-# A copy takes one in two repositories, and restic does not say whose kept it out.
+# An init and an unlock take no lock: one makes the repository, the other tells how many are left. A
+# copy takes one in each of two, and restic does not say which kept it out.
 _SHARED_KINDS = frozenset(JobKind) - EXCLUSIVE_KINDS - {JobKind.INIT, JobKind.UNLOCK, JobKind.COPY}
 _TELLING_KINDS = EXCLUSIVE_KINDS | _SHARED_KINDS
 
