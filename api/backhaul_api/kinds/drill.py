@@ -18,7 +18,9 @@ async def plan(order: Order, request: DrillRequest) -> DrillArguments:
 
 
 async def plan_fired(fired: Fired) -> DrillArguments:
-    found = await latest.find_newest(fired.connection, fired.repository_id, fired.host_id)
+    found = await latest.find_newest(
+        fired.connection, fired.repository_id, fired.host_id, now=fired.now
+    )
     options = fired.options if isinstance(fired.options, DrillOptions) else DrillOptions()
     return DrillArguments(
         snapshot=found or latest.LATEST, files=options.files, max_bytes=options.max_bytes
