@@ -11,7 +11,14 @@ from litestar import Litestar
 
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_source
+from tests.fakes.fleet import (
+    FakeAgent,
+    add_agent,
+    add_job,
+    add_repository,
+    add_schedule,
+    add_source,
+)
 from tests.integration.test_fires import fire
 from tests.integration.test_snapshots import finish, report, snapshot, start
 
@@ -102,6 +109,21 @@ async def test_schedule_drills_the_newest_snapshot_by_its_options(
         "files": 7,
         "max_bytes": 2**30,
     }
+
+
+async def test_host_without_snapshots_of_its_own_drills_the_newest_honest_one(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, app: Litestar
+) -> None:
+    upkeep = await add_agent(services, app, name="web2")
+    await upkeep.say_hello()
+    schedule = await add_schedule(operator, kind="drill", host="web2", source=None)
+
+    asked = await add_job(operator, kind="drill", host="web2")
+    receipt = await fire(upkeep, schedule["id"])
+
+    for job_id in (asked, receipt.job_id):
+        job = (await operator.get(f"/v1/jobs/{job_id}")).json()
+        assert job["arguments"]["snapshot"] == NEW
 
 
 async def _back_up(operator: httpx.AsyncClient, agent: FakeAgent, id_: str, **fields: Any) -> None:

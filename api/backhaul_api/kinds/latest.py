@@ -69,20 +69,23 @@ async def choose(
 async def find_newest(
     connection: AsyncConnection,
     repository_id: UUID,
-    host_id: UUID,
+    host_id: UUID | None,
     *,
     now: datetime,
     tag: str | None = None,
 ) -> str | None:
-    """Find the id of the newest honest snapshot of a host: made by its jobs, or vouched for and
-    under its name. None when none is known."""
-    name = sa.select(hosts.c.name).where(hosts.c.id == host_id).scalar_subquery()
-    is_vouched = sa.and_(snapshots.c.vouched_at.is_not(None), snapshots.c.hostname == name)
-    query = (
-        SELECT.where(
-            snapshots.c.repository_id == repository_id,
-            sa.or_(snapshots.c.host_id == host_id, is_vouched),
+    """Find the id of the newest honest snapshot of a host, or of any: made by its jobs, or vouched
+    for and under its name. None when none is known."""
+    is_vouched = snapshots.c.vouched_at.is_not(None)
+    if host_id is None:
+        is_meant = sa.or_(snapshots.c.job_id.is_not(None), is_vouched)
+    else:
+        name = sa.select(hosts.c.name).where(hosts.c.id == host_id).scalar_subquery()
+        is_meant = sa.or_(
+            snapshots.c.host_id == host_id, sa.and_(is_vouched, snapshots.c.hostname == name)
         )
+    query = (
+        SELECT.where(snapshots.c.repository_id == repository_id, is_meant)
         .order_by(snapshots.c.time.desc(), snapshots.c.id.desc())
         .limit(_NEWEST)
     )

@@ -200,6 +200,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("exit code", "" if job.exit_code is None else str(job.exit_code)),
         ("host", job.host),
         ("repository", job.repository or ""),
+        ("copies to", job.destination or ""),
         *(
             (name.replace("_", " "), _render_argument(arguments[name]))
             for name in arguments
