@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -93,12 +94,19 @@ class RunningHost:
 @pytest.fixture
 async def host(tmp_path: Path, restic: str) -> AsyncIterator[RunningHost]:
     settings = Settings(state_dir=tmp_path / "state", restic=restic)
+    async with run_agent(settings) as api:
+        yield RunningHost(api, build_credentials(location=str(tmp_path / "repo")))
+
+
+@asynccontextmanager
+async def run_agent(settings: Settings) -> AsyncIterator[FakeApi]:
+    """Run the loops of an agent that is enrolled with an API of its own."""
     async with FakeApi() as api:
         identity = await enroll(api)
         file = open_journal_file(settings.state_dir)
         link = Link(build_client(settings, server_url=api.url, ca_file=None), identity)
         tasks = start_loops(link, identity, settings, file)
-        yield RunningHost(api, build_credentials(location=str(tmp_path / "repo")))
+        yield api
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

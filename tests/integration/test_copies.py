@@ -21,11 +21,9 @@ from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import (
     FakeAgent,
-    add_agent,
     add_job,
-    add_repository,
+    add_pair,
     add_schedule,
-    add_source,
     read_commands,
 )
 
@@ -34,17 +32,7 @@ Fleet = tuple[FakeAgent, FakeAgent]
 
 @pytest.fixture
 async def fleet(services: Services, app: Litestar, operator: httpx.AsyncClient) -> Fleet:
-    """Two hosts, web1 and db1, that both use the repositories nas and cloud."""
-    await add_repository(operator)
-    await add_repository(operator, name="cloud")
-    await add_source(operator, retention={"keep_daily": 7})
-    agents = (
-        await add_agent(services, app, name="web1"),
-        await add_agent(services, app, name="db1"),
-    )
-    for agent in agents:
-        await agent.say_hello()
-    return agents
+    return await add_pair(services, app, operator)
 
 
 async def find_due(agent: FakeAgent, *held: HeldJob) -> list[CommandRun]:
