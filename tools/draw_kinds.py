@@ -56,7 +56,8 @@ def draw() -> str:
 
 Whatever restic can reach can be a repository. These are the types that Backhaul's own tests back
 up to, with real servers on loopback, and what became of each kind of job there, with restic
-{_join(versions)}. It is done anew, with Debian's restic, whenever the code changes.
+{_join(versions)}. It is done anew, with Debian's restic, whenever the code changes. What Backhaul
+keeps of a repository, and who may delete in it, [another page](repositories.md) tells.
 
 {_draw_table(seen, versions)}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from backhaul.wire.jobs import MOVES, TERMINAL_STATES, JobState
+from backhaul.wire.jobs import MOVES, RETRYABLE, TERMINAL_STATES, FailureClass, JobState
 
 PAGE = Path(__file__).parents[1] / "docs" / "job-states.md"
 
@@ -23,6 +23,25 @@ MEANINGS = {
     JobState.REJECTED: "The agent's own policy refused it.",
     JobState.EXPIRED: "No agent took it up before its start deadline.",
     JobState.LOST: "The agent came back without it, or did not come back.",
+}
+
+CAUSES = {
+    FailureClass.REPOSITORY_MISSING: "There is no repository at the location.",
+    FailureClass.REPOSITORY_EXISTS: "An `init` found one.",
+    FailureClass.WRONG_PASSWORD: "The password does not open the repository.",
+    FailureClass.LOCKED: "Another restic has locked the repository, or left its lock there.",
+    FailureClass.NETWORK: "The storage could not be reached, or did not answer in time.",
+    FailureClass.DAMAGED: "The repository is damaged, or two reads of a drill differ.",
+    FailureClass.NO_SPACE: "A disk is full: that of the storage, or of the host.",
+    FailureClass.SOURCE_MISSING: "None of the paths to back up is there.",
+    FailureClass.RESTIC_MISSING: "The host has no restic where its agent looks for it.",
+    FailureClass.NOT_SUPPORTED: "The host, its restic or the repository lacks what the job needs.",
+    FailureClass.INTERRUPTED: "The agent was stopped, or died, while restic ran.",
+    FailureClass.REFUSED: (
+        "The host does not do it: by its policy, for credentials that do not open, or because a "
+        "forget would leave nothing. Or the storage takes no deletes."
+    ),
+    FailureClass.OTHER: "Anything else; the `message` and the log have restic's own words.",
 }
 
 
@@ -41,6 +60,16 @@ runs the job. `expired` gives way when the host, cut off from the server, had be
 schedule by itself; so does `cancelled`, but only of a job that was cancelled while it was queued.
 
 {_draw_moves()}
+
+## Why a job failed
+
+A job that failed says why, as far as its host could tell, in `failure_class`. Another attempt is
+made only where it may go better by itself, and only of what
+[a schedule](schedules.md#limits-of-a-job) fired.
+
+| class | tried again | meaning |
+| --- | --- | --- |
+{_draw_causes()}
 """
 
 
@@ -63,6 +92,12 @@ def _draw_moves() -> str:
     rows = ["| from | event | to |", "| --- | --- | --- |"]
     rows += [f"| `{state}` | {event} | `{to}` |" for (state, event), to in MOVES.items()]
     return "\n".join(rows)
+
+
+def _draw_causes() -> str:
+    return "\n".join(
+        f"| `{one}` | {'yes' if one in RETRYABLE else ''} | {CAUSES[one]} |" for one in FailureClass
+    )
 
 
 if __name__ == "__main__":

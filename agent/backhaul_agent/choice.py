@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from backhaul.wire.honesty import TOLERANCE
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.snapshots import ReportedSnapshot
 from backhaul_agent.bench import Bench
@@ -34,12 +37,31 @@ async def find(
 ) -> ReportedSnapshot | Ending | None:
     """Look a snapshot up; None when the repository has no such one.
 
+    `latest` is the newest whose time is not in the future: a time that is cannot be true.
+
     Raises:
         RunEndedError, ResticMissingError, ResticStartError
     """
+    found = await _list(bench, snapshot_id, host=host, tag=tag)
+    if isinstance(found, Ending):
+        return found
+    if snapshot_id == LATEST and not all(_can_be_true(one, bench) for one in found):
+        # restic names only the newest: what came before that is in the whole list.
+        found = await _list(bench, None, host=host, tag=tag)
+        if isinstance(found, Ending):
+            return found
+        found = [one for one in found if _can_be_true(one, bench)]
+    return max(found, key=lambda one: one.time, default=None)
+
+
+async def _list(
+    bench: Bench, snapshot_id: str | None, *, host: str | None, tag: str | None
+) -> Sequence[ReportedSnapshot] | Ending:
     done, found = await list_snapshots(bench, snapshot_id, host=host, tag=tag)
     if done.verdict.outcome is not Outcome.SUCCEEDED:
         return build_ending(done, None)
-    if found is None or not found.snapshots:
-        return None
-    return max(found.snapshots, key=lambda one: one.time)
+    return [] if found is None else found.snapshots
+
+
+def _can_be_true(one: ReportedSnapshot, bench: Bench) -> bool:
+    return one.time <= bench.clock.now() + TOLERANCE

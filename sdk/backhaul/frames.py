@@ -118,6 +118,7 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("kind", _KINDS, _text("kind")),
         ("state", _JOB_STATES, _text("state")),
         ("repository", TEXT, _get("repository")),
+        ("destination", TEXT, _get("destination")),
         ("created_at", TIME, _get("created_at")),
         ("started_at", TIME, _get("started_at")),
         ("finished_at", TIME, _get("finished_at")),

@@ -187,3 +187,19 @@ async def add_job(operator: httpx.AsyncClient, **request: Any) -> UUID:
     answer = await operator.post("/v1/jobs", json=body)
     assert answer.status_code == 201, answer.text
     return UUID(answer.json()["id"])
+
+
+async def add_pair(
+    services: Services, app: Litestar, operator: httpx.AsyncClient
+) -> tuple[FakeAgent, FakeAgent]:
+    """Enrol two hosts, web1 and db1, that both use the repositories nas and cloud."""
+    await add_repository(operator)
+    await add_repository(operator, name="cloud")
+    await add_source(operator, retention={"keep_daily": 7})
+    agents = (
+        await add_agent(services, app, name="web1"),
+        await add_agent(services, app, name="db1"),
+    )
+    for agent in agents:
+        await agent.say_hello()
+    return agents

@@ -17,11 +17,9 @@ from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import BackupArguments, BackupResult, InitArguments
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.snapshots import SnapshotsReport
-from backhaul_agent.journal_file import open_journal_file
-from backhaul_agent.link import Link, build_client
 from backhaul_agent.settings import DumpSettings, Settings
 from tests.fakes.fake_api import FakeApi
-from tests.integration.test_agent_restic import RunningHost, enroll, start_loops
+from tests.integration.test_agent_restic import RunningHost, run_agent
 from tests.integration.test_agent_run import Machine
 from tests.unit.agent.hosts import PASSWORD, build_credentials
 
@@ -89,20 +87,11 @@ async def host(tmp_path: Path, restic: str) -> AsyncIterator[DumpingHost]:
             "missing": DumpSettings(command=("no-such-program-here",)),
         },
     )
-    async with FakeApi() as api:
-        identity = await enroll(api)
-        file = open_journal_file(settings.state_dir)
-        link = Link(build_client(settings, server_url=api.url, ca_file=None), identity)
-        tasks = start_loops(link, identity, settings, file)
+    async with run_agent(settings) as api:
         running = DumpingHost(api, build_credentials(location=str(tmp_path / "repo")))
         running.repository = tmp_path / "repo"
         await running.run(InitArguments())
         yield running
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await link.close()
-        file.close()
 
 
 def is_there(path: Path) -> bool:

@@ -23,11 +23,8 @@ from backhaul.wire.kinds import (
     RestoreArguments,
     RestoreResult,
 )
-from backhaul_agent.journal_file import open_journal_file
-from backhaul_agent.link import Link, build_client
 from backhaul_agent.settings import PolicySettings, Settings
-from tests.fakes.fake_api import FakeApi
-from tests.integration.test_agent_restic import RunningHost, enroll, read_tree, start_loops
+from tests.integration.test_agent_restic import RunningHost, read_tree, run_agent
 from tests.unit.agent.hosts import build_credentials
 
 pytestmark = pytest.mark.timeout(120)
@@ -52,19 +49,10 @@ async def host(tmp_path: Path, restic: str) -> AsyncIterator[RunningHost]:
         ),
     )
     (tmp_path / "live").mkdir()
-    async with FakeApi() as api:
-        identity = await enroll(api)
-        file = open_journal_file(settings.state_dir)
-        link = Link(build_client(settings, server_url=api.url, ca_file=None), identity)
-        tasks = start_loops(link, identity, settings, file)
+    async with run_agent(settings) as api:
         running = RunningHost(api, build_credentials(location=str(tmp_path / "repo")))
         await running.run(InitArguments())
         yield running
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await link.close()
-        file.close()
 
 
 @pytest.fixture

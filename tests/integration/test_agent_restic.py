@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -48,7 +49,7 @@ from backhaul.wire.kinds import (
     UnlockResult,
 )
 from backhaul.wire.reports import JobFinished
-from backhaul.wire.snapshots import SnapshotsReport
+from backhaul.wire.snapshots import ReportedSnapshot, SnapshotsReport
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.hold import Hold
@@ -93,12 +94,19 @@ class RunningHost:
 @pytest.fixture
 async def host(tmp_path: Path, restic: str) -> AsyncIterator[RunningHost]:
     settings = Settings(state_dir=tmp_path / "state", restic=restic)
+    async with run_agent(settings) as api:
+        yield RunningHost(api, build_credentials(location=str(tmp_path / "repo")))
+
+
+@asynccontextmanager
+async def run_agent(settings: Settings) -> AsyncIterator[FakeApi]:
+    """Run the loops of an agent that is enrolled with an API of its own."""
     async with FakeApi() as api:
         identity = await enroll(api)
         file = open_journal_file(settings.state_dir)
         link = Link(build_client(settings, server_url=api.url, ca_file=None), identity)
         tasks = start_loops(link, identity, settings, file)
-        yield RunningHost(api, build_credentials(location=str(tmp_path / "repo")))
+        yield api
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -354,15 +362,22 @@ async def test_snapshots_are_copied_once_to_a_second_repository(
     absent = CopyArguments(destination_id=destination.repository_id, snapshots=("01234567",))
     missing = await host.run(absent, second=destination)
     mismatched = await host.run(CopyArguments(destination_id=uuid4()), second=destination)
-    host.credentials = destination
     await host.run(SnapshotsArguments())
 
     assert first.result == CopyResult(copied=2, skipped=0)
     assert again.result == CopyResult(copied=0, skipped=2)
     assert "no snapshot 01234567" in (missing.message or "")
     assert (missing.outcome, mismatched.outcome) == (Outcome.FAILED, Outcome.FAILED)
-    copied = host.api.of(SnapshotsReport)[-1].snapshots
-    assert [snapshot.tags for snapshot in copied] == [("nightly",), ("nightly",)]
+    *_, after_copy, listed = host.api.of(SnapshotsReport)
+    assert (after_copy.repository_id, after_copy.is_complete) == (destination.repository_id, True)
+    originals = [one for one in listed.snapshots if one.tags == ("nightly",)]
+    assert [describe(one) for one in after_copy.snapshots] == [describe(one) for one in originals]
+    assert [one.original for one in after_copy.snapshots] == [one.id for one in originals]
+
+
+def describe(one: ReportedSnapshot) -> object:
+    """What a copy has in common with its original, and the server knows it by."""
+    return one.time, one.hostname, one.tree, one.paths, one.tags
 
 
 def flip_a_byte(pack: Path) -> None:

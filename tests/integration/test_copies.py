@@ -21,11 +21,9 @@ from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import (
     FakeAgent,
-    add_agent,
     add_job,
-    add_repository,
+    add_pair,
     add_schedule,
-    add_source,
     read_commands,
 )
 
@@ -34,17 +32,7 @@ Fleet = tuple[FakeAgent, FakeAgent]
 
 @pytest.fixture
 async def fleet(services: Services, app: Litestar, operator: httpx.AsyncClient) -> Fleet:
-    """Two hosts, web1 and db1, that both use the repositories nas and cloud."""
-    await add_repository(operator)
-    await add_repository(operator, name="cloud")
-    await add_source(operator, retention={"keep_daily": 7})
-    agents = (
-        await add_agent(services, app, name="web1"),
-        await add_agent(services, app, name="db1"),
-    )
-    for agent in agents:
-        await agent.say_hello()
-    return agents
+    return await add_pair(services, app, operator)
 
 
 async def find_due(agent: FakeAgent, *held: HeldJob) -> list[CommandRun]:
@@ -170,6 +158,22 @@ async def test_copies_and_backups_need_not_wait_for_each_other(
     backup = await add_job(operator, host="db1", repository="cloud")
 
     assert [command.job_id for command in await find_due(db1)] == [backup]
+
+
+async def test_copy_is_listed_with_both_repositories_and_proves_that_both_exist(
+    operator: httpx.AsyncClient, fleet: Fleet
+) -> None:
+    web1, _ = fleet
+    copy = await add_job(operator, kind="copy", destination="cloud")
+    await web1.accept(copy)
+    await end(web1, copy)
+
+    for name in ("nas", "cloud"):
+        listed = (await operator.get("/v1/jobs", params={"repository": name})).json()["items"]
+        shown = (await operator.get(f"/v1/repositories/{name}")).json()
+
+        assert [job["id"] for job in listed] == [str(copy)]
+        assert shown["initialized_at"] is not None
 
 
 async def test_end_of_a_copy_wakes_whoever_waits_on_its_destination(

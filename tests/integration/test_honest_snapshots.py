@@ -11,9 +11,11 @@ import msgspec
 import pytest
 from litestar import Litestar
 
-from backhaul.wire.commands import CommandRun
+from backhaul.wire.commands import CommandAck, CommandRun
 from backhaul.wire.honesty import ID_DIGITS, Doubt
 from backhaul.wire.kinds import ForgetArguments, Retention
+from backhaul.wire.reports import JobStarted
+from backhaul.wire.snapshots import ReportedSnapshot, SnapshotsReport
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_source
@@ -150,3 +152,79 @@ async def test_host_cannot_take_the_name_or_the_snapshot_of_another(
     assert await doubts(operator) == {A: None, B: Doubt.HOST}
     makers = {item["id"]: UUID(item["host_id"]) for item in await listed(operator)}
     assert makers[A] == agent.host_id
+
+
+async def copy_to_cloud(
+    operator: httpx.AsyncClient, agent: FakeAgent, *seen: ReportedSnapshot
+) -> None:
+    """Copy from nas to cloud, and see this there."""
+    job_id = await add_job(operator, kind="copy", destination="cloud")
+    await agent.send(
+        CommandAck(job_id=job_id, is_accepted=True),
+        JobStarted(job_id=job_id, attempt=1, at=START),
+    )
+    destination = (await operator.get(f"/v1/jobs/{job_id}")).json()["destination_id"]
+    [receipt] = await agent.send(
+        SnapshotsReport(
+            repository_id=UUID(destination), job_id=job_id, snapshots=seen, is_complete=True
+        )
+    )
+    assert receipt.status == "ok"
+    await finish(agent, job_id)
+
+
+async def doubts_in_cloud(operator: httpx.AsyncClient) -> dict[str, str | None]:
+    found = await listed(operator, repository="cloud")
+    return {item["id"]: item["doubt"] for item in found}
+
+
+async def test_copy_is_as_honest_as_what_it_is_of_also_when_that_is_gone(
+    operator: httpx.AsyncClient, agent: FakeAgent, clock: FakeClock
+) -> None:
+    await add_repository(operator, name="cloud")
+    await fill(operator, agent)
+    tree, other = "1" * 64, "2" * 64
+    backup = await start(operator, agent, kind="backup")
+    await report(operator, agent, backup, snapshot(D, tree=tree))
+    await finish(agent, backup, snapshot_id=D)
+    copy, again, forged, unknown = (letter * 64 for letter in "3456")
+
+    await copy_to_cloud(
+        operator,
+        agent,
+        snapshot(copy, tree=tree, original=D),
+        # Whoever can write there could let an honest one count as often as it likes.
+        snapshot(again, tree=tree, original=D),
+        snapshot(forged, tree=other, original=D),
+        snapshot(unknown, tree=tree, original=B, hostname="old"),
+    )
+    at_once = await doubts_in_cloud(operator)
+    clock.advance(60)
+    listing = await start(operator, agent, kind="snapshots")
+    await report(operator, agent, listing, is_complete=True)
+    await finish(agent, listing)
+    clock.advance(60)
+    await copy_to_cloud(
+        operator, agent, *(snapshot(id_, tree=tree, original=D) for id_ in (copy, again))
+    )
+
+    assert at_once == {
+        copy: None,
+        again: Doubt.UNKNOWN,
+        forged: Doubt.UNKNOWN,
+        unknown: Doubt.UNKNOWN,
+    }
+    assert await listed(operator, repository="nas") == []
+    assert await doubts_in_cloud(operator) == {copy: None, again: Doubt.UNKNOWN}
+
+
+async def test_what_no_job_copied_is_no_copy(operator: httpx.AsyncClient, agent: FakeAgent) -> None:
+    await add_repository(operator, name="cloud")
+    backup = await start(operator, agent, kind="backup")
+    await report(operator, agent, backup, snapshot(A, tree="1" * 64))
+    await finish(agent, backup, snapshot_id=A)
+    listing = await start(operator, agent, kind="snapshots", repository="cloud")
+
+    await report(operator, agent, listing, snapshot(D, tree="1" * 64, original=A))
+
+    assert await doubts_in_cloud(operator) == {D: Doubt.UNKNOWN}

@@ -10,26 +10,37 @@ import pytest
 from litestar import Litestar
 
 from backhaul_api.services import Services
-from tests.fakes.clock import START
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_source
+from tests.fakes.clock import START, FakeClock
+from tests.fakes.fleet import (
+    FakeAgent,
+    add_agent,
+    add_job,
+    add_repository,
+    add_schedule,
+    add_source,
+)
 from tests.integration.test_fires import fire
 from tests.integration.test_snapshots import finish, report, snapshot, start
 
-OLD, NEW, AHEAD, FOREIGN = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
+OLD, NEW, SOON, AHEAD, FOREIGN = ("a" * 64, "b" * 64, "c" * 64, "e" * 64, "d" * 64)
 HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
+async def agent(
+    services: Services, app: Litestar, operator: httpx.AsyncClient, clock: FakeClock
+) -> FakeAgent:
     """A host `web1` that made two snapshots; in its name others were written, dated ahead."""
     await add_repository(operator)
     agent = await add_agent(services, app)
     await agent.say_hello()
-    await _back_up(operator, agent, OLD, time=START - 2 * HOUR, tags=("etc", "people"))
-    await _back_up(operator, agent, NEW, time=START - HOUR, tags=("home",))
-    await _back_up(operator, agent, AHEAD, time=START + 30 * 24 * HOUR)
+    await _back_up(operator, agent, OLD, time=START, tags=("etc", "people"))
+    now = clock.advance(3600)
+    await _back_up(operator, agent, NEW, time=now, tags=("home",))
+    await _back_up(operator, agent, SOON, time=now + HOUR / 2)
+    await _back_up(operator, agent, AHEAD, time=now + 30 * 24 * HOUR)
     listing = await start(operator, agent, kind="snapshots")
-    await report(operator, agent, listing, snapshot(FOREIGN, time=START))
+    await report(operator, agent, listing, snapshot(FOREIGN, time=now))
     await finish(agent, listing)
     return agent
 
@@ -65,6 +76,17 @@ async def test_latest_of_another_host_is_restored_also_when_that_is_gone(
     assert (theirs["snapshot"], theirs["of_host"]) == (NEW, "web1")
 
 
+async def test_latest_may_be_one_that_an_operator_vouched_for(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    vouched = await operator.post("/v1/repositories/nas/adopt", json={"snapshots": [FOREIGN]})
+    assert vouched.status_code == 200, vouched.text
+
+    newest = await _restore(operator)
+
+    assert newest["snapshot"] == FOREIGN
+
+
 async def test_schedule_drills_the_newest_snapshot_by_its_options(
     operator: httpx.AsyncClient, agent: FakeAgent
 ) -> None:
@@ -87,6 +109,21 @@ async def test_schedule_drills_the_newest_snapshot_by_its_options(
         "files": 7,
         "max_bytes": 2**30,
     }
+
+
+async def test_host_without_snapshots_of_its_own_drills_the_newest_honest_one(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, app: Litestar
+) -> None:
+    upkeep = await add_agent(services, app, name="web2")
+    await upkeep.say_hello()
+    schedule = await add_schedule(operator, kind="drill", host="web2", source=None)
+
+    asked = await add_job(operator, kind="drill", host="web2")
+    receipt = await fire(upkeep, schedule["id"])
+
+    for job_id in (asked, receipt.job_id):
+        job = (await operator.get(f"/v1/jobs/{job_id}")).json()
+        assert job["arguments"]["snapshot"] == NEW
 
 
 async def _back_up(operator: httpx.AsyncClient, agent: FakeAgent, id_: str, **fields: Any) -> None:

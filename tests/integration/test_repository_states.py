@@ -133,6 +133,14 @@ async def test_lock_is_shown_until_a_job_that_it_kept_out_gets_it(host: Host) ->
     assert cleared is None
 
 
+async def test_copy_that_was_kept_out_says_nothing_of_either_repository(host: Host) -> None:
+    await add_repository(host.operator, name="cloud")
+    await host.run("copy", None, failed=FailureClass.LOCKED, repository="nas", destination="cloud")
+
+    for name in ("nas", "cloud"):
+        assert (await host.operator.get(f"/v1/repositories/{name}")).json()["lock"] is None
+
+
 async def test_lock_that_keeps_backups_out_is_cleared_by_a_backup(host: Host) -> None:
     await host.run("backup", None, failed=FailureClass.LOCKED)
     locked = (await host.show())["lock"]

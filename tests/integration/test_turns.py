@@ -24,10 +24,8 @@ from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
     FakeAgent,
-    add_agent,
     add_job,
-    add_repository,
-    add_source,
+    add_pair,
     read_commands,
 )
 
@@ -36,17 +34,7 @@ from tests.fakes.fleet import (
 async def fleet(
     services: Services, app: Litestar, operator: httpx.AsyncClient
 ) -> tuple[FakeAgent, FakeAgent]:
-    """Two hosts, web1 and db1, that both use the repositories nas and cloud."""
-    await add_repository(operator)
-    await add_repository(operator, name="cloud")
-    await add_source(operator, retention={"keep_daily": 7})
-    agents = (
-        await add_agent(services, app, name="web1"),
-        await add_agent(services, app, name="db1"),
-    )
-    for agent in agents:
-        await agent.say_hello()
-    return agents
+    return await add_pair(services, app, operator)
 
 
 async def schedule(operator: httpx.AsyncClient, services: Services, **request: Any) -> UUID:

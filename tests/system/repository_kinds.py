@@ -221,6 +221,9 @@ def _copy(place: Place) -> str:
     if isinstance(job.result, CopyResult):
         assert (job.result.copied, job.result.skipped) == (BACKUPS, 0)
         assert len(list((second / "snapshots").iterdir())) == BACKUPS
+        listed = list(place.fleet.client.list_snapshots(repository=second.name))
+        # They are as honest there as they were here: a forget counts them.
+        assert [one.doubt for one in listed] == [None] * BACKUPS
     return tell(created, job)
 
 

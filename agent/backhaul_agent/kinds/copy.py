@@ -1,4 +1,4 @@
-"""Copy snapshots to a second repository."""
+"""Copy snapshots to a second repository, and tell what that holds then."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from backhaul.wire.kinds import CopyArguments, JobKind
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending, build_ending, build_failure
 from backhaul_agent.errors import CredentialsError
+from backhaul_agent.listing import report_what_is_there
 from backhaul_agent.restic import copy
 
 
@@ -37,4 +38,7 @@ async def work(bench: Bench, arguments: CopyArguments) -> Ending:
         )
     result = copy.read_result(told)
     bench.log.write("agent", f"{result.copied} snapshots copied, {result.skipped} there already")
-    return build_ending(done, result)
+    ending = build_ending(done, result)
+    bench.keep(ending)
+    await report_what_is_there(bench, second)
+    return ending

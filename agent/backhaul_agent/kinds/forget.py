@@ -9,7 +9,7 @@ from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import ForgetArguments, JobKind
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import APPEND_ONLY, Ending, build_ending, build_failure, build_refusal
-from backhaul_agent.listing import report_what_is_left
+from backhaul_agent.listing import report_what_is_there
 from backhaul_agent.restic import forget
 from backhaul_agent.restic.exit_codes import are_deletes_refused
 from backhaul_agent.restic.keep_rules import does_keep_oldest
@@ -56,7 +56,7 @@ async def _remove(bench: Bench, plan: Plan) -> Ending:
         failure = _find_failure(done)
         if failure is not None:
             if is_some_gone:
-                await report_what_is_left(bench)
+                await report_what_is_there(bench)
             return failure
         is_some_gone = True
     ending = _build_success(done, plan)
@@ -64,7 +64,7 @@ async def _remove(bench: Bench, plan: Plan) -> Ending:
     for one in plan.removals[:MAX_NAMED]:
         bench.log.write("agent", f"removed {describe(one)}")
     bench.keep(ending)
-    await report_what_is_left(bench)
+    await report_what_is_there(bench)
     return ending
 
 

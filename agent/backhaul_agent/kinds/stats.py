@@ -7,8 +7,8 @@ import msgspec
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import JobKind, StatsArguments, StatsResult
 from backhaul_agent.bench import Bench
+from backhaul_agent.choice import LATEST, find
 from backhaul_agent.ending import Ending, build_ending, build_failure
-from backhaul_agent.listing import list_snapshots
 from backhaul_agent.restic import stats
 
 
@@ -39,9 +39,8 @@ async def _measure_newest(bench: Bench) -> stats.Figures | None:
 
     None when this host has no snapshot there, or restic could not tell: the log says why.
     """
-    _, found = await list_snapshots(bench, "latest", host=bench.host)
-    if found is None or not found.snapshots:
+    newest = await find(bench, LATEST, host=bench.host)
+    if newest is None or isinstance(newest, Ending):
         return None
-    newest = max(found.snapshots, key=lambda one: one.time)
     _, lines = await bench.run(stats.build_restore_arguments(newest.id), kind=JobKind.STATS)
     return stats.read_figures(lines)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from backhaul_agent.restic.ls import read_kind
-from backhaul_agent.restic.output import parse_object, read_count, read_text
+from backhaul_agent.restic.ls import NodeLines
+from backhaul_agent.restic.output import read_count, read_text
 
 MAX_LINE_BYTES = 256 * 1024
 """Of paths in one command line; Linux takes 2 MiB, the environment included."""
@@ -31,32 +31,27 @@ class SampledFile(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
-class Sampler:
+class Sampler(NodeLines):
     """Draws files from what `restic ls` prints, each as likely as any other, in one pass.
 
     A reservoir: however many files there are, only the sample is kept.
     """
 
     def __init__(self, size: int, source: random.Random) -> None:
+        super().__init__()
         self._size = size
         self._random = source
         self._sample: list[SampledFile] = []
         self._nameable = 0
         self.unnameable = 0
-        self.has_snapshot = False
 
     @property
     def files(self) -> int:
         return self._nameable + self.unnameable
 
     def read(self, line: str) -> None:
-        node = parse_object(line)
-        if node is None:
-            return
-        kind = read_kind(node)
-        if kind == "snapshot":
-            self.has_snapshot = True
-        elif kind == "node" and read_text(node, "type") == "file":
+        node = self.read_node(line)
+        if node is not None and read_text(node, "type") == "file":
             self._offer(SampledFile(path=read_text(node, "path"), size=read_count(node, "size")))
 
     def choose(self, max_bytes: int) -> tuple[list[SampledFile], int]:

@@ -32,47 +32,52 @@ def build_paths_arguments(
     return [*line, "--", snapshot_id, *paths]
 
 
-class NodeReader:
-    """Reads the lines, as they come, and hands each file and folder on."""
+class NodeLines:
+    """Tells the lines of files and folders from that of the snapshot, which comes first."""
 
-    def __init__(self, take: Callable[[FileEntry], None]) -> None:
-        self._take = take
+    def __init__(self) -> None:
         self.has_snapshot = False
 
-    def read(self, line: str) -> None:
-        node = parse_object(line)
-        kind = "" if node is None else read_kind(node)
+    def read_node(self, line: str) -> JsonObject | None:
+        found = parse_object(line)
+        kind = "" if found is None else _read_kind(found)
         if kind == "snapshot":
             self.has_snapshot = True
-        entry = read_entry(node) if node is not None and kind == "node" else None
-        if entry is not None:
-            self._take(entry)
+        return found if kind == "node" else None
 
 
-def read_kind(line: JsonObject) -> str:
+def _read_kind(line: JsonObject) -> str:
     """Tell what a line is about: struct_type up to 0.16, message_type beside it since 0.17."""
     return read_text(line, "message_type") or read_text(line, "struct_type")
 
 
-class LsReader:
+class NodeReader(NodeLines):
+    """Reads the lines, as they come, and hands each file and folder on."""
+
+    def __init__(self, take: Callable[[FileEntry], None]) -> None:
+        super().__init__()
+        self._take = take
+
+    def read(self, line: str) -> None:
+        node = self.read_node(line)
+        entry = None if node is None else read_entry(node)
+        if entry is not None:
+            self._take(entry)
+
+
+class LsReader(NodeLines):
     """Reads the lines, as they come, and hands the entries on."""
 
     def __init__(self, path: str, take: Callable[[FileEntry], object]) -> None:
+        super().__init__()
         self._path = path
         self._take = take
-        self.has_snapshot = False
         self.has_path = path == "/"
         """The path was seen; an empty root shows nothing."""
 
     def read(self, line: str) -> None:
-        node = parse_object(line)
-        if node is None:
-            return
-        kind = read_kind(node)
-        if kind == "snapshot":
-            self.has_snapshot = True
-            return
-        entry = read_entry(node) if kind == "node" else None
+        node = self.read_node(line)
+        entry = None if node is None else read_entry(node)
         if entry is None:
             return
         is_folder_itself = entry.path == self._path and entry.type == "dir"

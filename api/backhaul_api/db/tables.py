@@ -373,7 +373,8 @@ snapshots = Table(
     Column("host_id", ForeignKey("hosts.id")),
     Column("job_id", ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
     Column("reported_at", Moment, nullable=False),
-    # When an operator vouched for it: it is honest, though no job made it.
+    # Since when an operator vouches for it, or an honest one that it is a copy of: it is honest,
+    # though no backup job made it.
     Column("vouched_at", Moment),
 )
 Index("ix_snapshots_time", snapshots.c.time)

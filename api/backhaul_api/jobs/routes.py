@@ -54,7 +54,7 @@ _HostFilter = Annotated[
 ]
 _RepositoryFilter = Annotated[
     str | None,
-    QueryParameter(description="Only jobs on this repository, by name or id."),
+    QueryParameter(description="Only jobs on this repository, and copies to it, by name or id."),
 ]
 _ScheduleFilter = Annotated[
     UUID | None,
@@ -134,7 +134,9 @@ async def create_job(
             host = await hosts.fetch(connection, data.host, for_update=True)
         with named_in("repository"):
             repository = await targets.fetch_present_repository(connection, data.repository)
-        order = Order(connection=connection, keys=services.keys, host=host, repository=repository)
+        order = Order(
+            connection=connection, now=now, keys=services.keys, host=host, repository=repository
+        )
         arguments = await plan(order, data)
         check_place(
             choose_access(arguments),

@@ -63,6 +63,7 @@ class Filters:
 
     host_id: UUID | None = None
     repository_id: UUID | None = None
+    """Copies to it, too."""
     schedule_id: UUID | None = None
     kinds: tuple[JobKind, ...] = ()
     states: tuple[JobState, ...] = ()
@@ -131,7 +132,12 @@ async def fetch_page(
     if filters.host_id is not None:
         query = query.where(jobs.c.host_id == filters.host_id)
     if filters.repository_id is not None:
-        query = query.where(jobs.c.repository_id == filters.repository_id)
+        query = query.where(
+            sa.or_(
+                jobs.c.repository_id == filters.repository_id,
+                jobs.c.destination_id == filters.repository_id,
+            )
+        )
     if filters.schedule_id is not None:
         query = query.where(jobs.c.schedule_id == filters.schedule_id)
     if filters.kinds:

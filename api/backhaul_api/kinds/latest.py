@@ -1,33 +1,32 @@
-"""Which snapshot `latest` is: the newest that a job of a host made, as far as the server knows.
+"""Which snapshot `latest` is: the newest honest one of a host, as far as the server knows.
 
-Anybody who can write to a repository can date a snapshot ahead, under any host's name. So only what
-a job of Backhaul reported counts here, and only with a time that the job can have had.
+Anybody who can write to a repository can date a snapshot ahead, under any host's name. So what a
+forget would set aside does not count here either.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul_api.db.tables import hosts, jobs, snapshots
+from backhaul_api.db.tables import hosts, snapshots
 from backhaul_api.errors import InvalidError
 from backhaul_api.jobs.targets import find_host, refuse_ambiguous_snapshot
 from backhaul_api.kinds.order import Order
 from backhaul_api.names import named_in
+from backhaul_api.snapshots.rules import find_doubt
+from backhaul_api.snapshots.store import SELECT
 
 LATEST = "latest"
 
-CLOCK_ERROR = timedelta(hours=1)
-"""How far a host's clock may be ahead; a wrong time zone is the most common fault."""
-
 _NEWEST = 100
-"""Looked at, newest first. More than a few that cannot be true are an attack, and the host's own
-look at the repository remains."""
+"""Looked at, newest first. More than a few that are doubted are an attack, and the host's own look
+at the repository remains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +60,32 @@ async def choose(
             host_id = await find_host(order.connection, of_host)
         hostname = await _fetch_name(order.connection, host_id)
     tag = None if source is None else (await order.fetch_source(source)).name
-    found = await find_newest(order.connection, order.repository.id, host_id, tag=tag)
+    found = await find_newest(
+        order.connection, order.repository.id, host_id, now=order.now, tag=tag
+    )
     return Choice(snapshot=found or LATEST, of_host=hostname, tag=tag)
 
 
 async def find_newest(
-    connection: AsyncConnection, repository_id: UUID, host_id: UUID, *, tag: str | None = None
+    connection: AsyncConnection,
+    repository_id: UUID,
+    host_id: UUID | None,
+    *,
+    now: datetime,
+    tag: str | None = None,
 ) -> str | None:
-    """Find the id of the newest snapshot that a host's jobs made; None when none is known."""
-    query = (
-        sa.select(
-            snapshots.c.id,
-            snapshots.c.time,
-            snapshots.c.tags,
-            snapshots.c.reported_at,
-            jobs.c.finished_at,
+    """Find the id of the newest honest snapshot of a host, or of any: made by its jobs, or vouched
+    for and under its name. None when none is known."""
+    is_vouched = snapshots.c.vouched_at.is_not(None)
+    if host_id is None:
+        is_meant = sa.or_(snapshots.c.job_id.is_not(None), is_vouched)
+    else:
+        name = sa.select(hosts.c.name).where(hosts.c.id == host_id).scalar_subquery()
+        is_meant = sa.or_(
+            snapshots.c.host_id == host_id, sa.and_(is_vouched, snapshots.c.hostname == name)
         )
-        .join_from(snapshots, jobs, snapshots.c.job_id == jobs.c.id)
-        .where(snapshots.c.repository_id == repository_id, snapshots.c.host_id == host_id)
+    query = (
+        SELECT.where(snapshots.c.repository_id == repository_id, is_meant)
         .order_by(snapshots.c.time.desc(), snapshots.c.id.desc())
         .limit(_NEWEST)
     )
@@ -87,8 +94,7 @@ async def find_newest(
         quoted = msgspec.json.encode(tag).decode()
         query = query.where(sa.cast(snapshots.c.tags, sa.Text).contains(quoted, autoescape=True))
     for row in await connection.execute(query):
-        is_true = row.time <= (row.finished_at or row.reported_at) + CLOCK_ERROR
-        if is_true and (tag is None or tag in row.tags):
+        if find_doubt(row, now) is None and (tag is None or tag in row.tags):
             return str(row.id)
     return None
 

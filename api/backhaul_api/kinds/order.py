@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +21,7 @@ class Order:
     """A job that an operator wants, in the transaction that makes it."""
 
     connection: AsyncConnection
+    now: datetime
     keys: KeyRing
     host: Host
     repository: TargetRepository
@@ -39,6 +41,7 @@ class Fired:
     """A job that a schedule fires, in the transaction that makes it."""
 
     connection: AsyncConnection
+    now: datetime
     host_id: UUID
     repository_id: UUID
     source_id: UUID | None

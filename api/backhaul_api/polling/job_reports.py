@@ -219,8 +219,11 @@ def _check_end(job: Job, report: JobFinished) -> None:
 
 
 async def _note_existence(arrival: Arrival, job: Job, report: JobFinished) -> None:
-    """A job that worked proves that its repository exists."""
-    where = sa.and_(repositories.c.id == job.repository_id, repositories.c.initialized_at.is_(None))
+    """A job that worked proves that its repository exists; a copy, that both do."""
+    where = sa.and_(
+        repositories.c.id.in_(list(filter(None, (job.repository_id, job.destination_id)))),
+        repositories.c.initialized_at.is_(None),
+    )
     changes: dict[str, object] = {"initialized_at": arrival.now}
     if isinstance(report.result, InitResult):
         changes["restic_id"] = report.result.repository_id

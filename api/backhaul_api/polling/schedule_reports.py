@@ -240,6 +240,7 @@ async def _choose_arguments(
         return _check_arguments(fire.arguments, kind)
     fired = Fired(
         connection=arrival.connection,
+        now=arrival.now,
         host_id=arrival.host_id,
         repository_id=schedule["repository_id"],
         source_id=schedule["source_id"],

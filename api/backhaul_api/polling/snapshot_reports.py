@@ -17,6 +17,7 @@ from backhaul_api.errors import (
 from backhaul_api.jobs import store as jobs
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 from backhaul_api.snapshots import store
+from backhaul_api.snapshots.copies import vouch_for_copies
 
 _SNAPSHOT_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -25,12 +26,13 @@ async def apply_snapshots(arrival: Arrival, report: SnapshotsReport) -> Receipt:
     """Store the snapshots; with a complete report, forget those that were not in it.
 
     Raises:
-        NotFoundError: the job is not one of this host, or not on this repository.
+        NotFoundError: the job is not one of this host, or neither on this repository nor a copy to
+            it.
         ConflictError: the job has not begun.
         InvalidError: an id is not one of restic's.
     """
     job = await jobs.fetch_of_host(arrival.connection, report.job_id, arrival.host_id)
-    if job.repository_id != report.repository_id:
+    if report.repository_id not in {job.repository_id, job.destination_id}:
         raise NotFoundError("repository of that job", report.repository_id)
     if job.state in TERMINAL_STATES and job.state is not JobState.LOST:
         # The report comes before the job's end, so this one repeats; newer ones may have followed.
@@ -40,7 +42,11 @@ async def apply_snapshots(arrival: Arrival, report: SnapshotsReport) -> Receipt:
     # Not before the acceptance, which another instance's clock may have stamped: what this job has
     # named must outlive its own complete report.
     reported_at = max(arrival.now, accepted_at)
-    await store.save(arrival.connection, job, report.snapshots, reported_at=reported_at)
+    await store.save(
+        arrival.connection, job, report.repository_id, report.snapshots, reported_at=reported_at
+    )
+    if any(snapshot.original for snapshot in report.snapshots):
+        await vouch_for_copies(arrival.connection, report.repository_id, now=arrival.now)
     if report.is_complete:
         await store.delete_unseen(arrival.connection, report.repository_id, since=accepted_at)
     arrival.topics.add(job.id)

@@ -26,8 +26,10 @@ _L = TypeVar("_L", bound=LastJob)
 _WORKED = (JobState.SUCCEEDED, JobState.INCOMPLETE)
 _ENDED = (*_WORKED, JobState.FAILED, JobState.CANCELLED)
 
-# Neither takes a lock. An init makes the repository, an unlock tells how many locks are left.
-_SHARED_KINDS = frozenset(JobKind) - EXCLUSIVE_KINDS - {JobKind.INIT, JobKind.UNLOCK}
+# An init and an unlock take no lock: one makes the repository, the other tells how many are left. A
+# copy takes one in each of two, and restic does not say which kept it out.
+_SHARED_KINDS = frozenset(JobKind) - EXCLUSIVE_KINDS - {JobKind.INIT, JobKind.UNLOCK, JobKind.COPY}
+_TELLING_KINDS = EXCLUSIVE_KINDS | _SHARED_KINDS
 
 # restic 0.14 and later (tests/data/restic/locked-*).
 _HOLDER = re.compile(r"already locked (?:exclusively )?by (PID \d+ on \S+ by \S+)")
@@ -62,7 +64,7 @@ async def find_lock(connection: AsyncConnection, repository_id: UUID) -> Reposit
     A job that shares the repository can work beside a lock that keeps a prune out: that it worked
     clears only what kept its like out.
     """
-    newest = await _fetch_failure(connection, repository_id, frozenset(JobKind), None, newest=True)
+    newest = await _fetch_failure(connection, repository_id, _TELLING_KINDS, None, newest=True)
     if newest is None:
         return None
     unlocked = await _find_unlock(connection, repository_id)

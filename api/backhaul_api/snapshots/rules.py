@@ -20,9 +20,9 @@ def is_told(snapshot_id: str | None) -> bool:
 def build_origin(row: Any) -> Origin | None:
     """Build the origin of a snapshot; None when no job has reported it, and nobody vouches for it.
 
-    The row is one of `store.SELECT`. What an operator vouches for is the snapshot as it was seen
-    then. A job vouches for the one snapshot that its result names, made while the job ran: from its
-    claim, by the server's clock, to its end, which is never later than the report of it.
+    The row is one of `store.SELECT`. What is vouched for is the snapshot as it was seen then. A job
+    vouches for the one snapshot that its result names, made while the job ran: from its claim, by
+    the server's clock, to its end, which is never later than the report of it.
     """
     if row.vouched_at is not None:
         return _build(row, since=row.time, until=row.time, hostname=row.hostname)

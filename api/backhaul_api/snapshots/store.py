@@ -92,6 +92,7 @@ async def find(connection: AsyncConnection, repository_id: UUID, reference: str)
 async def save(
     connection: AsyncConnection,
     job: Job,
+    repository_id: UUID,
     reported: Sequence[ReportedSnapshot],
     *,
     reported_at: datetime,
@@ -99,10 +100,10 @@ async def save(
     """Insert or refresh what a job has seen. Who made a snapshot stays, once it is known."""
     if not reported:
         return
-    makers = await _find_makers(connection, job, reported)
+    makers = await _find_makers(connection, job, repository_id, reported)
     # In one order everywhere, so that two reports at once cannot wait for each other.
     rows = [
-        _build_row(job, snapshot, makers.get(snapshot.id), reported_at)
+        _build_row(repository_id, snapshot, makers.get(snapshot.id), reported_at)
         for snapshot in sorted(reported, key=lambda snapshot: snapshot.id)
     ]
     await connection.execute(_build_upsert(connection.dialect.name), rows)
@@ -136,14 +137,21 @@ async def vouch(
     meant = sorted(
         id_ for id_, doubt in doubts.items() if id_ in wanted and doubt is not Doubt.FUTURE
     )
-    left = iter(meant)
+    await mark_vouched(connection, repository_id, meant, now=now)
+    return len(meant), len(doubts) - len(meant)
+
+
+async def mark_vouched(
+    connection: AsyncConnection, repository_id: UUID, ids: Iterable[str], *, now: datetime
+) -> None:
+    """Note that these snapshots of a repository are vouched for, as they were seen."""
+    left = iter(ids)
     while some := list(islice(left, _IDS_AT_ONCE)):
         await connection.execute(
             sa.update(snapshots)
             .where(snapshots.c.repository_id == repository_id, snapshots.c.id.in_(some))
             .values(vouched_at=now)
         )
-    return len(meant), len(doubts) - len(meant)
 
 
 def _check_named(ids: Sequence[str], *, known: set[str], doubts: dict[str, Doubt]) -> None:
@@ -198,19 +206,22 @@ async def delete_unseen(
 
 
 async def _find_makers(
-    connection: AsyncConnection, job: Job, reported: Sequence[ReportedSnapshot]
+    connection: AsyncConnection,
+    job: Job,
+    repository_id: UUID,
+    reported: Sequence[ReportedSnapshot],
 ) -> dict[str, Maker]:
     if job.kind is JobKind.BACKUP:
         return {snapshot.id: Maker(job.id, job.host_id) for snapshot in reported}
     makers: dict[str, Maker] = {}
     ids = iter([snapshot.id for snapshot in reported])
     while some := list(islice(ids, _IDS_AT_ONCE)):
-        makers |= await _find_backups(connection, job.repository_id, some)
+        makers |= await _find_backups(connection, repository_id, some)
     return makers
 
 
 async def _find_backups(
-    connection: AsyncConnection, repository_id: UUID | None, ids: Iterable[str]
+    connection: AsyncConnection, repository_id: UUID, ids: Iterable[str]
 ) -> dict[str, Maker]:
     """Find the backups that told these ids, whole or short, among those that lack a maker."""
     has_maker = sa.select(snapshots.c.id).where(
@@ -236,11 +247,11 @@ async def _find_backups(
 
 
 def _build_row(
-    job: Job, snapshot: ReportedSnapshot, maker: Maker | None, reported_at: datetime
+    repository_id: UUID, snapshot: ReportedSnapshot, maker: Maker | None, reported_at: datetime
 ) -> dict[str, Any]:
     return {
         **msgspec.structs.asdict(snapshot),
-        "repository_id": job.repository_id,
+        "repository_id": repository_id,
         "host_id": maker.host_id if maker else None,
         "job_id": maker.job_id if maker else None,
         "reported_at": reported_at,

@@ -209,7 +209,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("exit code", "" if job.exit_code is None else str(job.exit_code)),
         ("host", job.host),
         ("repository", job.repository or ""),
-        ("destination", job.destination or ""),
+        ("copies to", job.destination or ""),
         *(
             (name.replace("_", " "), _render_argument(arguments[name]) + _UNITS.get(name, ""))
             for name in arguments

@@ -46,7 +46,7 @@ def render_job(job: Job, now: datetime) -> str:
     if figures := render_result(job):
         rows.append(("result", figures))
     rows += [
-        ("repository", job.repository or "-"),
+        ("repository", _describe_place(job)),
         ("made", join(age(job.created_at, now), f" by {_describe_maker(job)}")),
         ("took", _describe_time(job, now)),
         ("id", str(job.id)),
@@ -219,6 +219,11 @@ def _show_progress(job: Job) -> Markup:
         aria_label=f"{job.kind} on {job.host}",
     )
     return join(bar, tag("div", text))
+
+
+def _describe_place(job: Job) -> str:
+    place = job.repository or "-"
+    return place if job.destination is None else f"{place}, copied to {job.destination}"
 
 
 def _describe_maker(job: Job) -> str:

@@ -24,7 +24,8 @@ class ReportedSnapshot(Wire, frozen=True, kw_only=True, omit_defaults=True):
     tree: str = ""
     parent: str | None = None
     original: str | None = None
-    """The id that the snapshot had before `restic tag` or `restic rewrite` changed it."""
+    """The id that the snapshot had before `restic tag` or `restic rewrite` changed it, or has where
+    `restic copy` copied it from."""
     program_version: str | None = None
     """restic >= 0.16 names itself here."""
 
@@ -132,7 +133,8 @@ class SnapshotsReport(Wire, frozen=True, kw_only=True, tag_field="type", tag="sn
 
     repository_id: UUID
     job_id: UUID
-    """The job that looked. The report is refused unless that job is this host's."""
+    """The job that looked, on this repository or as a copy to it. The report is refused unless that
+    job is this host's."""
     snapshots: tuple[ReportedSnapshot, ...]
     is_complete: bool = False
     """The reports of this job up to this one name every snapshot of the repository: what was last

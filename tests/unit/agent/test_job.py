@@ -343,6 +343,22 @@ async def test_latest_is_looked_up_before_it_is_restored(host: Host, tmp_path: P
     assert host.fake.calls[1]["argv"][-1] == finished.result.snapshot_id
 
 
+async def test_latest_is_none_whose_time_is_still_to_come(host: Host, tmp_path: Path) -> None:
+    times = {"a": "2026-11-22T02:00:00Z", "b": "2027-11-23T02:00:00Z", "c": "2026-11-23T02:00:00Z"}
+    listed = [
+        {"id": letter * 64, "time": time, "hostname": "web-1", "paths": ["/data"]}
+        for letter, time in times.items()
+    ]
+    host.fake.on("snapshots", stdout=json.dumps(listed[1:2]))  # what restic calls the latest
+    host.fake.on("snapshots", stdout=json.dumps(listed))
+    host.fake.on("restore", case="restore-json-ignored")
+
+    finished = await host.run(RestoreArguments(snapshot="latest", target=str(tmp_path / "new")))
+
+    assert isinstance(finished.result, RestoreResult), finished.message
+    assert finished.result.snapshot_id == "c" * 64
+
+
 async def test_latest_of_an_empty_repository_fails(host: Host, tmp_path: Path) -> None:
     host.fake.on("snapshots", case="snapshots-empty-repo")
 

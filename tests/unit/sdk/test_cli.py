@@ -705,6 +705,17 @@ def test_job_of_a_schedule_is_shown_with_its_slot(cli: Cli, server: respx.MockRo
     assert re.search(r"^keep +keep-daily 7, keep-weekly 4$", shown, re.MULTILINE)
 
 
+def test_copy_is_shown_with_the_repository_that_it_copies_to(
+    cli: Cli, server: respx.MockRouter
+) -> None:
+    job = build_job(destination="cloud")
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(job))
+
+    shown = cli("jobs", "show", str(JOB_ID)).stdout
+
+    assert re.search(r"^copies to +cloud$", shown, re.MULTILINE)
+
+
 IN_PLACE = ["restore", "--snapshot", "latest", "--in-place", "--include", "/etc/hosts"]
 DRILL = DrillResult(
     snapshot_id="0a1b2c3d" * 8,

@@ -214,6 +214,12 @@ def test_ended_job_is_a_summary() -> None:
     assert "1 min 5 s" in shown.words
 
 
+def test_copy_names_both_repositories() -> None:
+    shown = read(render(build_job(JobState.RUNNING, destination="cloud"), now=NOW))
+
+    assert "nas, copied to cloud" in shown.words
+
+
 @pytest.mark.parametrize("state", JobState)
 def test_state_of_a_job_is_told_in_words(state: JobState) -> None:
     assert state.value in read(render(build_job(state), now=NOW)).words
