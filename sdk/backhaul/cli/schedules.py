@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -37,7 +37,6 @@ from backhaul.cli.schedule_options import (
 )
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
-from backhaul.client import Client
 from backhaul.wire.kinds import CopyOptions, ScheduleOptions
 from backhaul.wire.schedules import (
     DEFAULT_ATTEMPTS,
@@ -49,6 +48,9 @@ from backhaul.wire.schedules import (
     UpdateSchedule,
     WhenUnreachable,
 )
+
+if TYPE_CHECKING:
+    from backhaul.client import Client
 
 T = TypeVar("T")
 
