@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-browse lock clean
+.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse lock clean
 
 BIN := .venv/bin
 
@@ -51,6 +51,10 @@ bench-sdk: ## Measure 10,000 jobs as a table, and the memory for a million
 bench-browse: ## Measure how a snapshot of 200,000 files is paged through
 	@tools/setup.sh
 	@$(BIN)/python -m bench.browse $(ARGS)
+
+bench-poll: ## Measure 10,000 parked polls beside servers that do less; ARGS="--agents 1000"
+	@tools/setup.sh
+	@$(BIN)/python -m bench.parked $(ARGS)
 
 lock: ## Renew requirements/dev.lock
 	@tools/setup.sh

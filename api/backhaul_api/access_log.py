@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
@@ -23,19 +24,28 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 
+POLL_PATH = "/v1/agent/poll"
 _AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
 
 
 class Api(Litestar):
     """The app, with a log line for each request."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            await self._answer(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+    front: Callable[[Any, Any, Any], Coroutine[Any, Any, None]] | None = None
+    """Takes the requests for the path of polls first, if it is there."""
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.dispatch(scope, receive, send)
+
+    def dispatch(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
+        """Do the same as a call, with one coroutine less to keep for each parked poll."""
+        if scope["type"] != "http":
+            return super().__call__(scope, receive, send)
+        if self.front is not None and scope["path"] == POLL_PATH and scope["method"] == "POST":
+            return self.front(scope, receive, send)
+        return self.answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id().hex
         scope.setdefault("state", {})["request_id"] = request_id
         bound = current_request_id.set(request_id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -16,12 +17,15 @@ from backhaul_api.bodies import MAX_BODY_BYTES, ApiRequest
 from backhaul_api.clock import Clock, SystemClock
 from backhaul_api.db.engine import Database
 from backhaul_api.docs import router as docs_router
+from backhaul_api.errors import NotReadyError
 from backhaul_api.events.routes import router as events_router
 from backhaul_api.health import router as health_router
 from backhaul_api.hosts.routes import routers as host_routers
 from backhaul_api.jobs.routes import router as jobs_router
 from backhaul_api.keys import KeyRing
 from backhaul_api.passwords import PasswordHasher
+from backhaul_api.polling import heartbeats
+from backhaul_api.polling.front import Front
 from backhaul_api.polling.routes import routers as agent_routers
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.problems import EXCEPTION_HANDLERS
@@ -51,13 +55,25 @@ def build_services(
     )
 
 
-def create_app(services: Services) -> Litestar:
+def create_app(services: Services) -> Api:
     """Build the app over an upgraded database."""
 
     @asynccontextmanager
-    async def close_at_the_end(_: Litestar) -> AsyncIterator[None]:
-        yield
-        await services.database.close()
+    async def live(_: Litestar) -> AsyncIterator[None]:
+        memory = services.wakeups.memory
+        # Several processes on one PostgreSQL do not tell each other of changes. A function has no
+        # time to write down later what it remembers.
+        memory.is_trusted = services.database.is_sqlite and services.settings.poll_hold > 0
+        writing = asyncio.create_task(heartbeats.write_forever(services))
+        try:
+            yield
+        finally:
+            memory.is_trusted = False
+            writing.cancel()
+            await asyncio.wait([writing])
+            with suppress(NotReadyError):
+                await heartbeats.write(services)
+            await services.database.close()
 
     app = Api(
         route_handlers=[
@@ -82,10 +98,11 @@ def create_app(services: Services) -> Litestar:
         middleware=[DefineMiddleware(AuthenticationMiddleware)],
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY_BYTES,
-        lifespan=[close_at_the_end],
+        lifespan=[live],
         # The document is our own: see `openapi`.
         openapi_config=None,
         logging_config=None,
     )
     app.state.services = services
+    app.front = Front(services, app.answer).answer
     return app

@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+CONNECTION = "backhaul.connection"
+"""Under which a request's scope has the protocol, for `on_hang_up`."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request without its body: more than any proxy adds."""
@@ -34,6 +38,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._has_head = False
         self._timer: asyncio.TimerHandle | None = None
+        self.on_hang_up: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # (uvicorn narrows asyncio's own type here too)
@@ -43,6 +48,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        if self.on_hang_up is not None:
+            self.on_hang_up()
 
     def data_received(self, data: bytes) -> None:
         if not self._has_head:
@@ -57,6 +64,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._start_timer()
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._stop_timer()

@@ -35,3 +35,5 @@ class AgentIdentity:
     host_id: UUID
     name: str
     is_removed: bool
+    token_hash: bytes
+    """Of the token that it came with."""

@@ -120,7 +120,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     await _offer_setup_token(services)
     log_surroundings(settings, database)
     config = uvicorn.Config(
-        create_app(services),
+        create_app(services).dispatch,
+        interface="asgi3",
         http=BoundedHttpProtocol,
         limit_concurrency=choose_connection_limit(),
         lifespan="on",

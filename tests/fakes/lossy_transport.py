@@ -17,6 +17,8 @@ from typing import Any, cast
 import httpx
 from litestar import Litestar
 
+from backhaul_api.http_protocol import CONNECTION
+
 
 class Fate(StrEnum):
     """What becomes of a request."""
@@ -111,6 +113,12 @@ class LossyTransport(httpx.AsyncBaseTransport):
             task.exception()  # seen: the agent may be dead
 
 
+class _Connection:
+    """Nobody hangs up here but by dying."""
+
+    on_hang_up: Callable[[], None] | None = None
+
+
 class _Cut(httpx.AsyncByteStream):
     def __init__(self, half: bytes) -> None:
         self._half = half
@@ -151,6 +159,8 @@ async def _ask(
         "server": ("api", 80),
         "client": ("127.0.0.1", 1234),
         "root_path": "",
+        # As on a real server: polls go the short way, past Litestar.
+        CONNECTION: _Connection(),
     }
     await app(cast("Any", scope), cast("Any", receive), cast("Any", send))
     return httpx.Response(status, headers=headers, content=content)

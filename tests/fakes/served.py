@@ -10,13 +10,20 @@ from contextlib import asynccontextmanager
 import uvicorn
 from litestar import Litestar
 
+from backhaul_api.access_log import Api
+from backhaul_api.http_protocol import BoundedHttpProtocol
+
 
 @asynccontextmanager
 async def serve(app: Litestar) -> AsyncIterator[int]:
-    """Run uvicorn in this event loop; gives the port."""
+    """Run uvicorn in this event loop, as `backhaul serve` does; gives the port."""
+    assert isinstance(app, Api)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app,
+        app.dispatch,
+        interface="asgi3",
+        http=BoundedHttpProtocol,
+        proxy_headers=False,
         lifespan="off",
         log_config=None,
         ws="none",

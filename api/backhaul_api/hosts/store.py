@@ -49,7 +49,9 @@ async def find_agent(connection: AsyncConnection, token_hash: bytes) -> AgentIde
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
-    return AgentIdentity(host_id=row.id, name=row.name, is_removed=row.removed_at is not None)
+    return AgentIdentity(
+        host_id=row.id, name=row.name, is_removed=row.removed_at is not None, token_hash=token_hash
+    )
 
 
 async def insert(connection: AsyncConnection, new: NewHost, *, now: datetime) -> UUID:

@@ -43,6 +43,8 @@ class Due:
     """Jobs that have to fail, because what they need cannot be sent; and why."""
     queries: list[UUID] = field(default_factory=list)
     """Whose envelopes are among them."""
+    is_waiting: bool = False
+    """A job of the host is queued: what keeps it waiting may end without a word."""
     again_in_s: float | None = None
     """When to look again: a retry is due then."""
     is_old_news: bool = False
@@ -90,6 +92,7 @@ async def fetch_due(
     return dataclasses.replace(
         due,
         envelopes=[*cancels, *due.envelopes][:MAX_DUE],
+        is_waiting=bool(waiting) or again_at is not None,
         again_in_s=None if again_at is None else (again_at - now).total_seconds(),
         is_old_news=bool(cancels or repeated) and len(due.envelopes) == repeated,
     )

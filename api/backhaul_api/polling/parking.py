@@ -11,7 +11,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 from litestar.types import Receive
@@ -19,6 +19,13 @@ from litestar.types import Receive
 from backhaul_api.polling.wakeups import Bell, Wakeups
 
 T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """The connection that a request came by."""
+
+    on_hang_up: Callable[[], None] | None
+    """Called when the client hangs up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,8 @@ class Wait:
     seconds: float
     receive: Receive
     """The request's own, after its body was read."""
+    connection: Connection | None = None
+    """Tells when the client hangs up; where there is none, a task asks `receive`."""
     is_alone: bool = False
     """A newer wait on the topic ends this one."""
     recheck_s: float = math.inf
@@ -54,27 +63,57 @@ async def look_until(
     found = await look()
     if is_enough(found) or wait.seconds <= 0:
         return found
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait.seconds
+    deadline = asyncio.get_running_loop().time() + wait.seconds
+
+    def find_pause(found: T) -> float:
+        pause_s = again_in(found)
+        return wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
+
     async with _parked(wait) as bell:
         # Again, now that the bell is there: what changed since the first look did not ring it.
         found = await look()
-        while not is_enough(found) and not bell.has_ended():
-            pause_s = again_in(found)
-            pause_s = wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
-            next_look = min(deadline, loop.time() + pause_s)
-            has_rung = await bell.wait_until(next_look)
-            if bell.has_ended():
-                break
-            found = await look()
-            if not has_rung and next_look >= deadline:
-                break
+        if is_enough(found):
+            return found
+        return await wait_until(look, is_enough, bell, deadline, found=found, pause_s=find_pause)
+
+
+async def wait_until(
+    look: Callable[[], Awaitable[T]],
+    is_enough: Callable[[T], bool],
+    bell: Bell,
+    deadline: float,
+    *,
+    found: T,
+    pause_s: Callable[[T], float],
+    looks_at_the_end: bool = True,
+) -> T:
+    """Look at each ring, and when time has changed things, until it is enough or over.
+
+    `found` was not enough, and nothing has changed since that did not ring the bell.
+    """
+    loop = asyncio.get_running_loop()
+    while not bell.has_ended():
+        next_look = min(deadline, loop.time() + pause_s(found))
+        has_rung = await bell.wait_until(next_look)
+        is_over = not has_rung and next_look >= deadline
+        if bell.has_ended() or (is_over and not looks_at_the_end):
+            break
+        found = await look()
+        if is_enough(found) or is_over:
+            break
     return found
 
 
 @asynccontextmanager
 async def _parked(wait: Wait) -> AsyncIterator[Bell]:
     with wait.wakeups.listen(wait.topic, alone=wait.is_alone) as bell:
+        if wait.connection is not None:
+            wait.connection.on_hang_up = bell.end
+            try:
+                yield bell
+            finally:
+                wait.connection.on_hang_up = None
+            return
         watcher = asyncio.create_task(_end_when_hung_up(wait.receive, bell))
         try:
             yield bell

@@ -6,8 +6,10 @@ nothing but its bell.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
+import math
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,7 +31,8 @@ from backhaul_api.jobs import turns
 from backhaul_api.jobs.overdue import expire, find_silence
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode, fetch_due
-from backhaul_api.polling.parking import Wait, look_until
+from backhaul_api.polling.memory import Quiet
+from backhaul_api.polling.parking import Connection, Wait, look_until, wait_until
 from backhaul_api.polling.query_runs import fetch_waiting
 from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
@@ -62,6 +65,11 @@ class Poll:
     host_id: UUID
     body: PollRequest
     receive: Receive
+    name: str
+    token_hash: bytes
+    """With which the host is known again."""
+
+    connection: Connection | None = None
 
     async def answer(self) -> PollReply:
         """Answer at once if anything is due, else when it is, at the latest after the hold.
@@ -78,19 +86,50 @@ class Poll:
             topic=self.host_id,
             seconds=hold_s,
             receive=self.receive,
+            connection=self.connection,
             # A connection that died unnoticed leaves its poll behind; the newer one ends it.
             is_alone=True,
         )
         due = await look_until(
             self._look,
-            lambda due: bool(due.envelopes),
+            _has_news,
             wait,
             again_in=lambda due: due.again_in_s,
         )
         return self._build_reply(due)
 
+    async def wait_quietly(self) -> PollReply:
+        """Answer the poll of a host of which the memory knows that nothing is due for it now.
+
+        Asks the database only when the host is woken. Raises as `answer` does.
+        """
+        wakeups = self.services.wakeups
+        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.poll_hold)
+        if wakeups.is_draining or hold_s <= 0:
+            return self._build_reply(_NOTHING)
+        bell = wakeups.enter(self.host_id, alone=True)
+        assert self.connection is not None  # noqa: S101 (the front has seen it)
+        self.connection.on_hang_up = bell.end
+        deadline = asyncio.get_running_loop().time() + hold_s
+        try:
+            due = await wait_until(
+                self._look,
+                _has_news,
+                bell,
+                deadline,
+                found=_NOTHING,
+                pause_s=_find_pause,
+                # Whatever changed has rung.
+                looks_at_the_end=False,
+            )
+        finally:
+            self.connection.on_hang_up = None
+            wakeups.leave(self.host_id, bell)
+        return self._build_reply(due)
+
     async def _look(self) -> Due:
         services, now = self.services, self.services.clock.now()
+        look = services.wakeups.memory.begin(self.host_id)
         async with services.database.reading() as connection:
             host = (await connection.execute(_HOST, {"host_id": self.host_id})).one()
             self._check_host(host)
@@ -111,7 +150,21 @@ class Poll:
         if due.queries:
             async with services.database.writing() as connection:
                 await mark_taken(connection, due.queries, now=now)
+        services.wakeups.memory.remember(look, self._build_quiet(due))
         return due
+
+    def _build_quiet(self, due: Due) -> Quiet | None:
+        """Build what may be remembered; None where something is due, or will be by itself."""
+        if due.envelopes or due.overdue or due.unsendable or due.is_waiting:
+            return None
+        return Quiet(
+            host_id=self.host_id,
+            name=self.name,
+            token_hash=self.token_hash,
+            boot_id=self.body.boot_id,
+            schedule_version=self.body.schedule_version,
+            jobs=self.body.jobs,
+        )
 
     async def _find_due(self, connection: AsyncConnection, host: Any, now: datetime) -> Due:
         sealer = Sealer(connection, self.services.keys, self.host_id, host.public_key)
@@ -259,6 +312,17 @@ def choose_hold(*, asked_s: float, allowed_s: float) -> float:
     longer than the agent can stand."""
     spread = _random.uniform(1 - HOLD_JITTER, 1 + HOLD_JITTER)
     return min(allowed_s * spread, asked_s * min(spread, 1.0))
+
+
+def _has_news(due: Due) -> bool:
+    return bool(due.envelopes)
+
+
+def _find_pause(due: Due) -> float:
+    return math.inf if due.again_in_s is None else due.again_in_s
+
+
+_NOTHING = Due()
 
 
 def _is_recent(changed_at: datetime | None, now: datetime) -> bool:

@@ -24,7 +24,16 @@ from backhaul_api.services import Needs
     opt=AGENT,
 )
 async def poll(request: AgentRequest, services: Needs, data: JSONBody[PollRequest]) -> PollReply:
-    return await Poll(services, request.user.host_id, data, request.receive).answer()
+    agent = request.user
+    poll = Poll(
+        services,
+        agent.host_id,
+        data,
+        request.receive,
+        name=agent.name,
+        token_hash=agent.token_hash,
+    )
+    return await poll.answer()
 
 
 @post(

@@ -13,17 +13,23 @@ the wait is not missed:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
+
+from backhaul_api.polling.memory import Memory
+
+TICK_S = 0.1
 
 
 class Bell:
     """Rings when a topic that its owner listens to has changed, or when the wait is to end."""
 
-    __slots__ = ("_future", "_has_ended", "_has_rung")
+    __slots__ = ("_future", "_has_ended", "_has_rung", "_wheel")
 
-    def __init__(self) -> None:
+    def __init__(self, wheel: Wheel) -> None:
+        self._wheel = wheel
         self._future: asyncio.Future[None] | None = None
         self._has_rung = False
         self._has_ended = False
@@ -39,6 +45,10 @@ class Bell:
 
     def ring(self) -> None:
         self._has_rung = True
+        self.time_out()
+
+    def time_out(self) -> None:
+        """End a wait in silence."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
@@ -53,62 +63,126 @@ class Bell:
         """
         if not self._has_rung:
             loop = asyncio.get_running_loop()
-            # A bare future and one timer: `wait_for` makes a task per call on Python 3.11.
+            # A bare future: `wait_for` makes a task per call on Python 3.11, an Event a deque.
             self._future = loop.create_future()
-            timer = loop.call_at(deadline, _finish, self._future)
+            tick = self._wheel.add(self, deadline, loop)
             try:
                 await self._future
             finally:
-                timer.cancel()
+                self._wheel.discard(self, tick)
                 self._future = None
         rang, self._has_rung = self._has_rung, False
         return rang
+
+
+class Wheel:
+    """One timer for the deadlines of all bells, in steps of `TICK_S`.
+
+    A timer a poll costs memory and a heap of ten thousand; larger steps would end many polls in one
+    burst.
+    """
+
+    def __init__(self) -> None:
+        self._ticks: dict[int, set[Bell]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_tick = 0
+
+    def add(self, bell: Bell, deadline: float, loop: asyncio.AbstractEventLoop) -> int:
+        """Have the bell time out at the deadline or up to a tick later; gives which tick."""
+        tick = math.ceil(deadline / TICK_S)
+        self._ticks.setdefault(tick, set()).add(bell)
+        if self._timer is None or tick < self._next_tick:
+            self._set_timer(loop)
+        return tick
+
+    def discard(self, bell: Bell, tick: int) -> None:
+        bells = self._ticks.get(tick)
+        if bells is not None:
+            bells.discard(bell)
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_tick = min(self._ticks)
+        self._timer = loop.call_at(self._next_tick * TICK_S, self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for tick in sorted(tick for tick in self._ticks if tick * TICK_S <= now):
+            for bell in self._ticks.pop(tick):
+                bell.time_out()
+        if self._ticks:
+            self._set_timer(loop)
 
 
 class Wakeups:
     """The bells of one process, by topic: a host's id for its polls, a job's id for its readers."""
 
     def __init__(self) -> None:
-        self._bells: dict[UUID, set[Bell]] = {}
+        self._wheel = Wheel()
+        self._bells: dict[UUID, Bell | set[Bell]] = {}
+        """Most topics have one: a host's poll. A set for each would cost more than the bell."""
+        self.memory = Memory()
         self.is_draining = False
 
     @contextmanager
     def listen(self, topic: UUID, *, alone: bool = False) -> Iterator[Bell]:
         """Register a bell for the length of the block. `alone` ends the topic's older waits."""
-        bell = Bell()
-        bells = self._bells.setdefault(topic, set())
-        if alone:
-            for older in bells:
-                older.end()
-        if self.is_draining:
-            bell.end()
-        bells.add(bell)
+        bell = self.enter(topic, alone=alone)
         try:
             yield bell
         finally:
-            bells.discard(bell)
-            if not bells and self._bells.get(topic) is bells:
+            self.leave(topic, bell)
+
+    def enter(self, topic: UUID, *, alone: bool = False) -> Bell:
+        """Register a bell, which has to `leave`; `listen` sees to that."""
+        bell = Bell(self._wheel)
+        if self.is_draining:
+            bell.end()
+        present = self._bells.get(topic)
+        if alone:
+            for older in _each(present):
+                older.end()
+        if present is None:
+            self._bells[topic] = bell
+        elif isinstance(present, Bell):
+            self._bells[topic] = {present, bell}
+        else:
+            present.add(bell)
+        return bell
+
+    def leave(self, topic: UUID, bell: Bell) -> None:
+        present = self._bells.get(topic)
+        if present is bell:
+            del self._bells[topic]
+        elif isinstance(present, set):
+            present.discard(bell)
+            if not present:
                 del self._bells[topic]
 
     def wake(self, *topics: UUID) -> None:
         """Ring everybody who listens to a topic. Call it after the commit, never inside."""
         for topic in topics:
-            for bell in self._bells.get(topic, ()):
+            self.memory.wake(topic)
+            for bell in _each(self._bells.get(topic)):
                 bell.ring()
 
     def drain(self) -> None:
         """End all waiting, now and from now on: the process is about to stop."""
         self.is_draining = True
-        for bells in self._bells.values():
-            for bell in bells:
+        for present in self._bells.values():
+            for bell in _each(present):
                 bell.end()
 
     @property
     def waiting(self) -> int:
         """How many requests are parked."""
-        return sum(len(bells) for bells in self._bells.values())
+        return sum(len(_each(present)) for present in self._bells.values())
 
 
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _each(present: Bell | set[Bell] | None) -> tuple[Bell, ...]:
+    """List the bells of a topic; a copy, for some leave when they ring."""
+    if present is None:
+        return ()
+    return (present,) if isinstance(present, Bell) else tuple(present)

@@ -1,0 +1,62 @@
+"""Writes down which quiet hosts have polled: one statement for many, instead of one for each poll.
+
+A process that dies takes a few seconds of this with it. The hosts poll again, here or elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from backhaul_api.db.tables import hosts
+from backhaul_api.errors import NotReadyError
+from backhaul_api.hosts.presence import LAST_SEEN_EVERY
+from backhaul_api.logs import facts
+from backhaul_api.services import Services
+
+EVERY_S = 10.0
+"""Well below the minutes after which a host counts as offline."""
+_AT_ONCE = 1000
+
+log = logging.getLogger(__name__)
+
+
+async def write_forever(services: Services) -> None:
+    """Write, again and again. Ends by cancellation only."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        try:
+            await write(services)
+        except NotReadyError as error:
+            # They poll again within a minute.
+            log.warning("heartbeats.lost", extra=facts(reason=str(error)))
+
+
+async def write(services: Services) -> None:
+    """Write who was heard of since the last time, unless that stands there already."""
+    heard = services.wakeups.memory.take_heard()
+    if not heard:
+        return
+    # The earliest: nobody was there later than they were.
+    at = min(heard.values())
+    ids = iter(heard)
+    async with services.database.writing() as connection:
+        for some in _in_parts(ids):
+            await connection.execute(
+                sa.update(hosts)
+                .where(
+                    hosts.c.id.in_(some),
+                    hosts.c.last_seen_at <= at - LAST_SEEN_EVERY,
+                )
+                .values(last_seen_at=at)
+            )
+
+
+def _in_parts(ids: Iterator[UUID]) -> Iterator[list[UUID]]:
+    while some := list(islice(ids, _AT_ONCE)):
+        yield some

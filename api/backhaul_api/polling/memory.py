@@ -1,0 +1,108 @@
+"""What this process remembers of hosts, so that a poll which finds nothing new asks no database.
+
+After a look that found nothing, and left nothing to wait for that time alone could change, the host
+counts as quiet: the next poll that says the same is parked at once. A wake-up of the host, which
+every change that concerns it makes, takes the memory away, and the next poll looks again. So the
+memory can be lost at any moment, and must never be older than the last wake-up:
+
+    look = memory.begin(host_id)      # a wake-up from now on makes the look worthless
+    ... read ...
+    memory.remember(look, quiet)      # nothing, if there was one
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from backhaul.wire.agents import HeldJob, PollRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A host for which nothing is due, as long as it says this."""
+
+    host_id: UUID
+    name: str
+    token_hash: bytes
+    boot_id: UUID
+    schedule_version: int
+    jobs: tuple[HeldJob, ...]
+
+    def is_same(self, body: PollRequest) -> bool:
+        """Tell whether a poll says what the last one said."""
+        return (
+            self.boot_id == body.boot_id
+            and self.schedule_version == body.schedule_version
+            and self.jobs == body.jobs
+        )
+
+
+class Look:
+    """A look under way. It is worth nothing any more once the host was woken."""
+
+    __slots__ = ("host_id",)
+
+    def __init__(self, host_id: UUID) -> None:
+        self.host_id = host_id
+
+
+class Memory:
+    """The quiet hosts of one process, and when it heard of them."""
+
+    def __init__(self) -> None:
+        self._quiet: dict[bytes, Quiet] = {}
+        self._token_of: dict[UUID, bytes] = {}
+        self._looks: dict[UUID, Look] = {}
+        self._seen: dict[UUID, datetime] = {}
+        self.is_trusted = False
+        """Whether this process hears of every change, and somebody writes down who was heard of."""
+
+    def find(self, token_hash: bytes) -> Quiet | None:
+        """Find the host of a token, if it is quiet."""
+        return self._quiet.get(token_hash)
+
+    def begin(self, host_id: UUID) -> Look:
+        """Begin a look. Of several at a time, the one that began last is believed."""
+        look = self._looks[host_id] = Look(host_id)
+        return look
+
+    def remember(self, look: Look, quiet: Quiet | None) -> None:
+        """Keep what a look found, unless the host was woken since it began."""
+        if self._looks.get(look.host_id) is not look:
+            return
+        del self._looks[look.host_id]
+        self._forget(look.host_id)
+        if quiet is not None:
+            self._quiet[quiet.token_hash] = quiet
+            self._token_of[quiet.host_id] = quiet.token_hash
+
+    def wake(self, host_id: UUID) -> None:
+        """Something changed: whatever is known, or about to be, of this host is old."""
+        self._looks.pop(host_id, None)
+        self._forget(host_id)
+
+    def clear(self) -> None:
+        """Forget every host: something may have changed of which nobody told."""
+        self._looks.clear()
+        self._quiet.clear()
+        self._token_of.clear()
+
+    def hear(self, host_id: UUID, now: datetime) -> None:
+        """Note that a quiet host polled: see `take_heard`."""
+        self._seen[host_id] = now
+
+    def take_heard(self) -> dict[UUID, datetime]:
+        """Take the hosts that were heard of since the last call, to write that down."""
+        heard, self._seen = self._seen, {}
+        return heard
+
+    @property
+    def quiet_count(self) -> int:
+        return len(self._quiet)
+
+    def _forget(self, host_id: UUID) -> None:
+        token_hash = self._token_of.pop(host_id, None)
+        if token_hash is not None:
+            del self._quiet[token_hash]

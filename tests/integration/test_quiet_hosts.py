@@ -1,0 +1,205 @@
+"""The poll of a quiet host, over a real socket: no query while nothing changes, no news late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+
+import httpx
+import msgspec
+import pytest
+import sqlalchemy as sa
+from litestar import Litestar
+
+from backhaul.wire.agents import PollReply
+from backhaul.wire.commands import CommandRun
+from backhaul_api.db.tables import hosts
+from backhaul_api.polling import heartbeats
+from backhaul_api.services import Services
+from tests.fakes.clock import FakeClock
+from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
+from tests.fakes.served import send_request, serve
+
+SHORT_S = 0.2
+
+
+class Statements:
+    """Counts what the app asks its database."""
+
+    def __init__(self, services: Services) -> None:
+        self.count = 0
+        database = services.database
+        for engine in {database._reader.sync_engine, database._writer.sync_engine}:
+            sa.event.listen(engine, "before_cursor_execute", self._note)
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def statements(services: Services) -> Statements:
+    return Statements(services)
+
+
+@pytest.fixture
+async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
+    """A host that has polled once and found nothing, on a server that may remember that."""
+    await add_repository(operator)
+    agent = await add_agent(services, app)
+    await agent.say_hello()
+    services.wakeups.memory.is_trusted = True
+    await agent.poll()
+    return agent
+
+
+@asynccontextmanager
+async def connected(app: Litestar, agent: FakeAgent) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        serve(app) as port,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers=agent.client.headers
+        ) as client,
+    ):
+        yield client
+
+
+async def poll(client: httpx.AsyncClient, agent: FakeAgent, **fields: object) -> httpx.Response:
+    body = agent.build_poll(**{"hold": SHORT_S, **fields})  # type: ignore[arg-type]
+    return await client.post("/v1/agent/poll", content=body)
+
+
+async def wait_until_parked(services: Services, count: int = 1) -> None:
+    while services.wakeups.waiting != count:
+        await asyncio.sleep(0.005)
+
+
+async def test_poll_that_finds_nothing_new_asks_the_database_nothing(
+    app: Litestar, agent: FakeAgent, statements: Statements
+) -> None:
+    async with connected(app, agent) as client:
+        before = statements.count
+        answers = [await poll(client, agent) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert statements.count == before
+    reply = msgspec.json.decode(answers[0].content, type=PollReply)
+    assert (reply.envelopes, reply.pause) == ((), 0.0)
+    assert answers[0].headers["Backhaul-Protocol"] == "1"
+    assert answers[0].headers["Cache-Control"] == "no-store"
+    assert len({answer.headers["X-Request-Id"] for answer in answers}) == 3
+
+
+async def test_job_reaches_a_quiet_host_at_once(
+    app: Litestar, agent: FakeAgent, operator: httpx.AsyncClient, services: Services
+) -> None:
+    async with connected(app, agent) as client:
+        parked = asyncio.create_task(poll(client, agent, hold=20.0))
+        await wait_until_parked(services)
+        job_id = await add_job(operator)
+        answer = await asyncio.wait_for(parked, 5)
+        again = await poll(client, agent)
+
+    for one in (answer, again):
+        [command] = read_commands(msgspec.json.decode(one.content, type=PollReply))
+        assert isinstance(command, CommandRun)
+        assert command.job_id == job_id
+
+
+async def test_change_between_two_polls_is_seen_by_the_second(
+    app: Litestar, agent: FakeAgent, operator: httpx.AsyncClient
+) -> None:
+    async with connected(app, agent) as client:
+        await poll(client, agent)
+        await add_job(operator)
+        answer = await poll(client, agent)
+
+    assert len(msgspec.json.decode(answer.content, type=PollReply).envelopes) == 1
+
+
+async def test_host_that_is_removed_while_it_is_quiet_is_told(
+    app: Litestar, agent: FakeAgent, operator: httpx.AsyncClient, services: Services
+) -> None:
+    async with connected(app, agent) as client:
+        parked = asyncio.create_task(poll(client, agent, hold=20.0))
+        await wait_until_parked(services)
+        await operator.delete(f"/v1/hosts/{agent.name}")
+        answers = [await asyncio.wait_for(parked, 5), await poll(client, agent)]
+
+    assert [answer.status_code for answer in answers] == [410, 410]
+    assert answers[0].json()["signature"]
+
+
+async def test_what_is_wrong_with_a_poll_is_said_as_ever(app: Litestar, agent: FakeAgent) -> None:
+    async with connected(app, agent) as client:
+        unknown = await client.post(
+            "/v1/agent/poll", content=agent.build_poll(), headers={"Authorization": "Bearer no"}
+        )
+        bad = await client.post("/v1/agent/poll", content=b'{"boot_id": 1}')
+        old = await client.post(
+            "/v1/agent/poll", content=agent.build_poll(), headers={"Backhaul-Protocol": "9"}
+        )
+
+    assert [unknown.status_code, bad.status_code, old.status_code] == [401, 422, 426]
+    assert bad.json()["errors"][0]["field"] == "boot_id"
+
+
+async def test_newer_process_takes_the_host_from_a_quiet_one(
+    app: Litestar, agent: FakeAgent, services: Services
+) -> None:
+    async with connected(app, agent) as client:
+        parked = asyncio.create_task(poll(client, agent, hold=20.0))
+        await wait_until_parked(services)
+        newer = FakeAgent(host_id=agent.host_id, name=agent.name, client=agent.client)
+        await newer.say_hello()
+        answer = await asyncio.wait_for(parked, 5)
+
+    assert answer.status_code == 409
+
+
+async def test_quiet_client_that_hangs_up_leaves_nothing_behind(
+    app: Litestar, agent: FakeAgent, services: Services
+) -> None:
+    async with serve(app) as port:
+        writer = await send_request(
+            port,
+            "POST",
+            "/v1/agent/poll",
+            headers=dict(agent.client.headers),
+            body=agent.build_poll(hold=20.0),
+        )
+        await wait_until_parked(services)
+        writer.transport.abort()
+        await asyncio.wait_for(wait_until_parked(services, 0), 1)
+
+
+async def test_quiet_hosts_that_poll_are_written_down_at_most_once_a_minute(
+    app: Litestar,
+    agent: FakeAgent,
+    services: Services,
+    clock: FakeClock,
+    statements: Statements,
+) -> None:
+    first_seen_at = await read_last_seen(services)
+    async with connected(app, agent) as client:
+        clock.advance(30)
+        await poll(client, agent)
+        await heartbeats.write(services)
+        soon = await read_last_seen(services)
+        clock.advance(40)
+        await poll(client, agent)
+        await heartbeats.write(services)
+        later = await read_last_seen(services)
+        before = statements.count
+        await heartbeats.write(services)
+
+    assert soon == first_seen_at
+    assert later == first_seen_at + timedelta(seconds=70)
+    assert statements.count == before
+
+
+async def read_last_seen(services: Services) -> datetime:
+    async with services.database.reading() as connection:
+        found: datetime = (await connection.execute(sa.select(hosts.c.last_seen_at))).scalar_one()
+    return found
