@@ -54,7 +54,7 @@ def test_snapshots_from_the_future_push_no_honest_one_out(fleet: LocalFleet, tre
     told = fleet.run_cli("jobs", "run", HOST, "forget", "--source=etc", "--dry-run", "--wait")
     forgotten = _forget(fleet)
 
-    assert "1 snapshots would be kept, 2 removed" in told
+    assert "1 snapshot would be kept, 2 removed" in told
     assert _get_counts(forgotten) == (1, 2, HOSTILE)
     assert set(_list_ids(fleet)) & set(honest) == {honest[-1]}
     doubts = {snapshot.id: snapshot.doubt for snapshot in client.list_snapshots()}
