@@ -14,7 +14,7 @@ demo: ## Enrol, back up and restore on this machine; KEEP=1 leaves it running
 
 test: ## Run all tests; ARGS="-k name" for some
 	@tools/setup.sh want restic curl $(if $(CI),nginx tinyproxy ssh sshd)
-	@$(BIN)/pytest -n 4 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: ## Kill and cut off a real fleet for 200 jobs; ARGS="--jobs 40" for fewer
 	@tools/setup.sh need restic
