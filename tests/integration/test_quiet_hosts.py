@@ -136,12 +136,19 @@ async def test_what_is_wrong_with_a_poll_is_said_as_ever(app: Litestar, agent: F
         unknown = await client.post(
             "/v1/agent/poll", content=agent.build_poll(), headers={"Authorization": "Bearer no"}
         )
+        token = agent.client.headers["Authorization"].partition(" ")[2]
+        scheme = await client.post(
+            "/v1/agent/poll",
+            content=agent.build_poll(),
+            headers={"Authorization": f"Digest {token}"},
+        )
         bad = await client.post("/v1/agent/poll", content=b'{"boot_id": 1}')
         old = await client.post(
             "/v1/agent/poll", content=agent.build_poll(), headers={"Backhaul-Protocol": "9"}
         )
 
     assert [unknown.status_code, bad.status_code, old.status_code] == [401, 422, 426]
+    assert scheme.status_code == 401
     assert bad.json()["errors"][0]["field"] == "boot_id"
 
 

@@ -85,10 +85,10 @@ class Front:
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bytes | None]:
-    """Find the header with the token, and the protocol."""
+    """Find the header with a bearer token, and the protocol."""
     authorization, protocol = None, None
     for name, value in headers:
-        if name == b"authorization":
+        if name == b"authorization" and value[:_BEARER_LENGTH].lower() == b"bearer ":
             authorization = value.decode("latin-1")
         elif name == _PROTOCOL_NAME:
             protocol = value.strip()
