@@ -28,6 +28,7 @@ from backhaul_api.polling import heartbeats
 from backhaul_api.polling.front import Front
 from backhaul_api.polling.routes import routers as agent_routers
 from backhaul_api.polling.wakeups import Wakeups
+from backhaul_api.polling.watching import Watcher
 from backhaul_api.problems import EXCEPTION_HANDLERS
 from backhaul_api.queries.routes import router as queries_router
 from backhaul_api.repositories.password_routes import router as password_router
@@ -61,16 +62,19 @@ def create_app(services: Services) -> Api:
     @asynccontextmanager
     async def live(_: Litestar) -> AsyncIterator[None]:
         memory = services.wakeups.memory
-        # Several processes on one PostgreSQL do not tell each other of changes. A function has no
-        # time to write down later what it remembers.
-        memory.is_trusted = services.database.is_sqlite and services.settings.poll_hold > 0
-        writing = asyncio.create_task(heartbeats.write_forever(services))
+        tasks = {asyncio.create_task(heartbeats.write_forever(services))}
+        if services.database.is_sqlite:
+            # A function has no time to write down later what it remembers.
+            memory.is_trusted = services.settings.poll_hold > 0
+        else:
+            tasks.add(asyncio.create_task(Watcher(services).run_forever()))
         try:
             yield
         finally:
             memory.is_trusted = False
-            writing.cancel()
-            await asyncio.wait([writing])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             with suppress(NotReadyError):
                 await heartbeats.write(services)
             await services.database.close()

@@ -118,7 +118,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     async with database.writing() as connection:
         await events.settle(connection)
     await _offer_setup_token(services)
-    log_surroundings(settings, database)
+    log_surroundings(settings)
     config = uvicorn.Config(
         create_app(services).dispatch,
         interface="asgi3",
@@ -149,18 +149,10 @@ async def _offer_setup_token(services: Services) -> None:
     _say(f"Setup token (use once): {token}")
 
 
-def log_surroundings(settings: Settings, database: Database) -> None:
+def log_surroundings(settings: Settings) -> None:
     """Say what works less well here than its operator may expect."""
     if is_folder_shared(settings):
         log.warning("data_dir.shared", extra=facts(data_dir=settings.data_dir))
-    if not database.is_sqlite:
-        log.info(
-            "wakeups.local",
-            extra=facts(
-                reason="with several instances on this database, a poll that another instance "
-                "holds is answered at the end of its hold"
-            ),
-        )
 
 
 @contextmanager

@@ -17,9 +17,6 @@ from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.settings import Settings
 from backhaul_api.users.failed_logins import FailedLogins
 
-EVENTS = UUID(int=1)
-"""The topic of whoever follows events: no host, no job and no query has this id."""
-
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -37,11 +34,10 @@ class Services:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "started_at", self.clock.now())
-        # In one place, so that no route can forget those who follow.
-        self.database.on_events = self._wake_followers
+        self.database.on_changes = self._wake
 
-    def _wake_followers(self) -> None:
-        self.wakeups.wake(EVENTS)
+    def _wake(self, topics: tuple[UUID, ...]) -> None:
+        self.wakeups.wake(*topics)
 
 
 Needs = NamedDependency[SkipValidation[Services]]

@@ -15,6 +15,7 @@ from litestar import Litestar
 
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
+from backhaul_api.db.changes import EVENTS
 from backhaul_api.db.tables import events
 from backhaul_api.events import store
 from backhaul_api.identity import SYSTEM
@@ -167,8 +168,8 @@ async def test_wait_for_nothing_ends_with_a_cursor(operator: httpx.AsyncClient) 
 
 
 async def test_undone_transaction_rings_no_bell(services: Services) -> None:
-    rung: list[str] = []
-    services.database.on_events = lambda: rung.append("rung")
+    rung: list[UUID] = []
+    services.database.on_changes = rung.extend
 
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 (the block is what is undone)
         async with services.database.writing() as connection:
@@ -182,7 +183,7 @@ async def test_undone_transaction_rings_no_bell(services: Services) -> None:
     await append(services, "source.a")
 
     assert without == []
-    assert rung == ["rung"]
+    assert rung == [EVENTS]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

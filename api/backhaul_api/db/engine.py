@@ -13,11 +13,13 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from backhaul_api.db import changes
 from backhaul_api.errors import NotReadyError
 from backhaul_api.logs import facts
 
@@ -31,8 +33,6 @@ POOL_PATIENCE_S = 10.0
 # too many connections, a server that starts or stops.
 _PASSING_STATES = ("08", "40001", "40P01", "53", "57P")
 
-_HAS_EVENTS = "backhaul.has_events"
-
 log = logging.getLogger(__name__)
 
 
@@ -41,8 +41,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
-        self.on_events: Callable[[], None] = lambda: None
-        """Called after each commit that wrote events."""
+        self.on_changes: Callable[[tuple[UUID, ...]], None] = lambda _: None
+        """Called after each commit with whom it touched: see `changes.touch`."""
+        self.feed = changes.Feed()
+        """What other processes on the same database have touched."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._reader = _build_sqlite_engine(url, begin="BEGIN", pool_size=SQLITE_READERS)
@@ -71,7 +73,7 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """Lend a connection in a transaction: committed at the end of the block, undone by any
-        exception. Wake waiters only after the block.
+        exception. Whoever it touched is told of it afterwards.
 
         Raises:
             NotReadyError: the database does not answer now, or gave way to another transaction.
@@ -79,21 +81,32 @@ class Database:
         with _explaining():
             async with self._writer.connect() as connection:
                 # The connection comes from a pool, and may be the one of a block that was undone.
-                connection.info.pop(_HAS_EVENTS, None)
+                changes.take_touched(connection)
                 async with connection.begin():
                     yield connection
-                has_events = connection.info.pop(_HAS_EVENTS, False)
-        if has_events:
-            self.on_events()
+                    touched = changes.take_touched(connection)
+                    row_id = await self._write_down(connection, touched)
+        if row_id is not None:
+            self.feed.note_own(row_id)
+        if touched:
+            self.on_changes(touched)
+
+    async def _write_down(
+        self, connection: AsyncConnection, touched: tuple[UUID, ...]
+    ) -> int | None:
+        # SQLite has no other process that could read it.
+        return await changes.write(connection, touched) if touched and not self.is_sqlite else None
+
+    @asynccontextmanager
+    async def borrowing(self) -> AsyncIterator[Any]:
+        """Lend the driver's own connection for the block, outside of any transaction."""
+        with _explaining():
+            async with self._writer.connect() as connection:
+                yield (await connection.get_raw_connection()).driver_connection
 
     async def close(self) -> None:
         await self._reader.dispose()
         await self._writer.dispose()
-
-
-def note_events(connection: AsyncConnection) -> None:
-    """Note that this transaction tells followers something, if it commits."""
-    connection.info[_HAS_EVENTS] = True
 
 
 @contextmanager

@@ -421,6 +421,18 @@ events = Table(
 )
 Index("ix_events_order", events.c.transaction_id, events.c.id)
 
+# Whom the transactions of the last minutes have touched; empty on SQLite. See `db.changes`.
+changes = Table(
+    "changes",
+    metadata,
+    Column(
+        "id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    Column("transaction_id", BigInteger, nullable=False, index=True),
+    Column("topics", sa.LargeBinary, nullable=False),
+    Column("at", Moment, nullable=False, index=True),
+)
+
 # Creating requests that came through within the last day. The id is made of the operator and the
 # key.
 idempotency_keys = Table(

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.events import EventPage
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.changes import EVENTS
 from backhaul_api.errors import InvalidError
 from backhaul_api.events import store
 from backhaul_api.events.store import BEGINNING, Filters, Position
@@ -25,7 +26,7 @@ from backhaul_api.paging import (
     split_page,
 )
 from backhaul_api.polling.parking import Wait, look_until
-from backhaul_api.services import EVENTS, Needs
+from backhaul_api.services import Needs
 
 MAX_WAIT_S = 25.0
 

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.events import Event
 from backhaul.wire.jobs import Job
-from backhaul_api.db.engine import note_events
+from backhaul_api.db.changes import EVENTS, touch
 from backhaul_api.db.tables import events
 from backhaul_api.identity import Actor
 
@@ -85,7 +85,7 @@ async def _append(
     if connection.dialect.name == "postgresql":
         values = {**values, "transaction_id": _CURRENT_TRANSACTION}
     added = await connection.execute(sa.insert(events).values(kind=kind, at=at, **values))
-    note_events(connection)
+    touch(connection, EVENTS)
     (number,) = added.inserted_primary_key or (0,)
     if number % SWEEP_EVERY == 0:
         await connection.execute(sa.delete(events).where(events.c.at < at - KEPT_FOR))

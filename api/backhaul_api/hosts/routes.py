@@ -15,6 +15,7 @@ from backhaul.wire.pages import Page
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.audit.store import record
 from backhaul_api.auth import ENROLLING, OperatorRequest
+from backhaul_api.db.changes import touch
 from backhaul_api.errors import InvalidError, NotAuthenticatedError
 from backhaul_api.hosts import enrolment, presence, store
 from backhaul_api.idempotency import IdempotencyKey, Once
@@ -133,8 +134,8 @@ async def delete_host(
             target_id=found.id,
             target=found.name,
         )
-    # A poll that is parked now ends, and the next one is told.
-    services.wakeups.wake(found.id, *ended)
+        # A poll that is parked now ends, and the next one is told.
+        touch(connection, found.id, *ended)
 
 
 @get(

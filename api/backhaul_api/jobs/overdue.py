@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.jobs import Job, JobEvent, JobState, Obstacle
+from backhaul_api.db.changes import touch
 from backhaul_api.jobs import rules, store, turns
 from backhaul_api.services import Services
 
@@ -47,7 +48,6 @@ async def close_if_overdue(services: Services, job: Job) -> bool:
 async def _close(
     services: Services, overdue: list[UUID], silent: list[UUID], *, now: datetime
 ) -> None:
-    topics: set[UUID] = set()
     since = find_silence(services, now)
     async with services.database.writing() as connection:
         await store.lock_hosts(connection, [*overdue, *silent])
@@ -55,8 +55,7 @@ async def _close(
         if since is not None:
             closed += await store.lose_silent(connection, now=now, since=since, job_ids=silent)
         for job in closed:
-            topics |= {job.id, *await turns.find_next(connection, job)}
-    services.wakeups.wake(*topics)
+            touch(connection, job.id, *await turns.find_next(connection, job))
 
 
 async def expire(

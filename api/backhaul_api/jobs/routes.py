@@ -24,6 +24,7 @@ from backhaul.wire.kinds import (
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.changes import touch
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.jobs import log, rules, store, targets, turns
@@ -161,7 +162,7 @@ async def create_job(
             target=f"{job.kind} on {job.host}",
         )
         await once.keep(connection, job)
-    services.wakeups.wake(host.id)
+        touch(connection, host.id)
     return job
 
 
@@ -208,7 +209,6 @@ async def get_job(
 )
 async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath[UUID]) -> Job:
     now = services.clock.now()
-    freed: set[UUID] = set()
     async with services.database.writing() as connection:
         found = await store.fetch(connection, job_id, for_update=True)
         rules.refuse_over(found)
@@ -221,7 +221,7 @@ async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath
                 cancel_requested_at=now,
                 message=f"Cancelled by {request.user.name} before the host took it up.",
             )
-            freed = await turns.find_next(connection, job)
+            touch(connection, *await turns.find_next(connection, job))
         elif found.cancel_requested_at is None:
             job = await store.request_cancel(connection, found, at=now)
         else:
@@ -235,7 +235,7 @@ async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath
             target_id=job.id,
             target=f"{job.kind} on {job.host}",
         )
-    services.wakeups.wake(job.host_id, job.id, *freed)
+        touch(connection, job.host_id, job.id)
     return job
 
 

@@ -47,13 +47,16 @@ async def write(services: Services) -> None:
     ids = iter(heard)
     async with services.database.writing() as connection:
         for some in _in_parts(ids):
+            is_old = sa.and_(hosts.c.id.in_(some), hosts.c.last_seen_at <= at - LAST_SEEN_EVERY)
+            # Two instances that waited for each other's hosts would be a deadlock. Whoever has
+            # locked one is a batch of it, which notes the visit itself, or the next poll's turn.
+            free = (
+                sa.select(hosts.c.id)
+                .where(is_old)
+                .with_for_update(key_share=True, skip_locked=True)
+            )
             await connection.execute(
-                sa.update(hosts)
-                .where(
-                    hosts.c.id.in_(some),
-                    hosts.c.last_seen_at <= at - LAST_SEEN_EVERY,
-                )
-                .values(last_seen_at=at)
+                sa.update(hosts).where(hosts.c.id.in_(free)).values(last_seen_at=at)
             )
 
 

@@ -83,6 +83,12 @@ class Memory:
         self._looks.pop(host_id, None)
         self._forget(host_id)
 
+    def forget_all(self) -> None:
+        """Anything may have changed."""
+        self._looks.clear()
+        self._quiet.clear()
+        self._token_of.clear()
+
     def hear(self, host_id: UUID, now: datetime) -> None:
         """Note that a quiet host polled: see `take_heard`."""
         self._seen[host_id] = now

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.agents import PollReply, PollRequest
 from backhaul.wire.jobs import FailureClass, JobEvent, JobState
 from backhaul.wire.problems import removal_message
+from backhaul_api.db.changes import touch
 from backhaul_api.db.tables import hosts, queries
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.hosts import presence
@@ -264,7 +265,7 @@ class Poll:
                         finished_at=None,
                         message=None,
                     )
-        self.services.wakeups.wake(*job_ids)
+            touch(connection, *job_ids)
 
     async def _close_jobs(self, due: Due, now: datetime) -> None:
         """Move the jobs that this host will never get to their ends."""
@@ -286,9 +287,9 @@ class Poll:
                         message=reason,
                     )
                     freed |= await turns.find_next(connection, job)
-        # This host's own poll looks on by itself.
-        freed.discard(self.host_id)
-        self.services.wakeups.wake(*due.overdue, *due.unsendable, *freed)
+            # This host's own poll looks on by itself.
+            freed.discard(self.host_id)
+            touch(connection, *due.overdue, *due.unsendable, *freed)
 
     def _build_reply(self, due: Due) -> PollReply:
         return PollReply(

@@ -33,6 +33,7 @@ from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.bodies import TOO_DEEP
+from backhaul_api.db.changes import touch
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
     DomainError,
@@ -111,7 +112,7 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
         receipts = [await _take(arrival, raw) for raw in batch.envelopes]
         if arrival.has_news_of_jobs and is_long_ago(last_seen_at, now):
             await _save_visit(arrival)
-    services.wakeups.wake(*arrival.topics)
+        touch(connection, *arrival.topics)
     return BatchReply(receipts=tuple(receipts))
 
 

@@ -162,10 +162,17 @@ class Wakeups:
                 del self._bells[topic]
 
     def wake(self, *topics: UUID) -> None:
-        """Ring everybody who listens to a topic. Call it after the commit, never inside."""
+        """Ring everybody who listens to a topic. Called after each commit: see `db.changes`."""
         for topic in topics:
             self.memory.wake(topic)
             for bell in _each(self._bells.get(topic)):
+                bell.ring()
+
+    def wake_all(self) -> None:
+        """Ring everybody: nobody knows what has changed."""
+        self.memory.forget_all()
+        for present in list(self._bells.values()):
+            for bell in _each(present):
                 bell.ring()
 
     def drain(self) -> None:

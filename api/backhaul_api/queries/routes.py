@@ -19,6 +19,7 @@ from backhaul.wire.commands import QueryAnswer
 from backhaul.wire.fleet import Host
 from backhaul.wire.snapshots import FileList, FindFiles, FoundFiles, ListFiles, Snapshot
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.changes import touch
 from backhaul_api.errors import InvalidError, NotFoundError
 from backhaul_api.hosts import store as hosts
 from backhaul_api.paging import Cursor, Limit, decode_cursor, encode_cursor
@@ -163,7 +164,7 @@ async def _ask(
         query_id = await store.insert(
             connection, new, now=now, expires_at=now + timedelta(seconds=wait_s)
         )
-    services.wakeups.wake(host.id)
+        touch(connection, host.id)
 
     async def look() -> QueryAnswer | None:
         async with services.database.reading() as connection:

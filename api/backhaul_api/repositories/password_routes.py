@@ -19,6 +19,7 @@ from backhaul.wire.fleet import (
 from backhaul.wire.jobs import Job
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.changes import touch
 from backhaul_api.errors import InvalidError
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
@@ -77,7 +78,7 @@ async def change_password(
             job=job, password=password if data.generate and data.show else None
         )
         await once.keep(connection, answer)
-    services.wakeups.wake(host.id)
+        touch(connection, host.id)
     return answer
 
 
@@ -118,7 +119,7 @@ async def continue_password_change(
         )
         await _record(connection, request, "repository.continue_password_change", found, at=now)
         await once.keep(connection, job)
-    services.wakeups.wake(job.host_id)
+        touch(connection, job.host_id)
     return job
 
 

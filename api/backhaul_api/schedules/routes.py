@@ -16,6 +16,7 @@ from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, UpdateSchedule
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.changes import touch
 from backhaul_api.errors import PreconditionFailedError
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
@@ -83,7 +84,7 @@ async def create_schedule(
         await _record(connection, request.user, "schedule.create", schedule, at=now)
         created = await store.fetch(connection, schedule.id, now=now)
         await once.keep(connection, created)
-    services.wakeups.wake(owner.id)
+        touch(connection, owner.id)
     return _respond(created, status_code=201)
 
 
@@ -135,7 +136,7 @@ async def update_schedule(
         await store.update(connection, changed, seen_revision=seen.revision)
         await _record(connection, request.user, "schedule.update", changed, at=now)
         updated = await store.fetch(connection, schedule_id, now=now)
-    services.wakeups.wake(seen.host_id)
+        touch(connection, seen.host_id)
     return _respond(updated)
 
 
@@ -156,7 +157,7 @@ async def delete_schedule(
         seen = await _fetch_matching(connection, schedule_id, if_match, now=now)
         await store.delete(connection, seen, now=now)
         await _record(connection, request.user, "schedule.delete", seen, at=now)
-    services.wakeups.wake(seen.host_id)
+        touch(connection, seen.host_id)
 
 
 async def _list(

@@ -9,6 +9,7 @@ from backhaul.wire.fleet import CreateSource, Source, UpdateSource
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.changes import touch
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
@@ -107,7 +108,7 @@ async def update_source(
             target_id=changed.id,
             target=changed.name,
         )
-    services.wakeups.wake(*concerned)
+        touch(connection, *concerned)
     return changed
 
 
