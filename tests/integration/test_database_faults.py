@@ -29,7 +29,6 @@ async def small_database(
     monkeypatch.setattr(engine, "POSTGRESQL_POOL_SIZE", 1)
     monkeypatch.setattr(engine, "POSTGRESQL_MAX_OVERFLOW", 0)
     monkeypatch.setattr(engine, "POOL_PATIENCE_S", 0.05)
-    monkeypatch.setattr(engine, "SQLITE_BUSY_TIMEOUT_MS", 50)
     database = Database(database_url)
     yield database
     await database.close()

@@ -81,9 +81,8 @@ class Server:
     def start(self) -> None:
         self.is_dead, self.dies_in = False, None
         self._database = Database(f"sqlite+aiosqlite:///{self._file}")
-        engine = self._database._writer.sync_engine
+        engine = self._database.sync_engine
         sa.event.listen(engine, "before_cursor_execute", self._count)
-        sa.event.listen(engine, "commit", self._count)
         self.services = Services(
             # Polls are not held: time moves only when the test says so.
             # Nor is a host given up: what is with a silent one keeps others waiting, here for ever.

@@ -30,9 +30,7 @@ class Statements:
 
     def __init__(self, services: Services) -> None:
         self.count = 0
-        database = services.database
-        for engine in {database._reader.sync_engine, database._writer.sync_engine}:
-            sa.event.listen(engine, "before_cursor_execute", self._note)
+        sa.event.listen(services.database.sync_engine, "before_cursor_execute", self._note)
 
     def _note(self, *_: object) -> None:
         self.count += 1

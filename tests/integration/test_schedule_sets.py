@@ -361,7 +361,7 @@ async def test_look_that_finds_nothing_new_makes_two_statements(
 @contextmanager
 def _counting(services: Services) -> Iterator[list[str]]:
     statements: list[str] = []
-    engine = services.database._reader.sync_engine
+    engine = services.database.sync_engine
 
     def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         if statement.lstrip().upper().startswith("SELECT"):

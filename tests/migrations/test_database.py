@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, StatementError
 
-from backhaul_api.db.engine import SQLITE_BUSY_TIMEOUT_MS, Database
+from backhaul_api.db.engine import Database
+from backhaul_api.db.sqlite import BUSY_TIMEOUT_MS
 from backhaul_api.db.tables import metadata, sessions, users
 from backhaul_api.services import Services
 
@@ -107,7 +108,7 @@ async def test_sqlite_connections_are_set_up_for_safety(database_url: str) -> No
         "journal_mode": "wal",
         "synchronous": 2,
         "foreign_keys": 1,
-        "busy_timeout": SQLITE_BUSY_TIMEOUT_MS,
+        "busy_timeout": BUSY_TIMEOUT_MS,
     }
     database = Database(database_url)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any, Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -35,13 +36,20 @@ _TOUCHED = "backhaul.touched"
 _UUID_BYTES = 16
 
 
+class HasInfo(Protocol):
+    """A connection, as far as what is noted on it."""
+
+    @property
+    def info(self) -> dict[Any, Any]: ...
+
+
 def touch(connection: AsyncConnection, *topics: UUID) -> None:
     """Note that something changed for these, if the transaction commits. One too many does no
     harm."""
     connection.info.setdefault(_TOUCHED, {}).update(dict.fromkeys(topics))
 
 
-def take_touched(connection: AsyncConnection) -> tuple[UUID, ...]:
+def take_touched(connection: HasInfo) -> tuple[UUID, ...]:
     """Take what was touched since the last call."""
     return tuple(connection.info.pop(_TOUCHED, ()))
 

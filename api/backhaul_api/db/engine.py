@@ -1,18 +1,16 @@
 """Connections: one way to read, one way to write, on SQLite and PostgreSQL alike.
 
-SQLite is given to one process. Its writers queue for one connection and begin with BEGIN IMMEDIATE,
-so a transaction that reads and then writes can never fail half-way for a lock; `synchronous=FULL`
-makes a commit mean that the row is on disk. A connection is held for one short block and never
-across a wait: a parked poll holds none.
+A connection is held for one short block and never across a wait: a parked poll holds none. SQLite
+is given to one process: see `sqlite`.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -20,11 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from backhaul_api.db import changes
+from backhaul_api.db.sqlite import Sqlite, SqliteConnection
 from backhaul_api.errors import NotReadyError
 from backhaul_api.logs import facts
 
-SQLITE_BUSY_TIMEOUT_MS = 10_000
-SQLITE_READERS = 4
 POSTGRESQL_POOL_SIZE = 10
 POSTGRESQL_MAX_OVERFLOW = 10
 POOL_PATIENCE_S = 10.0
@@ -46,11 +43,13 @@ class Database:
         self.feed = changes.Feed()
         """What other processes on the same database have touched."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._sqlite: Sqlite | None = None
+        self._engine: AsyncEngine | None = None
         if self.is_sqlite:
-            self._reader = _build_sqlite_engine(url, begin="BEGIN", pool_size=SQLITE_READERS)
-            self._writer = _build_sqlite_engine(url, begin="BEGIN IMMEDIATE", pool_size=1)
+            self._sqlite = Sqlite(self.url, patience_s=POOL_PATIENCE_S, **_OPTIONS)
+            self._sqlite.on_commit = self._tell
         else:
-            self._reader = self._writer = create_async_engine(
+            self._engine = create_async_engine(
                 url,
                 pool_size=POSTGRESQL_POOL_SIZE,
                 max_overflow=POSTGRESQL_MAX_OVERFLOW,
@@ -58,6 +57,14 @@ class Database:
                 pool_pre_ping=True,
                 **_OPTIONS,
             )
+
+    @property
+    def sync_engine(self) -> sa.Engine:
+        """SQLAlchemy's engine, whose events tell of every statement."""
+        if self._sqlite is not None:
+            return self._sqlite.engine
+        assert self._engine is not None  # noqa: S101 (it is one or the other)
+        return self._engine.sync_engine
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -67,7 +74,11 @@ class Database:
             NotReadyError: the database does not answer now.
         """
         with _explaining():
-            async with self._reader.connect() as connection:
+            if self._sqlite is not None:
+                async with self._sqlite.reading() as connection:
+                    yield cast("AsyncConnection", connection)
+                return
+            async with self._connect() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -79,34 +90,42 @@ class Database:
             NotReadyError: the database does not answer now, or gave way to another transaction.
         """
         with _explaining():
-            async with self._writer.connect() as connection:
+            if self._sqlite is not None:
+                async with self._sqlite.writing() as connection:
+                    yield cast("AsyncConnection", connection)
+                return
+            async with self._connect() as connection:
                 # The connection comes from a pool, and may be the one of a block that was undone.
                 changes.take_touched(connection)
                 async with connection.begin():
                     yield connection
                     touched = changes.take_touched(connection)
-                    row_id = await self._write_down(connection, touched)
+                    row_id = await changes.write(connection, touched) if touched else None
         if row_id is not None:
             self.feed.note_own(row_id)
-        if touched:
             self.on_changes(touched)
 
-    async def _write_down(
-        self, connection: AsyncConnection, touched: tuple[UUID, ...]
-    ) -> int | None:
-        # SQLite has no other process that could read it.
-        return await changes.write(connection, touched) if touched and not self.is_sqlite else None
+    def _tell(self, committed: Iterable[SqliteConnection]) -> None:
+        for connection in committed:
+            if touched := changes.take_touched(connection):
+                self.on_changes(touched)
+
+    def _connect(self) -> AsyncConnection:
+        assert self._engine is not None  # noqa: S101 (SQLite has its own way)
+        return self._engine.connect()
 
     @asynccontextmanager
     async def borrowing(self) -> AsyncIterator[Any]:
         """Lend the driver's own connection for the block, outside of any transaction."""
         with _explaining():
-            async with self._writer.connect() as connection:
+            async with self._connect() as connection:
                 yield (await connection.get_raw_connection()).driver_connection
 
     async def close(self) -> None:
-        await self._reader.dispose()
-        await self._writer.dispose()
+        if self._sqlite is not None:
+            await self._sqlite.close()
+        if self._engine is not None:
+            await self._engine.dispose()
 
 
 @contextmanager
@@ -150,36 +169,3 @@ _OPTIONS: dict[str, Any] = {
     # An error's text would show what was to be stored.
     "hide_parameters": True,
 }
-
-
-def _build_sqlite_engine(url: str, *, begin: str, pool_size: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        poolclass=sa.AsyncAdaptedQueuePool,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=POOL_PATIENCE_S,
-        **_OPTIONS,
-    )
-
-    @sa.event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        # The driver's own idea of when to begin would put BEGIN after the first SELECT.
-        connection.isolation_level = None
-        configure_sqlite(connection)
-
-    @sa.event.listens_for(engine.sync_engine, "begin")
-    def begin_transaction(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def configure_sqlite(connection: sqlite3.Connection) -> None:
-    """Set what every connection to SQLite needs."""
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()

@@ -16,7 +16,9 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from backhaul_api.db.engine import configure_sqlite
+from backhaul_api.db.sqlite import configure_sqlite
+
+BUSY_TIMEOUT_MS = 10_000
 
 # Any fixed number does; this one spells "backhaul".
 _ADVISORY_LOCK = int.from_bytes(b"backhaul") >> 1
@@ -129,7 +131,7 @@ def _build_engine(url: str) -> AsyncEngine:
 
         @sa.event.listens_for(engine.sync_engine, "connect")
         def configure(connection: Any, _record: Any) -> None:
-            configure_sqlite(connection)
+            configure_sqlite(connection, busy_timeout_ms=BUSY_TIMEOUT_MS)
             # Rebuilding a table that others refer to would wipe their rows otherwise.
             connection.execute("PRAGMA foreign_keys = OFF").close()
 

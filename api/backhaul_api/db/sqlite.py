@@ -1,0 +1,365 @@
+"""SQLite for one process: statements run in the event loop, what waits for the disk does not.
+
+A look-up by key takes SQLite a few microseconds, and the way into a thread and back many times
+that. So statements run at once, in the loop. A thread gets what can take long: a commit, many rows
+at a time, and a read that has run for `READ_LIMIT_S` in vain, which is begun again there.
+
+Writers take turns at one connection, and what has queued up while a commit waited for the disk is
+committed together: one fsync for all of it (`synchronous=FULL`: a commit means that the row is on
+disk). Each is a savepoint of its own, so one that fails undoes nothing of its neighbours, and none
+goes on before the disk has its rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sqlite3
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+
+from backhaul_api.errors import NotReadyError
+
+T = TypeVar("T")
+
+READ_LIMIT_S = 0.05
+MANY_ROWS = 200
+MAX_TOGETHER = 256
+"""Blocks in one transaction: the first one waits for the last."""
+
+BUSY_TIMEOUT_MS = 250
+"""Of what runs in the loop. Nobody but a backup of the file ever makes us wait."""
+
+_BUSY_STEP_S = 0.01
+_THREADS = 4
+_LOOK_EVERY = 10_000
+"""Steps of SQLite's machine between two looks at the clock; some hundred microseconds."""
+
+
+class SqliteConnection:
+    """A connection for one block, with those methods of SQLAlchemy's `AsyncConnection` that are
+    used here."""
+
+    def __init__(self, sync: sa.Connection, threads: ThreadPoolExecutor) -> None:
+        self._sync = sync
+        self._threads = threads
+        self.dialect = sync.dialect
+        self.info: dict[Any, Any] = {}
+
+    async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        if isinstance(parameters, Sequence) and len(parameters) >= MANY_ROWS:
+            return await self._run(lambda: self._sync.execute(statement, parameters))
+        driver = _driver_of(self._sync)
+        driver.ends_at = time.monotonic() + READ_LIMIT_S
+        try:
+            return self._sync.execute(statement, parameters)
+        except sa.exc.OperationalError as error:
+            if not _is_interrupted(error):
+                raise
+        driver.ends_at = math.inf
+        return await self._run(lambda: self._sync.execute(statement, parameters))
+
+    async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalar()
+
+    async def scalars(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalars()
+
+    async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
+        return self._sync.exec_driver_sql(statement, parameters)
+
+    def begin_nested(self) -> _Savepoint:
+        return _Savepoint(_driver_of(self._sync))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+class Sqlite:
+    """The connections to one file."""
+
+    def __init__(self, url: sa.URL, *, patience_s: float, **options: Any) -> None:
+        self._path = str(url.database)
+        self._patience_s = patience_s
+        self.engine = sa.create_engine(
+            "sqlite://", creator=self._open, poolclass=sa.NullPool, **options
+        )
+        self.on_commit: Callable[[list[SqliteConnection]], None] = lambda _: None
+        """Called after each commit with the blocks that were in it."""
+        self._threads = ThreadPoolExecutor(_THREADS, "backhaul-sqlite")
+        self._readers: list[sa.Connection] = []
+        self._writer: sa.Connection | None = None
+        self._queue: deque[_Turn] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, isolation_level=None, check_same_thread=False, factory=_Driver
+        )
+        configure_sqlite(connection, busy_timeout_ms=BUSY_TIMEOUT_MS)
+        return connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[SqliteConnection]:
+        """Lend a connection that sees one consistent state."""
+        sync = self._readers.pop() if self._readers else self.engine.connect()
+        driver = _driver_of(sync)
+        driver.watch()
+        try:
+            driver.execute("BEGIN")
+            yield SqliteConnection(sync, self._threads)
+            driver.rollback()
+            self._readers.append(sync)
+        except BaseException:
+            _close(sync)
+            raise
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[SqliteConnection]:
+        """Lend the connection that writes; the block's end waits for the commit."""
+        loop = asyncio.get_running_loop()
+        turn = _Turn(loop)
+        self._queue.append(turn)
+        if self._running is None:
+            self._running = loop.create_task(self._run())
+        try:
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    connection = await turn.granted
+            except TimeoutError as error:
+                raise sa.exc.TimeoutError("the turn to write did not come") from error
+            yield connection
+            turn.end(is_good=True)
+        finally:
+            turn.end(is_good=False)
+        await turn.committed
+
+    async def close(self) -> None:
+        if self._running is not None:
+            await asyncio.wait([self._running])
+        for sync in [*self._readers, *filter(None, [self._writer])]:
+            _close(sync)
+        self._readers, self._writer = [], None
+        self._threads.shutdown(wait=True)
+
+    async def _run(self) -> None:
+        """Give turns for as long as anybody waits for one."""
+        try:
+            while self._queue:
+                await self._run_transaction()
+        finally:
+            self._running = None
+
+    async def _run_transaction(self) -> None:
+        try:
+            sync = await self._begin()
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the waiting one's)
+            self._queue.popleft().fail(error)
+            return
+        done: list[_Turn] = []
+        try:
+            while self._queue and len(done) < MAX_TOGETHER:
+                await self._give_turn(sync, self._queue.popleft(), done)
+            if done:
+                await self._commit(sync)
+            else:
+                _driver_of(sync).rollback()
+        except BaseException as error:
+            self._writer = None
+            _close(sync)
+            for turn in done:
+                turn.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        self.on_commit([turn.connection for turn in done])
+        for turn in done:
+            turn.succeed()
+
+    async def _begin(self) -> sa.Connection:
+        sync = self._writer = self._writer or self.engine.connect()
+        ends_at = time.monotonic() + self._patience_s
+        while True:
+            try:
+                sync.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                # Another process: the wait is the loop's, not SQLite's.
+                if not _is_busy(error) or time.monotonic() > ends_at:
+                    raise
+            except BaseException:
+                self._writer = None
+                _close(sync)
+                raise
+            else:
+                return sync
+            await asyncio.sleep(_BUSY_STEP_S)
+
+    async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> None:
+        driver = _driver_of(sync)
+        savepoint = _Savepoint(driver)
+        connection = SqliteConnection(sync, self._threads)
+        if not turn.grant(connection):
+            return
+        savepoint.begin()
+        if await turn.ended:
+            savepoint.release()
+            done.append(turn)
+        elif driver.in_transaction:
+            savepoint.undo()
+        else:
+            # A full disk, say, undoes the whole transaction by itself.
+            raise NotReadyError(
+                "The database has undone the transaction. Try again in a few seconds."
+            )
+
+    async def _commit(self, sync: sa.Connection) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, sync.exec_driver_sql, "COMMIT")
+
+
+class _Turn:
+    """Whoever waits to write, through the stages of it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.granted: asyncio.Future[SqliteConnection] = loop.create_future()
+        self.ended: asyncio.Future[bool] = loop.create_future()
+        self.committed: asyncio.Future[None] = loop.create_future()
+        self.connection: SqliteConnection
+
+    def grant(self, connection: SqliteConnection) -> bool:
+        """Give it its turn; False when it does not wait any more."""
+        if self.granted.done() or self.ended.done():
+            return False
+        self.connection = connection
+        self.granted.set_result(connection)
+        return True
+
+    def end(self, *, is_good: bool) -> None:
+        if not self.ended.done():
+            self.ended.set_result(is_good)
+
+    def succeed(self) -> None:
+        if not self.committed.done():
+            self.committed.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.granted.done():
+            self.granted.set_exception(error)
+        elif not self.committed.done():
+            self.committed.set_exception(error)
+
+
+class _Savepoint:
+    """A savepoint for one block. SQLite finds the innermost one of a name."""
+
+    def __init__(self, driver: _Driver) -> None:
+        self._driver = driver
+
+    def begin(self) -> None:
+        self._driver.execute("SAVEPOINT block")
+
+    def release(self) -> None:
+        self._driver.execute("RELEASE block")
+
+    def undo(self) -> None:
+        if self._driver.in_transaction:
+            self._driver.execute("ROLLBACK TO block")
+            self.release()
+
+    async def __aenter__(self) -> Self:
+        self.begin()
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.release()
+        else:
+            self.undo()
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor that has all rows once it was executed, so that reading them never steps."""
+
+    _rows: deque[Any]
+
+    def execute(self, statement: str, parameters: Any = ()) -> Self:
+        super().execute(statement, parameters)
+        self._rows = deque() if self.description is None else deque(super().fetchall())
+        return self
+
+    def executemany(self, statement: str, parameters: Any) -> Self:
+        self._rows = deque()
+        super().executemany(statement, parameters)
+        return self
+
+    def fetchone(self) -> Any:
+        return self._rows.popleft() if self._rows else None
+
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        return [self._rows.popleft() for _ in range(min(size or 1, len(self._rows)))]
+
+    def fetchall(self) -> list[Any]:
+        rows = list(self._rows)
+        self._rows.clear()
+        return rows
+
+
+class _Driver(sqlite3.Connection):
+    """The driver's connection, which interrupts a read that takes too long for the loop."""
+
+    ends_at = math.inf
+    """By the monotonic clock."""
+    _is_watched = False
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        return super().cursor(factory)
+
+    def watch(self) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            self.set_progress_handler(self._is_late, _LOOK_EVERY)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self.ends_at
+
+
+def configure_sqlite(connection: sqlite3.Connection, *, busy_timeout_ms: int) -> None:
+    """Set what every connection to SQLite needs."""
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _driver_of(sync: sa.Connection) -> _Driver:
+    driver = sync.connection.driver_connection
+    assert isinstance(driver, _Driver)  # noqa: S101 (`Sqlite` opens no other)
+    return driver
+
+
+def _close(sync: sa.Connection) -> None:
+    """Close without a word to the database: whatever was not committed is undone by that."""
+    _driver_of(sync).close()
+    sync.invalidate()
+    sync.close()
+
+
+def _is_busy(error: sa.exc.OperationalError) -> bool:
+    return _code_of(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _is_interrupted(error: sa.exc.OperationalError) -> bool:
+    return _code_of(error) == sqlite3.SQLITE_INTERRUPT
+
+
+def _code_of(error: sa.exc.OperationalError) -> int:
+    code: int = getattr(error.orig, "sqlite_errorcode", 0)
+    return code & 0xFF

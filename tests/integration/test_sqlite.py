@@ -1,0 +1,262 @@
+"""Blocks that write to SQLite together: each stands alone, none goes on before it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from backhaul_api.db import sqlite
+from backhaul_api.db.changes import touch
+from backhaul_api.db.engine import Database
+from backhaul_api.db.tables import setup_tokens
+from backhaul_api.errors import NotReadyError
+from tests.fakes.clock import START
+
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+async def write(database: Database, name: str, *, fails: bool = False) -> None:
+    async with database.writing() as connection:
+        await connection.execute(
+            sa.insert(setup_tokens).values(
+                token_hash=name.encode(), created_at=START, expires_at=START
+            )
+        )
+        if fails:
+            raise LookupError(name)
+
+
+async def read(database: Database) -> set[str]:
+    async with database.reading() as connection:
+        found = await connection.scalars(sa.select(setup_tokens.c.token_hash))
+        return {bytes(name).decode() for name in found}
+
+
+@contextmanager
+def watching(database: Database, *, failing: str = "") -> Iterator[list[str]]:
+    """Note the statements; one that begins as said fails."""
+    statements: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+        if failing and statement.startswith(failing):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    sa.event.listen(database.sync_engine, "before_cursor_execute", note)
+    yield statements
+    sa.event.remove(database.sync_engine, "before_cursor_execute", note)
+
+
+async def test_blocks_that_queue_up_are_committed_together(database: Database) -> None:
+    with watching(database) as statements:
+        await asyncio.gather(*(write(database, str(number)) for number in range(20)))
+
+    assert statements.count("COMMIT") <= 2
+    assert await read(database) == {str(number) for number in range(20)}
+
+
+async def test_block_goes_on_only_when_its_rows_are_there(database: Database) -> None:
+    seen: list[bool] = []
+
+    async def write_and_look(name: str) -> None:
+        await write(database, name)
+        seen.append(name in await read(database))
+
+    await asyncio.gather(*(write_and_look(str(number)) for number in range(10)))
+
+    assert seen == [True] * 10
+
+
+async def test_block_that_fails_undoes_nothing_of_its_neighbours(database: Database) -> None:
+    results = await asyncio.gather(
+        write(database, "a"),
+        write(database, "b", fails=True),
+        write(database, "c"),
+        # The same key again, which the database refuses.
+        write(database, "a"),
+        write(database, "d"),
+        return_exceptions=True,
+    )
+
+    assert [type(result) for result in results] == [
+        type(None),
+        LookupError,
+        type(None),
+        sa.exc.IntegrityError,
+        type(None),
+    ]
+    assert await read(database) == {"a", "c", "d"}
+
+
+async def test_commit_that_fails_fails_for_all_and_leaves_nothing(database: Database) -> None:
+    with watching(database, failing="COMMIT"):
+        results = await asyncio.gather(
+            write(database, "a"), write(database, "b"), return_exceptions=True
+        )
+    before = await read(database)
+    await write(database, "c")
+
+    assert all(isinstance(result, Exception) for result in results)
+    assert before == set()
+    assert await read(database) == {"c"}
+
+
+async def test_transaction_that_the_database_undid_fails_for_all_of_it(database: Database) -> None:
+    """SQLite does that by itself when the disk is full."""
+
+    async def lose() -> None:
+        async with database.writing() as connection:
+            await connection.exec_driver_sql("ROLLBACK")
+            raise LookupError
+
+    results = await asyncio.gather(
+        write(database, "a"), lose(), write(database, "b"), return_exceptions=True
+    )
+
+    assert isinstance(results[0], NotReadyError)
+    assert isinstance(results[1], LookupError)
+    assert results[2] is None
+    assert await read(database) == {"b"}
+
+
+async def test_whoever_gives_up_waiting_keeps_nobody_from_writing(database: Database) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.writing():
+            begun.set()
+            await go_on.wait()
+
+    holding = asyncio.create_task(hold())
+    await begun.wait()
+    waiting = asyncio.create_task(write(database, "impatient"))
+    last = asyncio.create_task(write(database, "patient"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    go_on.set()
+    await asyncio.gather(holding, last)
+
+    assert waiting.cancelled()
+    assert await read(database) == {"patient"}
+
+
+async def test_block_whose_owner_is_cancelled_is_undone_alone(database: Database) -> None:
+    inside = asyncio.Event()
+
+    async def linger() -> None:
+        async with database.writing() as connection:
+            await connection.execute(
+                sa.insert(setup_tokens).values(
+                    token_hash=b"half", created_at=START, expires_at=START
+                )
+            )
+            inside.set()
+            await asyncio.Event().wait()
+
+    first = asyncio.create_task(write(database, "whole"))
+    lingering = asyncio.create_task(linger())
+    await inside.wait()
+    lingering.cancel()
+    await first
+
+    assert await read(database) == {"whole"}
+
+
+async def test_change_is_told_of_after_its_commit_though_its_maker_is_gone(
+    database: Database,
+) -> None:
+    topic, told = uuid4(), list[UUID]()
+    seen: list[set[str]] = []
+    done = asyncio.Event()
+
+    def tell(topics: tuple[UUID, ...]) -> None:
+        told.extend(topics)
+        done.set()
+
+    database.on_changes = tell
+
+    async def change() -> None:
+        async with database.writing() as connection:
+            touch(connection, topic)
+            await connection.execute(
+                sa.insert(setup_tokens).values(
+                    token_hash=b"made", created_at=START, expires_at=START
+                )
+            )
+
+    def cancel(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "COMMIT":
+            loop.call_soon_threadsafe(changing.cancel)
+
+    loop = asyncio.get_running_loop()
+    sa.event.listen(database.sync_engine, "before_cursor_execute", cancel)
+    changing = asyncio.create_task(change())
+    await done.wait()
+    seen.append(await read(database))
+    await asyncio.wait([changing])
+
+    assert told == [topic]
+    assert seen == [{"made"}]
+
+
+async def test_slow_read_leaves_the_loop_and_gives_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "READ_LIMIT_S", -1.0)
+    counting = sa.text(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)"
+        " SELECT max(i) FROM n"
+    )
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    async with database.reading() as connection:
+        found = await connection.scalar(counting)
+        again = await connection.scalar(sa.text("SELECT 7"))
+    turning.cancel()
+
+    assert (found, again) == (200_000, 7)
+    assert turns > 1
+
+
+async def test_many_rows_at_once_leave_the_loop(database: Database) -> None:
+    rows = [
+        {"token_hash": str(number).encode(), "created_at": START, "expires_at": START}
+        for number in range(sqlite.MANY_ROWS + 1)
+    ]
+
+    async with database.writing() as connection:
+        await connection.execute(sa.insert(setup_tokens), rows)
+
+    assert len(await read(database)) == len(rows)
+
+
+async def test_reader_sees_one_state_while_others_write(database: Database) -> None:
+    await write(database, "a")
+    query = sa.select(sa.func.count()).select_from(setup_tokens)
+    async with database.reading() as connection:
+        before = await connection.scalar(query)
+        await write(database, "b")
+        after = await connection.scalar(query)
+
+    assert (before, after) == (1, 1)
+    assert await read(database) == {"a", "b"}
