@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
@@ -24,15 +24,14 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 
-POLL_PATH = "/v1/agent/poll"
 _AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
 
 
 class Api(Litestar):
     """The app, with a log line for each request."""
 
-    front: Callable[[Any, Any, Any], Coroutine[Any, Any, None]] | None = None
-    """Takes the requests for the path of polls first, if it is there."""
+    fronts: Mapping[str, Callable[[Any, Any, Any], Coroutine[Any, Any, None]]] = {}
+    """What takes the POSTs to a path first."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.dispatch(scope, receive, send)
@@ -41,8 +40,9 @@ class Api(Litestar):
         """Do the same as a call, with one coroutine less to keep for each parked poll."""
         if scope["type"] != "http":
             return super().__call__(scope, receive, send)
-        if self.front is not None and scope["path"] == POLL_PATH and scope["method"] == "POST":
-            return self.front(scope, receive, send)
+        front = self.fronts.get(scope["path"])
+        if front is not None and scope["method"] == "POST":
+            return front(scope, receive, send)
         return self.answer(scope, receive, send)
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:

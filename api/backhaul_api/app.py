@@ -108,5 +108,6 @@ def create_app(services: Services) -> Api:
         logging_config=None,
     )
     app.state.services = services
-    app.front = Front(services, app.answer).answer
+    front = Front(services, app.answer)
+    app.fronts = {"/v1/agent/poll": front.answer, "/v1/agent/envelopes": front.take}
     return app

@@ -105,10 +105,15 @@ async def find_agent(services: Services, header: str | None) -> AgentIdentity:
         HostRemovedError: the host was removed; the agent may retire.
     """
     _, token_hash = _read_token(header, TokenKind.AGENT)
-    async with services.database.reading() as connection:
-        agent = await hosts.find_agent(connection, token_hash)
-    if agent is None:
-        raise NotAuthenticatedError("The agent token is not known. Enrol the host again.")
+    memory = services.wakeups.memory
+    if (known := memory.find_agent(token_hash)) is not None:
+        return known
+    with memory.introduce() as remember:
+        async with services.database.reading() as connection:
+            agent = await hosts.find_agent(connection, token_hash)
+        if agent is None:
+            raise NotAuthenticatedError("The agent token is not known. Enrol the host again.")
+        remember(agent)
     if agent.is_removed:
         signature = services.keys.sign(removal_message(agent.host_id))
         raise HostRemovedError(agent.host_id, signature)

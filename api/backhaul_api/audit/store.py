@@ -30,17 +30,18 @@ async def record(
     `action` is like `repository.create`; `target` is the target's name.
     """
     await connection.execute(
-        sa.insert(audit_log).values(
-            id=new_id(),
-            at=at,
-            actor_kind=actor.kind,
-            actor_id=actor.id,
-            actor=actor.name,
-            action=action,
-            target_kind=target_kind,
-            target_id=target_id,
-            target=target,
-        )
+        _INSERT,
+        {
+            "id": new_id(),
+            "at": at,
+            "actor_kind": actor.kind,
+            "actor_id": actor.id,
+            "actor": actor.name,
+            "action": action,
+            "target_kind": target_kind,
+            "target_id": target_id,
+            "target": target,
+        },
     )
     if target_kind != "job":  # jobs tell of themselves
         await events.append_change(
@@ -72,3 +73,6 @@ async def fetch_page(
         query = query.where(audit_log.c.at < until)
     rows = (await connection.execute(query)).mappings()
     return [AuditEntry(**row) for row in rows]
+
+
+_INSERT = sa.insert(audit_log)

@@ -26,6 +26,14 @@ from backhaul_api.db.tables import changes
 EVENTS = UUID(int=1)
 """The topic of whoever follows events: no host, no job and no query has this id."""
 
+_IDENTITY = int.from_bytes(b"host's identity!")
+
+
+def identity_topic(host_id: UUID) -> UUID:
+    """Build the topic of who may speak for a host, which changes less often than the host."""
+    return UUID(int=host_id.int ^ _IDENTITY)
+
+
 KEPT_FOR = timedelta(minutes=10)
 """A process that could not look for so long counts everything as changed."""
 

@@ -15,6 +15,11 @@ def parse_id(reference: str) -> UUID | None:
         return None
 
 
+def build_key(reference: str) -> UUID | str:
+    """Build what to look for: the id that the reference is, else the name."""
+    return parse_id(reference) or reference
+
+
 def matches_reference(table: sa.Table, reference: str) -> sa.ColumnElement[bool]:
     """Build the condition that finds the row with this name or id."""
     id_ = parse_id(reference)

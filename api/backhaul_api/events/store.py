@@ -8,7 +8,7 @@ commits from then on comes after it. SQLite has one writer, and its rows all hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -79,12 +79,35 @@ async def append_job(
     await _append(connection, f"job.{what}", at, values)
 
 
+async def append_queued(
+    connection: AsyncConnection,
+    jobs: Sequence[Mapping[str, Any]],
+    *,
+    host_names: Mapping[UUID, str],
+    at: datetime,
+) -> None:
+    """Write that jobs were made, of whose rows these are."""
+    rows = [
+        {
+            **dict.fromkeys(_VALUES),
+            "kind": f"job.{job['state']}",
+            "at": at,
+            "host_id": job["host_id"],
+            "host": host_names[job["host_id"]],
+            "job_id": job["id"],
+            "job_kind": job["kind"],
+        }
+        for job in jobs
+    ]
+    await connection.execute(_INSERTS[connection.dialect.name], rows)
+    touch(connection, EVENTS)
+
+
 async def _append(
     connection: AsyncConnection, kind: str, at: datetime, values: dict[str, Any]
 ) -> None:
-    if connection.dialect.name == "postgresql":
-        values = {**values, "transaction_id": _CURRENT_TRANSACTION}
-    added = await connection.execute(sa.insert(events).values(kind=kind, at=at, **values))
+    values = {**dict.fromkeys(_VALUES), **values, "kind": kind, "at": at}
+    added = await connection.execute(_INSERTS[connection.dialect.name], values)
     touch(connection, EVENTS)
     (number,) = added.inserted_primary_key or (0,)
     if number % SWEEP_EVERY == 0:
@@ -187,6 +210,11 @@ _CURRENT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column("pg_current_xact_
 _OLDEST_RUNNING: sa.ColumnClause[int] = sa.literal_column(
     "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 )
+_VALUES = ("actor", "host_id", "host", "job_id", "job_kind", "target_id", "target", "message")
+_INSERTS = {
+    "sqlite": sa.insert(events),
+    "postgresql": sa.insert(events).values(transaction_id=_CURRENT_TRANSACTION),
+}
 _NEXT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column(
     "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 )

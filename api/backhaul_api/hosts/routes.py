@@ -15,7 +15,7 @@ from backhaul.wire.pages import Page
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.audit.store import record
 from backhaul_api.auth import ENROLLING, OperatorRequest
-from backhaul_api.db.changes import touch
+from backhaul_api.db.changes import identity_topic, touch
 from backhaul_api.errors import InvalidError, NotAuthenticatedError
 from backhaul_api.hosts import enrolment, presence, store
 from backhaul_api.idempotency import IdempotencyKey, Once
@@ -135,7 +135,7 @@ async def delete_host(
             target=found.name,
         )
         # A poll that is parked now ends, and the next one is told.
-        touch(connection, found.id, *ended)
+        touch(connection, found.id, identity_topic(found.id), *ended)
 
 
 @get(

@@ -18,7 +18,8 @@ from backhaul.wire.agents import HostFacts
 from backhaul.wire.fleet import Host, ScheduleDrift, UpdateHost
 from backhaul.wire.jobs import JobEvent, JobState
 from backhaul.wire.schedules import EntryError
-from backhaul_api.db.references import matches_reference
+from backhaul_api.db.changes import identity_topic, touch
+from backhaul_api.db.references import build_key
 from backhaul_api.db.tables import hosts, repositories, schedules
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import AgentIdentity
@@ -43,10 +44,7 @@ class NewHost:
 
 async def find_agent(connection: AsyncConnection, token_hash: bytes) -> AgentIdentity | None:
     """Find the host that an agent token belongs to; removed hosts too."""
-    query = sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
-        sa.or_(hosts.c.token_hash == token_hash, hosts.c.next_token_hash == token_hash)
-    )
-    row = (await connection.execute(query)).one_or_none()
+    row = (await connection.execute(_AGENT, {"token_hash": token_hash})).one_or_none()
     if row is None:
         return None
     return AgentIdentity(
@@ -89,6 +87,8 @@ async def add_token(connection: AsyncConnection, host_id: UUID, *, token_hash: b
         .where(hosts.c.id == host_id)
         .values(next_token_hash=hosts.c.token_hash, token_hash=token_hash)
     )
+    # The token before the last one is good no more, also for whoever remembers it.
+    touch(connection, host_id, identity_topic(host_id))
 
 
 async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool = False) -> Host:
@@ -100,10 +100,11 @@ async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool
     Raises:
         NotFoundError: there is none.
     """
-    query = sa.select(hosts).where(matches_reference(hosts, reference), _IS_PRESENT)
+    wanted = build_key(reference)
+    query = _PRESENT[isinstance(wanted, UUID)]
     if for_update:
         query = query.with_for_update()
-    row = (await connection.execute(query)).one_or_none()
+    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
     if row is None:
         raise NotFoundError("host", reference)
     return _build(row)
@@ -253,3 +254,16 @@ def _build_drift(row: Any) -> ScheduleDrift | None:
         since=None if is_applied else row.schedule_changed_at,
         errors=errors,
     )
+
+
+# Built once: every request of an agent asks the first, every new job the others.
+_AGENT = sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
+    sa.or_(
+        hosts.c.token_hash == sa.bindparam("token_hash"),
+        hosts.c.next_token_hash == sa.bindparam("token_hash"),
+    )
+)
+_PRESENT = {
+    True: sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT),
+    False: sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT),
+}

@@ -6,6 +6,7 @@ Every change raises its revision, which is what readers wait for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -74,31 +75,49 @@ class Filters:
 async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> Job:
     """Insert a queued job."""
     id_ = new.id or new_id()
-    await connection.execute(
-        sa.insert(jobs).values(
-            id=id_,
-            host_id=new.host_id,
-            repository_id=new.repository_id,
-            destination_id=getattr(new.arguments, "destination_id", None),
-            kind=kind_of(new.arguments),
-            state=JobState.QUEUED,
-            arguments=new.arguments,
-            actor_kind=new.actor.kind,
-            actor_id=new.actor.id,
-            schedule_id=new.schedule_id,
-            scheduled_at=new.scheduled_at,
-            missed=new.missed,
-            missed_since=new.missed_since,
-            created_at=now,
-            start_deadline_at=new.start_deadline_at,
-            max_duration=new.max_duration,
-            attempts=new.attempts,
-            retry_delay=new.retry_delay,
-        )
-    )
+    await connection.execute(_INSERT, _build_row(new, id_, now=now))
     job = await fetch(connection, id_)
     await events.append_job(connection, job, job.state, at=now, message=None)
     return job
+
+
+async def insert_many(
+    connection: AsyncConnection,
+    new: Sequence[NewJob],
+    *,
+    host_names: Mapping[UUID, str],
+    now: datetime,
+) -> list[UUID]:
+    """Insert queued jobs, as `insert` does each; gives their ids."""
+    if not new:
+        return []
+    rows = [_build_row(one, one.id or new_id(), now=now) for one in new]
+    await connection.execute(_INSERT, rows)
+    await events.append_queued(connection, rows, host_names=host_names, at=now)
+    return [row["id"] for row in rows]
+
+
+def _build_row(new: NewJob, id_: UUID, *, now: datetime) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "host_id": new.host_id,
+        "repository_id": new.repository_id,
+        "destination_id": getattr(new.arguments, "destination_id", None),
+        "kind": kind_of(new.arguments),
+        "state": JobState.QUEUED,
+        "arguments": new.arguments,
+        "actor_kind": new.actor.kind,
+        "actor_id": new.actor.id,
+        "schedule_id": new.schedule_id,
+        "scheduled_at": new.scheduled_at,
+        "missed": new.missed,
+        "missed_since": new.missed_since,
+        "created_at": now,
+        "start_deadline_at": new.start_deadline_at,
+        "max_duration": new.max_duration,
+        "attempts": new.attempts,
+        "retry_delay": new.retry_delay,
+    }
 
 
 async def fetch(connection: AsyncConnection, job_id: UUID, *, for_update: bool = False) -> Job:
@@ -107,10 +126,8 @@ async def fetch(connection: AsyncConnection, job_id: UUID, *, for_update: bool =
     Raises:
         NotFoundError: there is none.
     """
-    query = _SELECT.where(jobs.c.id == job_id)
-    # SQLite has one writer and ignores the lock.
-    query = query.with_for_update(of=jobs) if for_update else query
-    return await _fetch_one(connection, query, job_id)
+    query = _LOCKED if for_update else _ONE
+    return await _fetch_one(connection, query, {"job_id": job_id})
 
 
 async def fetch_of_host(connection: AsyncConnection, job_id: UUID, host_id: UUID) -> Job:
@@ -119,9 +136,7 @@ async def fetch_of_host(connection: AsyncConnection, job_id: UUID, host_id: UUID
     Raises:
         NotFoundError: there is none, or it is another host's, which the asker need not know.
     """
-    query = _SELECT.where(jobs.c.id == job_id, jobs.c.host_id == host_id)
-    # SQLite has one writer and ignores the lock.
-    return await _fetch_one(connection, query.with_for_update(of=jobs), job_id)
+    return await _fetch_one(connection, _LOCKED_OF_HOST, {"job_id": job_id, "host_id": host_id})
 
 
 async def fetch_page(
@@ -193,9 +208,7 @@ async def find_of_fire(
 ) -> UUID | None:
     """Find the job that a fire has made."""
     found: UUID | None = await connection.scalar(
-        sa.select(jobs.c.id).where(
-            jobs.c.schedule_id == schedule_id, jobs.c.scheduled_at == scheduled_at
-        )
+        _OF_FIRE, {"schedule_id": schedule_id, "scheduled_at": scheduled_at}
     )
     return found
 
@@ -204,13 +217,8 @@ async def find_next_of_schedule(
     connection: AsyncConnection, schedule_id: UUID, *, after: datetime
 ) -> Any:
     """Find the job of a schedule's next slot: its id, and since when it stands for others."""
-    query = (
-        sa.select(jobs.c.id, jobs.c.missed_since)
-        .where(jobs.c.schedule_id == schedule_id, jobs.c.scheduled_at > after)
-        .order_by(jobs.c.scheduled_at)
-        .limit(1)
-    )
-    return (await connection.execute(query)).one_or_none()
+    found = await connection.execute(_NEXT, {"schedule_id": schedule_id, "after": after})
+    return found.one_or_none()
 
 
 async def count_covered(
@@ -421,10 +429,12 @@ async def _update(connection: AsyncConnection, job: Job, changes: dict[str, Any]
         raise LostRaceError(f"Job {job.id} changed meanwhile: it is no longer {job.state}.")
 
 
-async def _fetch_one(connection: AsyncConnection, query: sa.Select[Any], job_id: UUID) -> Job:
-    row = (await connection.execute(query)).one_or_none()
+async def _fetch_one(
+    connection: AsyncConnection, query: sa.Select[Any], which: dict[str, UUID]
+) -> Job:
+    row = (await connection.execute(query, which)).one_or_none()
     if row is None:
-        raise NotFoundError("job", job_id)
+        raise NotFoundError("job", which["job_id"])
     return _build(row)
 
 
@@ -439,6 +449,26 @@ _SELECT = sa.select(
     jobs.join(hosts, jobs.c.host_id == hosts.c.id)
     .outerjoin(repositories, jobs.c.repository_id == repositories.c.id)
     .outerjoin(_destinations, jobs.c.destination_id == _destinations.c.id)
+)
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it. SQLite has one
+# writer and ignores the locks.
+_INSERT = sa.insert(jobs)
+_ONE = _SELECT.where(jobs.c.id == sa.bindparam("job_id"))
+_LOCKED = _ONE.with_for_update(of=jobs)
+_LOCKED_OF_HOST = _LOCKED.where(jobs.c.host_id == sa.bindparam("host_id"))
+_OF_FIRE = sa.select(jobs.c.id).where(
+    jobs.c.schedule_id == sa.bindparam("schedule_id"),
+    jobs.c.scheduled_at == sa.bindparam("scheduled_at"),
+)
+_NEXT = (
+    sa.select(jobs.c.id, jobs.c.missed_since)
+    .where(
+        jobs.c.schedule_id == sa.bindparam("schedule_id"),
+        jobs.c.scheduled_at > sa.bindparam("after"),
+    )
+    .order_by(jobs.c.scheduled_at)
+    .limit(1)
 )
 
 

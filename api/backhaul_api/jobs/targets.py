@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.kinds import JobKind
-from backhaul_api.db.references import matches_reference
+from backhaul_api.db.references import build_key, matches_reference
 from backhaul_api.db.tables import hosts, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.jobs import store
@@ -63,20 +63,9 @@ async def fetch_present_repository(connection: AsyncConnection, reference: str) 
     Raises:
         NotFoundError: there is none, or it was removed.
     """
-    query = (
-        sa.select(
-            repositories.c.id,
-            repositories.c.name,
-            repositories.c.initialized_at,
-            sa.select(hosts.c.name)
-            .where(hosts.c.id == repositories.c.upkeep_host_id)
-            .scalar_subquery()
-            .label("upkeep_host"),
-        )
-        .where(matches_reference(repositories, reference), repositories.c.removed_at.is_(None))
-        .with_for_update(key_share=True)
-    )
-    row = (await connection.execute(query)).one_or_none()
+    wanted = build_key(reference)
+    query = _PRESENT[isinstance(wanted, UUID)]
+    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
     if row is None:
         raise NotFoundError("repository", reference)
     return TargetRepository(
@@ -136,3 +125,22 @@ async def _find(connection: AsyncConnection, table: sa.Table, what: str, referen
     if found is None:
         raise NotFoundError(what, reference)
     return found
+
+
+_TARGET = (
+    sa.select(
+        repositories.c.id,
+        repositories.c.name,
+        repositories.c.initialized_at,
+        sa.select(hosts.c.name)
+        .where(hosts.c.id == repositories.c.upkeep_host_id)
+        .scalar_subquery()
+        .label("upkeep_host"),
+    )
+    .where(repositories.c.removed_at.is_(None))
+    .with_for_update(key_share=True)
+)
+_PRESENT = {
+    True: _TARGET.where(repositories.c.id == sa.bindparam("wanted")),
+    False: _TARGET.where(repositories.c.name == sa.bindparam("wanted")),
+}

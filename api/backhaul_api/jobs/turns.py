@@ -240,12 +240,8 @@ async def _lock(connection: AsyncConnection, job: Waiting) -> bool:
 async def _fetch_exclusive(
     connection: AsyncConnection, repository_ids: Iterable[UUID]
 ) -> Sequence[sa.Row[Any]]:
-    query = _SELECT.where(
-        jobs.c.repository_id.in_(list(repository_ids)),
-        jobs.c.kind.in_(sorted(EXCLUSIVE_KINDS)),
-        _IS_ACTIVE,
-    )
-    return sorted(await connection.execute(query), key=lambda row: row.id)
+    found = await connection.execute(_EXCLUSIVE, {"repository_ids": list(repository_ids)})
+    return _in_order(found)
 
 
 async def _fetch_queued_exclusive(
@@ -254,13 +250,13 @@ async def _fetch_queued_exclusive(
     """Fetch the exclusive jobs that these hosts have yet to begin."""
     if not (wanted := list(host_ids)):
         return []
-    query = _SELECT.where(
-        jobs.c.host_id.in_(wanted),
-        jobs.c.kind.in_(sorted(EXCLUSIVE_KINDS)),
-        _IS_ACTIVE,
-        jobs.c.state == JobState.QUEUED,
-    )
-    return sorted(await connection.execute(query), key=lambda row: row.id)
+    found = await connection.execute(_QUEUED_EXCLUSIVE, {"host_ids": wanted})
+    return _in_order(found)
+
+
+def _in_order(found: Iterable[Any]) -> list[sa.Row[Any]]:
+    # Sorted only here: see `envelopes._ACTIVE`.
+    return sorted(found, key=lambda row: row.id)
 
 
 async def _fetch_at_work(
@@ -366,3 +362,17 @@ _SELECT = sa.select(
     )
     .label("is_host_busy_elsewhere"),
 ).select_from(jobs.join(hosts, jobs.c.host_id == hosts.c.id))
+
+# Built once: every poll that finds a job that waits asks them.
+_IS_EXCLUSIVE = jobs.c.kind.in_(sorted(EXCLUSIVE_KINDS))
+_EXCLUSIVE = _SELECT.where(
+    jobs.c.repository_id.in_(sa.bindparam("repository_ids", expanding=True)),
+    _IS_EXCLUSIVE,
+    _IS_ACTIVE,
+)
+_QUEUED_EXCLUSIVE = _SELECT.where(
+    jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
+    _IS_EXCLUSIVE,
+    _IS_ACTIVE,
+    jobs.c.state == JobState.QUEUED,
+)

@@ -1,25 +1,27 @@
-"""The poll, answered in front of Litestar: its stack costs a parked poll more than the poll itself.
+"""Polls and batches, answered in front of Litestar: its stack costs more than what they ask for.
 
 Whatever is wrong with a request (its token, its body, a database that is away) sends it on to
 Litestar and the ordinary route, which say so. So errors are told in one place, and this is only
-ever a shorter way to the same answer. The poll of a quiet host is parked without any query: see
-`memory`.
+ever a shorter way to the same answer: a batch that was applied and comes again is a duplicate. The
+poll of a quiet host is parked without any query: see `memory`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from backhaul.wire.agents import PollReply, PollRequest
+from backhaul.wire.agents import MAX_BATCH_BYTES, BatchReply, PollReply, PollRequest
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
 from backhaul.wire.tokens import hash_token
 from backhaul_api.auth import find_agent
 from backhaul_api.http_protocol import CONNECTION
 from backhaul_api.ids import new_id
 from backhaul_api.polling.poll import Poll
+from backhaul_api.polling.receive import receive as apply_batch
 from backhaul_api.services import Services
 
 if TYPE_CHECKING:
@@ -42,22 +44,53 @@ _encoder = msgspec.json.Encoder()
 
 
 class Front:
-    """Answers polls."""
+    """Answers polls and batches."""
 
     def __init__(self, services: Services, app: App) -> None:
         self._services = services
         self._app = app
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request for the poll's path."""
+        """Answer a request for the path of polls."""
         message = await receive()
         try:
             reply = await self._reply(scope, message, receive)
         except Exception:  # noqa: BLE001 (whatever it is, the ordinary route meets it and says so)
             reply = None
         if reply is None:
-            return await self._app(scope, _again(message, receive), send)
+            return await self._app(scope, _again([message], receive), send)
         return await _send(send, _encoder.encode(reply))
+
+    async def take(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request for the path of batches."""
+        messages: list[Any] = []
+        try:
+            reply = await self._apply(scope, messages, receive)
+        except Exception:  # noqa: BLE001 (as above)
+            reply = None
+        if reply is None:
+            return await self._app(scope, _again(messages, receive), send)
+        return await _send(send, _encoder.encode(reply))
+
+    async def _apply(self, scope: Any, messages: list[Any], receive: Any) -> BatchReply | None:
+        """Apply a batch; `messages` gets what was taken of the request."""
+        header, protocol = _read_headers(scope["headers"])
+        if header is None or protocol != _PROTOCOL:
+            return None
+        # First, for a stranger's body is not worth reading.
+        agent = await find_agent(self._services, header)
+        body = bytearray()
+        while True:
+            message = await receive()
+            messages.append(message)
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            if len(body) > MAX_BATCH_BYTES:
+                return None
+            if not message.get("more_body"):
+                break
+        return await apply_batch(self._services, agent, bytes(body))
 
     async def _reply(self, scope: Any, message: Any, receive: Any) -> PollReply | None:
         """Build the answer; None where the ordinary route has to say what is wrong."""
@@ -95,12 +128,12 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, b
     return authorization, protocol
 
 
-def _again(message: Any, receive: Any) -> Any:
-    """Give a message that was taken once more, and what follows after it."""
-    waiting = [message]
+def _again(messages: list[Any], receive: Any) -> Any:
+    """Give messages that were taken once more, and what follows after them."""
+    waiting = deque(messages)
 
     async def receive_again() -> Any:
-        return waiting.pop() if waiting else await receive()
+        return waiting.popleft() if waiting else await receive()
 
     return receive_again
 

@@ -12,11 +12,15 @@ memory can be lost at any moment, and must never be older than the last wake-up:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from backhaul.wire.agents import HeldJob, PollRequest
+from backhaul_api.db.changes import identity_topic
+from backhaul_api.identity import AgentIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +52,23 @@ class Look:
         self.host_id = host_id
 
 
-class Memory:
-    """The quiet hosts of one process, and when it heard of them."""
+class Introduction:
+    """A look under way for the host of a token, whose id is not known before it."""
+
+    __slots__ = ("woken",)
 
     def __init__(self) -> None:
+        self.woken: set[UUID] = set()
+        """The topics that were woken since it began."""
+
+
+class Memory:
+    """The quiet hosts of one process, who its agents are, and when it heard of them."""
+
+    def __init__(self) -> None:
+        self._agents: dict[bytes, AgentIdentity] = {}
+        self._hashes_of: dict[UUID, tuple[bytes, ...]] = {}
+        self._introductions: set[Introduction] = set()
         self._quiet: dict[bytes, Quiet] = {}
         self._token_of: dict[UUID, bytes] = {}
         self._looks: dict[UUID, Look] = {}
@@ -62,6 +79,29 @@ class Memory:
     def find(self, token_hash: bytes) -> Quiet | None:
         """Find the host of a token, if it is quiet."""
         return self._quiet.get(token_hash)
+
+    def find_agent(self, token_hash: bytes) -> AgentIdentity | None:
+        """Find whose token this is, if that is known and cannot have changed."""
+        return self._agents.get(token_hash) if self.is_trusted else None
+
+    @contextmanager
+    def introduce(self) -> Iterator[Callable[[AgentIdentity], None]]:
+        """Begin a look for the host of a token; gives what remembers the host that is found, unless
+        it was woken since."""
+        look = Introduction()
+        self._introductions.add(look)
+
+        def remember(agent: AgentIdentity) -> None:
+            topic = identity_topic(agent.host_id)
+            is_new = look in self._introductions and topic not in look.woken
+            if is_new and not agent.is_removed and agent.token_hash not in self._agents:
+                self._agents[agent.token_hash] = agent
+                self._hashes_of[topic] = (*self._hashes_of.get(topic, ()), agent.token_hash)
+
+        try:
+            yield remember
+        finally:
+            self._introductions.discard(look)
 
     def begin(self, host_id: UUID) -> Look:
         """Begin a look. Of several at a time, the one that began last is believed."""
@@ -78,16 +118,24 @@ class Memory:
             self._quiet[quiet.token_hash] = quiet
             self._token_of[quiet.host_id] = quiet.token_hash
 
-    def wake(self, host_id: UUID) -> None:
-        """Something changed: whatever is known, or about to be, of this host is old."""
-        self._looks.pop(host_id, None)
-        self._forget(host_id)
+    def wake(self, topic: UUID) -> None:
+        """Something changed: whatever is known, or about to be, of this host is old, or who may
+        speak for it."""
+        self._looks.pop(topic, None)
+        self._forget(topic)
+        for token_hash in self._hashes_of.pop(topic, ()):
+            self._agents.pop(token_hash, None)
+        for look in self._introductions:
+            look.woken.add(topic)
 
     def forget_all(self) -> None:
         """Anything may have changed."""
         self._looks.clear()
         self._quiet.clear()
         self._token_of.clear()
+        self._agents.clear()
+        self._hashes_of.clear()
+        self._introductions.clear()
 
     def hear(self, host_id: UUID, now: datetime) -> None:
         """Note that a quiet host polled: see `take_heard`."""

@@ -53,6 +53,7 @@ from backhaul_api.polling import (
     snapshot_reports,
 )
 from backhaul_api.polling.arrival import Arrival, reject
+from backhaul_api.polling.fires import read_fires
 from backhaul_api.schedules.store import take_turn
 from backhaul_api.services import Services
 
@@ -102,6 +103,10 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
         TooLargeError: it has too many envelopes; nothing of it was applied.
     """
     batch = decode_batch(body)
+    if (fires := read_fires(batch, decode_envelope)) is not None:
+        reply = await services.fires.take(agent.host_id, fires)
+        if reply is not None:
+            return reply
     async with services.database.writing() as connection:
         now = services.clock.now()
         arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
@@ -177,9 +182,7 @@ async def _lock_host(arrival: Arrival) -> datetime | None:
     """Let the batches of one host, whose jobs and fires are its alone, follow one another; give
     when the host was last noted."""
     last_seen_at: datetime | None = await arrival.connection.scalar(
-        sa.select(hosts.c.last_seen_at)
-        .where(hosts.c.id == arrival.host_id)
-        .with_for_update(key_share=True)
+        _LOCKED_HOST, {"host_id": arrival.host_id}
     )
     return last_seen_at
 
@@ -219,3 +222,10 @@ def _read_type(raw: bytes) -> str | None:
         return msgspec.json.decode(_type_decoder.decode(raw)["type"], type=str)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError):
         return None
+
+
+_LOCKED_HOST = (
+    sa.select(hosts.c.last_seen_at)
+    .where(hosts.c.id == sa.bindparam("host_id"))
+    .with_for_update(key_share=True)
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -105,10 +106,8 @@ async def apply_fire(arrival: Arrival, fire: ScheduleFire) -> Receipt:
 
 
 async def _fetch_schedule(arrival: Arrival, fire: ScheduleFire) -> sa.RowMapping:
-    query = sa.select(schedules).where(
-        schedules.c.id == fire.schedule_id, schedules.c.host_id == arrival.host_id
-    )
-    schedule = (await arrival.connection.execute(query)).mappings().one_or_none()
+    which = {"schedule_id": fire.schedule_id, "host_id": arrival.host_id}
+    schedule = (await arrival.connection.execute(_SCHEDULE, which)).mappings().one_or_none()
     if schedule is None:
         raise NotFoundError("schedule", fire.schedule_id)
     return schedule
@@ -116,27 +115,47 @@ async def _fetch_schedule(arrival: Arrival, fire: ScheduleFire) -> sa.RowMapping
 
 async def _create_job(arrival: Arrival, fire: ScheduleFire, schedule: sa.RowMapping) -> Job:
     if not fire.ran_offline:
-        _check_active(schedule)
-    _check_fire(fire, arrival.now)
-    new = store.NewJob(
-        id=build_scheduled_job_id(fire.schedule_id, fire.scheduled_at),
-        host_id=arrival.host_id,
+        check_active(schedule)
+    check_fire(fire, arrival.now)
+    new = build_job(
+        fire,
+        schedule,
         repository_id=_choose_repository(fire, schedule),
         arguments=await _choose_arguments(arrival, fire, schedule),
-        actor=Actor(kind=ActorKind.SCHEDULE, id=fire.schedule_id, name="schedule"),
-        schedule_id=fire.schedule_id,
-        scheduled_at=fire.scheduled_at,
         missed=await _count_missed(arrival, fire),
-        missed_since=fire.missed_since,
-        # From the receipt on: a fire that was late for want of a server is not late for its job.
-        start_deadline_at=rules.build_deadline(arrival.now, schedule["start_deadline"]),
-        max_duration=schedule["max_duration"],
-        attempts=schedule["attempts"],
-        retry_delay=schedule["retry_delay"],
+        now=arrival.now,
     )
     job = await store.insert(arrival.connection, new, now=arrival.now)
     arrival.topics.add(arrival.host_id)
     return job
+
+
+def build_job(
+    fire: ScheduleFire,
+    schedule: Mapping[Any, Any],
+    *,
+    repository_id: UUID | None,
+    arguments: Arguments,
+    missed: int,
+    now: datetime,
+) -> store.NewJob:
+    """Build the job of a fire, with what its schedule says of every job."""
+    return store.NewJob(
+        id=build_scheduled_job_id(fire.schedule_id, fire.scheduled_at),
+        host_id=schedule["host_id"],
+        repository_id=repository_id,
+        arguments=arguments,
+        actor=Actor(kind=ActorKind.SCHEDULE, id=fire.schedule_id, name="schedule"),
+        schedule_id=fire.schedule_id,
+        scheduled_at=fire.scheduled_at,
+        missed=missed,
+        missed_since=fire.missed_since,
+        # From the receipt on: a fire that was late for want of a server is not late for its job.
+        start_deadline_at=rules.build_deadline(now, schedule["start_deadline"]),
+        max_duration=schedule["max_duration"],
+        attempts=schedule["attempts"],
+        retry_delay=schedule["retry_delay"],
+    )
 
 
 async def _find_later(arrival: Arrival, fire: ScheduleFire) -> UUID | None:
@@ -210,16 +229,25 @@ def _choose_repository(fire: ScheduleFire, schedule: sa.RowMapping) -> UUID | No
     return used if str(used) in (schedule["past_repository_ids"] or []) else None
 
 
-def _check_active(schedule: sa.RowMapping) -> None:
+def check_active(schedule: Mapping[Any, Any]) -> None:
+    """Refuse a fire of a schedule that is gone.
+
+    Raises:
+        ConflictError: the schedule was deleted or disabled.
+    """
     if schedule["deleted_at"] is not None:
         raise ConflictError(f"Schedule {schedule['id']} was deleted: nothing is run for it.")
     if not schedule["enabled"]:
         raise ConflictError(f"Schedule {schedule['id']} is disabled: nothing is run for it.")
 
 
-def _check_fire(fire: ScheduleFire, now: datetime) -> None:
+def check_fire(fire: ScheduleFire, now: datetime) -> None:
     """Refuse what no schedule can have fired. That it is a slot of the schedule as it is now is not
-    asked: the host may have fired by an older version of it."""
+    asked: the host may have fired by an older version of it.
+
+    Raises:
+        InvalidError: it is none.
+    """
     if fire.missed < 0:
         raise InvalidError.of("missed", "counts from 0")
     if fire.scheduled_at.microsecond:
@@ -266,3 +294,8 @@ def _build_error(error: EntryError) -> dict[str, str]:
     if len(message) > MAX_ERROR_LENGTH:
         message = f"{message[:MAX_ERROR_LENGTH]} …"
     return {"schedule_id": str(error.schedule_id), "message": message}
+
+
+_SCHEDULE = sa.select(schedules).where(
+    schedules.c.id == sa.bindparam("schedule_id"), schedules.c.host_id == sa.bindparam("host_id")
+)

@@ -113,10 +113,10 @@ async def load(
     Raises:
         SecretDoesNotOpenError: a ciphertext was changed, moved, or has a key that is not here.
     """
-    query = sa.select(repository_secrets).where(_named(repository_id, names))
+    which = {"repository_id": repository_id, "names": list(names)}
     return {
         row.name: keys.decrypt(row.ciphertext, table=_TABLE, row_id=row.id, column=_COLUMN).decode()
-        for row in (await connection.execute(query)).all()
+        for row in (await connection.execute(_SECRETS, which)).all()
     }
 
 
@@ -160,3 +160,9 @@ def _require(opened: Mapping[str, str], name: str) -> str:
     if name not in opened:
         raise NotFoundError("change of the password", name)
     return opened[name]
+
+
+_SECRETS = sa.select(repository_secrets).where(
+    repository_secrets.c.repository_id == sa.bindparam("repository_id"),
+    repository_secrets.c.name.in_(sa.bindparam("names", expanding=True)),
+)

@@ -214,18 +214,8 @@ async def find_session(
     connection: AsyncConnection, token_hash: bytes, *, now: datetime
 ) -> Actor | None:
     """Find who signed in with this session token; None when it ended, or never was."""
-    query = (
-        sa.select(
-            sessions.c.id, sessions.c.expires_at, users.c.id.label("user_id"), users.c.username
-        )
-        .join(users, users.c.id == sessions.c.user_id)
-        .where(
-            sessions.c.token_hash == token_hash,
-            sessions.c.expires_at > now,
-            users.c.disabled_at.is_(None),
-        )
-    )
-    row = (await connection.execute(query)).one_or_none()
+    found = await connection.execute(_SESSION, {"token_hash": token_hash, "now": now})
+    row = found.one_or_none()
     if row is None:
         return None
     return Actor(
@@ -246,3 +236,15 @@ def _build_user(row: sa.Row[tuple[object, ...]]) -> User:
         last_login_at=row.last_login_at,
         disabled_at=row.disabled_at,
     )
+
+
+# Built once: every request of an operator asks it.
+_SESSION = (
+    sa.select(sessions.c.id, sessions.c.expires_at, users.c.id.label("user_id"), users.c.username)
+    .join(users, users.c.id == sessions.c.user_id)
+    .where(
+        sessions.c.token_hash == sa.bindparam("token_hash"),
+        sessions.c.expires_at > sa.bindparam("now"),
+        users.c.disabled_at.is_(None),
+    )
+)

@@ -100,13 +100,7 @@ async def count_usable(connection: AsyncConnection, user_id: UUID, *, now: datet
 
 async def find(connection: AsyncConnection, token_hash: bytes, *, now: datetime) -> Actor | None:
     """Find whose API token this is; None when it has expired, was revoked, or never was."""
-    query = (
-        sa.select(api_tokens, users.c.username)
-        .join(users, users.c.id == api_tokens.c.user_id)
-        .where(api_tokens.c.token_hash == token_hash, users.c.disabled_at.is_(None))
-        .where(_is_usable(now))
-    )
-    row = (await connection.execute(query)).one_or_none()
+    row = (await connection.execute(_BY_HASH, {"token_hash": token_hash, "now": now})).one_or_none()
     if row is None:
         return None
     return Actor(
@@ -134,8 +128,17 @@ async def note_use(connection: AsyncConnection, actor: Actor, *, now: datetime) 
     )
 
 
-def _is_usable(now: datetime) -> sa.ColumnElement[bool]:
+def _is_usable(now: datetime | sa.BindParameter[datetime]) -> sa.ColumnElement[bool]:
     return sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > now)
+
+
+# Built once: every request of a program asks it.
+_BY_HASH = (
+    sa.select(api_tokens, users.c.username)
+    .join(users, users.c.id == api_tokens.c.user_id)
+    .where(api_tokens.c.token_hash == sa.bindparam("token_hash"), users.c.disabled_at.is_(None))
+    .where(_is_usable(sa.bindparam("now")))
+)
 
 
 def _build(row: Any) -> ApiToken:
