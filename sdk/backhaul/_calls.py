@@ -51,7 +51,7 @@ from backhaul.wire.fleet import (
     UpdateSource,
 )
 from backhaul.wire.jobs import Job, JobLogPage, JobState
-from backhaul.wire.kinds import JobKind, JobRequest
+from backhaul.wire.kinds import CreatedJobs, CreateJobs, JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import FileList, Snapshot
@@ -328,6 +328,10 @@ def list_jobs(  # noqa: PLR0913 (each is a parameter of the query)
 
 def create_job(request: JobRequest) -> Call[Job]:
     return _create("/v1/jobs", Job, request)
+
+
+def create_jobs(requests: Iterable[JobRequest]) -> Call[CreatedJobs]:
+    return _create("/v1/jobs/batch", CreatedJobs, CreateJobs(jobs=tuple(requests)))
 
 
 def get_job(

@@ -409,6 +409,14 @@ class Client:
         """Queue a job; the host's agent takes it up at once, or when it is back."""
         return self._send(_calls.create_job(request))
 
+    def create_jobs(self, requests: Iterable[JobRequest]) -> tuple[UUID, ...]:
+        """Queue up to 10,000 jobs, on as many hosts: all of them, or none if one is refused.
+
+        Returns:
+            Their ids, in the order of the requests.
+        """
+        return (self._send(_calls.create_jobs(requests))).ids
+
     def get_job(self, job_id: UUID | str) -> Job:
         """Get a job as it is now."""
         return self._send(_calls.get_job(job_id))

@@ -435,7 +435,7 @@ async def test_poll_over_a_socket_is_answered_by_a_job(
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_look_for_active_jobs_uses_the_partial_index(services: Services) -> None:
     statement = str(
-        envelopes._ACTIVE.params(host_id=uuid4()).compile(
+        envelopes._ACTIVE.params(host_ids=[uuid4()]).compile(
             dialect=services.database.sync_engine.dialect,
             compile_kwargs={"render_postcompile": True},
         )

@@ -14,6 +14,7 @@ from litestar import Litestar
 
 import backhaul
 from backhaul import AsyncClient
+from backhaul.aio.fleet import AsyncFleet
 from backhaul.errors import (
     ConflictError,
     InvalidRequestError,
@@ -245,6 +246,21 @@ async def test_waiting_sees_each_change_and_the_end(client: AsyncClient, agent: 
     ended = await client.wait_for_job(job.id, raise_on_failure=True)
     assert isinstance(ended.result, BackupResult)
     assert ended.result.total_files_processed == 7
+
+
+async def test_jobs_for_all_hosts_are_made_in_one_request(
+    client: AsyncClient, agent: FakeAgent, services: Services, app: Litestar
+) -> None:
+    await client.create_source(backhaul.CreateSource(name="home", paths=("/home",)))
+    db1 = await add_agent(services, app, name="db1")
+    fleet = AsyncFleet(client)
+
+    ids = await fleet.hosts.run("backup", source="home")
+    none = await fleet.hosts.list(labels={"site": "nowhere"}).run("backup", source="home")
+
+    made = [await client.get_job(job_id) for job_id in ids]
+    assert [job.host_id for job in made] == [db1.host_id, agent.host_id]
+    assert none == ()
 
 
 async def _follow(client: AsyncClient, job: Job) -> list[JobState]:

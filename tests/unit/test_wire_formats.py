@@ -1033,6 +1033,11 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"kind": "init", "host": "web1", "repository": "nas"},
     ),
     (
+        kinds.CreateJobs(jobs=(kinds.InitRequest(host="web1", repository="nas"),)),
+        {"jobs": [{"kind": "init", "host": "web1", "repository": "nas"}]},
+    ),
+    (kinds.CreatedJobs(ids=(ONE,)), {"ids": [str(ONE)]}),
+    (
         kinds.SnapshotsRequest(host="web1", repository="nas"),
         {"kind": "snapshots", "host": "web1", "repository": "nas"},
     ),

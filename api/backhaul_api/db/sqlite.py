@@ -74,6 +74,9 @@ class SqliteConnection:
     async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
         return self._sync.exec_driver_sql(statement, parameters)
 
+    async def run_sync(self, work: Callable[..., T], *arguments: Any) -> T:
+        return work(self._sync, *arguments)
+
     def begin_nested(self) -> _Savepoint:
         return _Savepoint(_driver_of(self._sync))
 

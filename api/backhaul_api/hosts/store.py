@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,9 @@ from backhaul_api.identity import AgentIdentity
 from backhaul_api.ids import new_id
 from backhaul_api.jobs import store as job_rows
 from backhaul_api.jobs import turns
+
+_KEYS_AT_ONCE = 1000
+"""Parameters of one statement; databases have a limit."""
 
 _IS_PRESENT = hosts.c.removed_at.is_(None)
 
@@ -108,6 +111,29 @@ async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool
     if row is None:
         raise NotFoundError("host", reference)
     return _build(row)
+
+
+async def fetch_some(
+    connection: AsyncConnection, references: Iterable[str]
+) -> dict[UUID | str, Host]:
+    """Fetch hosts by their names or ids, and keep others from changing them or from making jobs for
+    them until the transaction ends; removed ones are not found.
+
+    Returns:
+        Those that there are, by what they were asked for.
+    """
+    keys = list(dict.fromkeys(map(build_key, references)))
+    found: dict[UUID | str, Host] = {}
+    for begin in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[begin : begin + _KEYS_AT_ONCE]
+        wanted = {
+            "ids": [key for key in some if isinstance(key, UUID)],
+            "names": [key for key in some if isinstance(key, str)],
+        }
+        for row in await connection.execute(_SOME, wanted):
+            host = _build(row)
+            found[host.id] = found[host.name] = host
+    return found
 
 
 async def fetch_page(
@@ -267,3 +293,16 @@ _PRESENT = {
     True: sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT),
     False: sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT),
 }
+_SOME = (
+    sa.select(hosts)
+    .where(
+        sa.or_(
+            hosts.c.id.in_(sa.bindparam("ids", expanding=True)),
+            hosts.c.name.in_(sa.bindparam("names", expanding=True)),
+        ),
+        _IS_PRESENT,
+    )
+    # In one order, so that two who want several cannot wait for each other.
+    .order_by(hosts.c.id)
+    .with_for_update()
+)

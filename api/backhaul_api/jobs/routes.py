@@ -17,20 +17,17 @@ from backhaul.wire.jobs import (
     JobLogPage,
     JobState,
 )
-from backhaul.wire.kinds import (
-    JobKind,
-    JobRequest,
-)
+from backhaul.wire.kinds import CreatedJobs, CreateJobs, JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.changes import touch
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
-from backhaul_api.jobs import log, rules, store, targets, turns
+from backhaul_api.jobs import batch, log, rules, store, targets, turns
 from backhaul_api.jobs.overdue import close_if_overdue, close_overdue, find_silence
 from backhaul_api.kinds import plan
-from backhaul_api.kinds.order import Order
+from backhaul_api.kinds.order import Order, Sources
 from backhaul_api.moments import parse_moment
 from backhaul_api.names import named_in
 from backhaul_api.paging import (
@@ -136,7 +133,12 @@ async def create_job(
         with named_in("repository"):
             repository = await targets.fetch_present_repository(connection, data.repository)
         order = Order(
-            connection=connection, now=now, keys=services.keys, host=host, repository=repository
+            connection=connection,
+            now=now,
+            keys=services.keys,
+            host=host,
+            repository=repository,
+            sources=Sources(connection),
         )
         arguments = await plan(order, data)
         check_place(
@@ -164,6 +166,43 @@ async def create_job(
         await once.keep(connection, job)
         touch(connection, host.id)
     return job
+
+
+@post(
+    "/batch",
+    operation_id="create_jobs",
+    summary="Run jobs on many hosts",
+    description=(
+        "All of them are made, or none: what is refused says which of the requests it is about, "
+        "like `jobs[17].host`. The answer has the ids, in the order of the requests."
+    ),
+)
+async def create_jobs(
+    request: OperatorRequest,
+    services: Needs,
+    data: JSONBody[CreateJobs],
+    idempotency_key: IdempotencyKey = None,
+) -> CreatedJobs:
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        once = Once(request, services, idempotency_key, data)
+        if (made := await once.recall(connection, CreatedJobs)) is not None:
+            return made
+        new, ids = await batch.create_many(
+            connection, data.jobs, actor=request.user, keys=services.keys, now=now
+        )
+        await record(
+            connection,
+            request.user,
+            "job.create",
+            at=now,
+            target_kind="job",
+            target=batch.describe(data.jobs),
+        )
+        created = CreatedJobs(ids=tuple(ids))
+        await once.keep(connection, created)
+        touch(connection, *{job.host_id for job in new})
+    return created
 
 
 @get("/{job_id:uuid}", operation_id="get_job", summary="Get a job, or wait for its next change")
@@ -308,6 +347,6 @@ def _wait_for(request: OperatorRequest, services: Services, job_id: UUID, second
 
 router = Router(
     "/v1/jobs",
-    route_handlers=[list_jobs, create_job, get_job, cancel_job, get_job_log],
+    route_handlers=[list_jobs, create_job, create_jobs, get_job, cancel_job, get_job_log],
     tags=["jobs"],
 )

@@ -16,6 +16,19 @@ from backhaul_api.names import named_in
 from backhaul_api.sources import store as sources
 
 
+class Sources:
+    """The sources that the orders of one transaction name, each read once."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._found: dict[str, Source] = {}
+
+    async def fetch(self, reference: str) -> Source:
+        if reference not in self._found:
+            self._found[reference] = await sources.fetch(self._connection, reference)
+        return self._found[reference]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """A job that an operator wants, in the transaction that makes it."""
@@ -25,6 +38,7 @@ class Order:
     keys: KeyRing
     host: Host
     repository: TargetRepository
+    sources: Sources
 
     async def fetch_source(self, reference: str) -> Source:
         """Fetch the source that the request names.
@@ -33,7 +47,7 @@ class Order:
             InvalidError: there is none.
         """
         with named_in("source"):
-            return await sources.fetch(self.connection, reference)
+            return await self.sources.fetch(reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

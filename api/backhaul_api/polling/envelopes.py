@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import HeldJob
 from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
-from backhaul.wire.jobs import JobState
+from backhaul.wire.jobs import JobState, Obstacle
 from backhaul.wire.kinds import Arguments
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.tables import jobs
@@ -53,25 +54,38 @@ class Due:
     """Jobs that count as lost, and that the host says it works on."""
 
 
-async def fetch_due(
-    sealer: Sealer,
-    host_id: UUID,
-    held: Iterable[HeldJob],
-    *,
-    now: datetime,
-    silent_since: datetime | None,
-) -> Due:
-    """Derive what is due from the host's active jobs and those that the agent says it holds.
+@dataclass(slots=True)
+class Sorted:
+    """The active jobs of a host, by what is to be done about them."""
 
-    `silent_since` is that of `turns.find_obstacles`.
-    """
-    holds = {job.job_id: job for job in held}
-    due = Due()
-    waiting: list[sa.RowMapping] = []
+    due: Due = field(default_factory=Due)
+    """As far as it does not depend on other jobs."""
+    cancels: list[msgspec.Raw] = field(default_factory=list)
+    waiting: list[sa.RowMapping] = field(default_factory=list)
+    """Jobs that the host may have, once their turn has come."""
     again_at: datetime | None = None
-    found = (await sealer.connection.execute(_ACTIVE, {"host_id": host_id})).mappings()
-    rows = sorted(found, key=lambda row: row["id"])
-    cancels = await _look_behind(due, sealer, host_id, holds, {row["id"] for row in rows})
+
+
+async def fetch_active(
+    connection: AsyncConnection, host_ids: Sequence[UUID]
+) -> dict[UUID, list[sa.RowMapping]]:
+    """Fetch the active jobs of hosts, oldest first."""
+    found: dict[UUID, list[sa.RowMapping]] = {host_id: [] for host_id in host_ids}
+    rows = (await connection.execute(_ACTIVE, {"host_ids": list(host_ids)})).mappings()
+    # Sorted only here: asked for an order, SQLite walks through every job the hosts ever had.
+    for row in sorted(rows, key=lambda row: row["id"]):
+        found[row["host_id"]].append(row)
+    return found
+
+
+async def sort_jobs(
+    sealer: Sealer, rows: Sequence[sa.RowMapping], held: Iterable[HeldJob], *, now: datetime
+) -> Sorted:
+    """Sort a host's active jobs by what is due, beside those that the agent says it holds."""
+    holds = {job.job_id: job for job in held}
+    sorted_ = Sorted()
+    due, cancels, waiting = sorted_.due, sorted_.cancels, sorted_.waiting
+    cancels += await _look_behind(due, sealer, holds, {row["id"] for row in rows})
     for row in rows:
         hold = holds.get(row["id"])
         if row["state"] != JobState.QUEUED:
@@ -84,11 +98,24 @@ async def fetch_due(
         elif row["start_deadline_at"] and row["start_deadline_at"] < now:
             due.overdue.append(row["id"])
         elif row["retry_at"] and row["retry_at"] > now:
-            again_at = min(again_at or row["retry_at"], row["retry_at"])
+            sorted_.again_at = min(sorted_.again_at or row["retry_at"], row["retry_at"])
         else:
             waiting.append(row)
+    return sorted_
+
+
+async def hand_out(
+    sorted_: Sorted, sealer: Sealer, obstacles: Mapping[UUID, Obstacle], *, now: datetime
+) -> Due:
+    """Build what is due, with the commands for the jobs whose turn it is."""
+    due, cancels, waiting, again_at = (
+        sorted_.due,
+        sorted_.cancels,
+        sorted_.waiting,
+        sorted_.again_at,
+    )
     repeated = len(due.envelopes)
-    await _add_runs(due, sealer, waiting, now=now, silent_since=silent_since)
+    await _add_runs(due, sealer, waiting, obstacles, now=now)
     return dataclasses.replace(
         due,
         envelopes=[*cancels, *due.envelopes][:MAX_DUE],
@@ -99,7 +126,7 @@ async def fetch_due(
 
 
 async def _look_behind(
-    due: Due, sealer: Sealer, host_id: UUID, holds: Mapping[UUID, HeldJob], active: set[UUID]
+    due: Due, sealer: Sealer, holds: Mapping[UUID, HeldJob], active: set[UUID]
 ) -> list[msgspec.Raw]:
     """Look for jobs that are over here and at work there; give the cancels of those that nobody
     wants any more.
@@ -111,7 +138,7 @@ async def _look_behind(
     if not strays:
         return []
     query = sa.select(jobs.c.id, jobs.c.state, jobs.c.cancel_requested_at).where(
-        jobs.c.id.in_([one.job_id for one in strays]), jobs.c.host_id == host_id
+        jobs.c.id.in_([one.job_id for one in strays]), jobs.c.host_id == sealer.host_id
     )
     cancels: list[msgspec.Raw] = []
     for row in await sealer.connection.execute(query):
@@ -141,15 +168,11 @@ async def _add_runs(
     due: Due,
     sealer: Sealer,
     waiting: list[sa.RowMapping],
+    obstacles: Mapping[UUID, Obstacle],
     *,
     now: datetime,
-    silent_since: datetime | None,
 ) -> None:
     """Add the jobs whose turn it is, those of the highest priority first."""
-    wanted = [built for row in waiting if (built := turns.build_waiting(row)) is not None]
-    obstacles = await turns.find_obstacles(
-        sealer.connection, wanted, now=now, silent_since=silent_since
-    )
     first_held_back: UUID | None = None
     for row in sorted(waiting, key=lambda row: (-_priority_of(row), row["id"])):
         if len(due.envelopes) >= MAX_DUE:
@@ -212,7 +235,6 @@ def encode(value: object) -> msgspec.Raw:
 
 
 # The states stand in the statement itself, else no database can see that the partial index fits.
-# Sorted only afterwards: asked for an order, SQLite walks through every job the host ever had.
 _ACTIVE = sa.select(
     jobs.c.id,
     jobs.c.host_id,
@@ -229,7 +251,7 @@ _ACTIVE = sa.select(
     jobs.c.cancel_requested_at,
     jobs.c.ran_offline,
 ).where(
-    jobs.c.host_id == sa.bindparam("host_id"),
+    jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
     jobs.c.state.in_(
         sa.bindparam(
             "states",

@@ -13,25 +13,25 @@ import math
 import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from litestar.types import Receive
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import PollReply, PollRequest
 from backhaul.wire.jobs import FailureClass, JobEvent, JobState
 from backhaul.wire.problems import removal_message
 from backhaul_api.db.changes import touch
-from backhaul_api.db.tables import hosts, queries
+from backhaul_api.db.tables import hosts
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.hosts import presence
 from backhaul_api.jobs import store as jobs
 from backhaul_api.jobs import turns
 from backhaul_api.jobs.overdue import expire, find_silence
 from backhaul_api.logs import facts
-from backhaul_api.polling.envelopes import Due, encode, fetch_due
+from backhaul_api.polling.envelopes import Due, encode
 from backhaul_api.polling.memory import Quiet
 from backhaul_api.polling.parking import Connection, Wait, look_until, wait_until
 from backhaul_api.polling.query_runs import fetch_waiting
@@ -129,15 +129,10 @@ class Poll:
         return self._build_reply(due)
 
     async def _look(self) -> Due:
-        services, now = self.services, self.services.clock.now()
+        services = self.services
         look = services.wakeups.memory.begin(self.host_id)
-        async with services.database.reading() as connection:
-            host = (await connection.execute(_HOST, {"host_id": self.host_id})).one()
-            self._check_host(host)
-            if self._is_behind(host):
-                due = None
-            else:
-                due = await self._find_due(connection, host, now)
+        seen = await services.looks.take(self, partial(find_silence, services))
+        host, due, now = seen.host, seen.due, seen.now
         if due is None:
             await self._catch_up(now)
             return await self._look()
@@ -167,26 +162,23 @@ class Poll:
             jobs=self.body.jobs,
         )
 
-    async def _find_due(self, connection: AsyncConnection, host: Any, now: datetime) -> Due:
-        sealer = Sealer(connection, self.services.keys, self.host_id, host.public_key)
-        due = await fetch_due(
-            sealer,
-            self.host_id,
-            self.body.jobs,
-            now=now,
-            silent_since=find_silence(self.services, now),
-        )
+    async def add(self, due: Due, sealer: Sealer, host: Any, now: datetime) -> Due:
+        """Add the schedules and the queries that are due."""
         if host.schedule_version != self.body.schedule_version:
             due = await self._add_set(due, sealer, host, now)
         if host.has_queries:
             due = await self._add_queries(due, sealer, now)
         return due
 
-    def _is_behind(self, host: Any) -> bool:
-        """Tell whether the host has applied a version that is yet to come here: the database was
-        restored from a backup. It would take nothing older for news."""
+    def check(self, host: Any) -> bool:
+        """Refuse a process that does not have the host's identity (any more).
+
+        False if the host has applied a version that is yet to come here: the database was restored
+        from a backup. It would take nothing older for news.
+        """
+        self._check_host(host)
         ahead: int = self.body.schedule_version - host.schedule_version
-        return 0 < ahead <= MAX_VERSIONS_LOST
+        return not 0 < ahead <= MAX_VERSIONS_LOST
 
     async def _catch_up(self, now: datetime) -> None:
         """Move the host's version past the one it has, so that it applies what is here now."""
@@ -335,14 +327,3 @@ _LOCKED_HOST = (
     .where(hosts.c.id == sa.bindparam("host_id"))
     .with_for_update(key_share=True)
 )
-
-_HOST = sa.select(
-    hosts.c.boot_id,
-    hosts.c.public_key,
-    hosts.c.last_seen_at,
-    hosts.c.removed_at,
-    hosts.c.schedule_version,
-    hosts.c.schedule_changed_at,
-    # Asked along with the rest: a look that finds nothing costs no further round trip.
-    sa.exists().where(queries.c.host_id == hosts.c.id).label("has_queries"),
-).where(hosts.c.id == sa.bindparam("host_id"))

@@ -19,7 +19,10 @@ from backhaul_api.repositories.secrets import load_credentials
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Seals credentials to one host, opening those of each repository once."""
+    """Seals credentials to one host, opening those of each repository once.
+
+    `opened` may be shared with the sealers of other hosts, in one transaction.
+    """
 
     connection: AsyncConnection
     keys: KeyRing
@@ -40,10 +43,10 @@ class Sealer:
         """
         if repository_id is None:
             return None
+        if access is not Access.EVERYDAY:
+            await self._check_upkeep(repository_id)
         key = (repository_id, access)
         if key not in self.opened:
-            if access is not Access.EVERYDAY:
-                await self._check_upkeep(repository_id)
             credentials = await load_credentials(self.connection, self.keys, repository_id, access)
             self.opened[key] = msgspec.json.encode(credentials)
         box = nacl.public.SealedBox(nacl.public.PublicKey(self.public_key))

@@ -17,7 +17,7 @@ from backhaul.objects.schedules import Schedules
 from backhaul.objects.snapshots import Snapshots
 from backhaul.wire.fleet import Host as HostData
 from backhaul.wire.fleet import HostState, UpdateHost
-from backhaul.wire.kinds import Compression, IoClass, JobKind
+from backhaul.wire.kinds import MAX_JOBS_AT_ONCE, Compression, IoClass, JobKind
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet
@@ -165,6 +165,35 @@ class Hosts(Keyed[Host]):
             "labels": {**self._filters.get("labels", {}), **(labels or {})},
         }
         return Hosts(self._fleet, **filters)
+
+    def run(
+        self,
+        kind: JobKind | str,
+        *,
+        repository: RepositoryFields | UUID | str | None = None,
+        **arguments: Any,
+    ) -> tuple[UUID, ...]:
+        """Run a job of any kind on each of them, now: `fleet.hosts.list(state="online").run(…)`.
+
+        10,000 at a time are made, all of them or none. The repository may be left out if there is
+        only one.
+
+        Returns:
+            The jobs' ids, in the order of the hosts.
+
+        Raises:
+            InvalidRequestError: the kind or an argument is not acceptable.
+        """
+        name = self._fleet.repositories.choose(repository)
+        requests = [
+            _requests.build_job(kind, host=host.name, repository=name, arguments=arguments)
+            for host in self
+        ]
+        made: list[UUID] = []
+        for begin in range(0, len(requests), MAX_JOBS_AT_ONCE):
+            some = requests[begin : begin + MAX_JOBS_AT_ONCE]
+            made += self._fleet.client.create_jobs(some)
+        return tuple(made)
 
     def get(self, name: UUID | str, /) -> Host:
         """Get a host by its name or id.

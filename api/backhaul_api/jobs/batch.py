@@ -1,0 +1,119 @@
+"""Jobs for many hosts in one request: planned one by one, read and written together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.kinds import InitRequest, JobRequest, kind_of
+from backhaul_api.db.references import build_key
+from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
+from backhaul_api.hosts import store as hosts
+from backhaul_api.identity import Actor
+from backhaul_api.jobs import store, targets
+from backhaul_api.keys import KeyRing
+from backhaul_api.kinds import plan
+from backhaul_api.kinds.order import Order, Sources
+from backhaul_api.names import named_in
+from backhaul_api.repositories.rules import check_place, choose_access
+
+T = TypeVar("T")
+
+
+async def create_many(
+    connection: AsyncConnection,
+    requests: Sequence[JobRequest],
+    *,
+    actor: Actor,
+    keys: KeyRing,
+    now: datetime,
+) -> tuple[list[store.NewJob], list[UUID]]:
+    """Create the jobs, each as if it had been asked for alone; gives their ids beside them.
+
+    Raises:
+        InvalidError: one of them is not acceptable; its field begins with `jobs[…]`.
+        ConflictError: one of them cannot be done now.
+    """
+    found = await hosts.fetch_some(connection, [one.host for one in requests])
+    repositories = await _fetch_repositories(connection, requests)
+    sources = Sources(connection)
+    new: list[store.NewJob] = []
+    for number, request in enumerate(requests):
+        with _blaming(number):
+            if isinstance(request, InitRequest):
+                raise InvalidError.of("kind", "initialise repositories one at a time")
+            host = _find(found, build_key(request.host), "host")
+            repository = _find(repositories, request.repository, "repository")
+            order = Order(
+                connection=connection,
+                now=now,
+                keys=keys,
+                host=host,
+                repository=repository,
+                sources=sources,
+            )
+            arguments = await plan(order, request)
+            check_place(
+                choose_access(arguments),
+                host=host.name,
+                repository=repository.name,
+                upkeep_host=repository.upkeep_host,
+            )
+        new.append(
+            store.NewJob(
+                host_id=host.id, repository_id=repository.id, arguments=arguments, actor=actor
+            )
+        )
+    names = {host.id: host.name for host in found.values()}
+    return new, await store.insert_many(connection, new, host_names=names, now=now)
+
+
+def describe(requests: Sequence[JobRequest]) -> str:
+    """Describe the jobs for the audit log: `backup on 12 hosts, check on nas-1`."""
+    hosts_of: dict[str, dict[str, None]] = {}
+    for request in requests:
+        hosts_of.setdefault(kind_of(request), {})[request.host] = None
+    return ", ".join(
+        f"{kind} on {next(iter(names)) if len(names) == 1 else f'{len(names)} hosts'}"
+        for kind, names in hosts_of.items()
+    )
+
+
+async def _fetch_repositories(
+    connection: AsyncConnection, requests: Sequence[JobRequest]
+) -> dict[str, targets.TargetRepository]:
+    """Fetch and lock those that there are, in one order for all who want several."""
+    found: dict[str, targets.TargetRepository] = {}
+    for reference in sorted({request.repository for request in requests}):
+        with suppress(NotFoundError):
+            found[reference] = await targets.fetch_present_repository(connection, reference)
+    return found
+
+
+def _find(found: Mapping[Any, T], key: UUID | str, what: str) -> T:
+    with named_in(what):
+        if key not in found:
+            raise NotFoundError(what, key)
+        return found[key]
+
+
+@contextmanager
+def _blaming(number: int) -> Iterator[None]:
+    """Blame what is refused within the block on one of the requests."""
+    try:
+        yield
+    except InvalidError as error:
+        raise InvalidError(
+            *(
+                msgspec.structs.replace(one, field=f"jobs[{number}].{one.field}".rstrip("."))
+                for one in error.errors
+            )
+        ) from error
+    except ConflictError as error:
+        raise ConflictError(f"jobs[{number}]: {error}") from error
