@@ -34,6 +34,7 @@ CAUSES = {
     FailureClass.DAMAGED: "The repository is damaged, or two reads of a drill differ.",
     FailureClass.NO_SPACE: "A disk is full: that of the storage, or of the host.",
     FailureClass.SOURCE_MISSING: "None of the paths to back up is there.",
+    FailureClass.SNAPSHOT_MISSING: "The repository has no such snapshot, or none of those meant.",
     FailureClass.RESTIC_MISSING: "The host has no restic where its agent looks for it.",
     FailureClass.NOT_SUPPORTED: "The host, its restic or the repository lacks what the job needs.",
     FailureClass.INTERRUPTED: "The agent was stopped, or died, while restic ran.",

@@ -12,6 +12,7 @@ from backhaul.wire.jobs import Outcome, Progress
 from backhaul.wire.kinds import JobKind, Result
 from backhaul_agent.clock import Clock
 from backhaul_agent.ending import Ending, build_ending
+from backhaul_agent.errors import CredentialsError
 from backhaul_agent.job_log import JobLog
 from backhaul_agent.policy import Policy
 from backhaul_agent.progress import ProgressGate
@@ -53,6 +54,17 @@ class Bench:
     scratch_dir: Path
     """Where a drill restores to, in a folder of its own."""
     note_end: Callable[[Ending], None]
+
+    def require_second(self, repository_id: UUID) -> Second:
+        """Give the second repository that the job names.
+
+        Raises:
+            CredentialsError: the command came without what opens it.
+        """
+        second = self.second
+        if second is None or second.credentials.repository_id != repository_id:
+            raise CredentialsError("the command carries no credentials for the second repository")
+        return second
 
     async def run(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backhaul.wire.honesty import TOLERANCE
-from backhaul.wire.jobs import Outcome
+from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.snapshots import ReportedSnapshot
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending, build_ending, build_failure
@@ -28,7 +28,10 @@ async def choose_latest(
     found = await find(bench, LATEST, host=host, tag=tag)
     if found is None:
         kind = "snapshot" if tag is None else f"snapshot with the tag {tag}"
-        return build_failure(f"the repository has no {kind} of {host}; name one by its id")
+        return build_failure(
+            f"the repository has no {kind} of {host}; name one by its id",
+            failure_class=FailureClass.SNAPSHOT_MISSING,
+        )
     return found
 
 

@@ -24,6 +24,7 @@ import msgspec
 from backhaul.wire.agents import Batch, HoldReply, HoldRequest
 from backhaul.wire.base import PROTOCOL_HEADER
 from backhaul.wire.problems import decode_problem
+from backhaul.wire.wording import render_count
 from backhaul_agent.errors import ResticMissingError
 from backhaul_agent.identity import Identity
 from backhaul_agent.link import (
@@ -206,7 +207,9 @@ class Doctor:
         days = (until - self._now()).days
         text = f"{secured.version()}, signed by {issuer}, valid until {until:%Y-%m-%d}"
         if days < SHORT_CERTIFICATE_DAYS:
-            return _warn("tls", text, f"the certificate ends in {days} days: renew it")
+            return _warn(
+                "tls", text, f"the certificate ends in {render_count(days, 'day')}: renew it"
+            )
         return _pass("tls", text)
 
     def _check_token(self, response: httpx.Response) -> Finding:

@@ -49,12 +49,17 @@ def build_ending(done: Exit, result: Result | None) -> Ending:
     )
 
 
-def build_failure(message: str, *, exit_code: int | None = None) -> Ending:
+def build_failure(
+    message: str,
+    *,
+    exit_code: int | None = None,
+    failure_class: FailureClass = FailureClass.OTHER,
+) -> Ending:
     """Build the ending of a job that the agent itself calls failed."""
     return Ending(
         outcome=Outcome.FAILED,
         exit_code=exit_code,
-        failure_class=FailureClass.OTHER,
+        failure_class=failure_class,
         message=message,
     )
 

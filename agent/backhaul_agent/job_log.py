@@ -6,6 +6,7 @@ from typing import Literal
 from uuid import UUID
 
 from backhaul.wire.jobs import LogLine
+from backhaul.wire.wording import render_count
 from backhaul_agent.clock import Clock
 from backhaul_agent.errors import DiskFullError
 from backhaul_agent.journal import Journal
@@ -62,7 +63,9 @@ class JobLog:
             return
         lines, self._waiting = self._waiting, []
         if self.left_out:
-            text = f"({self.left_out} lines are left out here: the agent's disk was full)"
+            text = (
+                f"({render_count(self.left_out, 'line')} left out here: the agent's disk was full)"
+            )
             lines.insert(0, LogLine(at=lines[0].at, stream="agent", text=text))
         try:
             self._journal.append_log(self._job_id, attempt=self._attempt, lines=lines)

@@ -26,6 +26,7 @@ from backhaul.wire.commands import CommandAck, CommandRun
 from backhaul.wire.jobs import LogLine
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
 from backhaul.wire.schedules import RunTemplate, ScheduleEntry, build_scheduled_job_id
+from backhaul.wire.wording import render_count
 from backhaul_agent import spool_table
 from backhaul_agent.journal_file import JournalFile
 from backhaul_agent.process import Child
@@ -320,7 +321,7 @@ def _close_gap(connection: sqlite3.Connection, job_id: str, *, at: datetime) -> 
     if row is None or row[0] == 0:
         return ()
     connection.execute("UPDATE jobs SET lines_left_out = 0 WHERE job_id = ?", (job_id,))
-    text = f"({row[0]} lines are left out here: the agent had no room for them)"
+    text = f"({render_count(row[0], 'line')} left out here: the agent had no room for them)"
     return (LogLine(at=at, stream="agent", text=text),)
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from backhaul.wire.honesty import ID_DIGITS, Doubt, judge
 from backhaul.wire.kinds import ForgetGuard, ForgetResult, SnapshotSetAside, SnapshotToGo
+from backhaul.wire.wording import render_count
 from backhaul_agent.restic.forget import Group, Listed
 from backhaul_agent.restic.keep_rules import Dated, choose
 
@@ -96,7 +97,9 @@ def describe_aside(plan: Plan) -> str | None:
         return None
     counts = Counter(doubt for _, doubt in plan.aside)
     reasons = "; ".join(f"{count}: {doubt}" for doubt, count in counts.most_common())
-    return f"{len(plan.aside)} snapshots were set aside, neither counted nor removed ({reasons})"
+    aside = render_count(len(plan.aside), "snapshot")
+    were = "was" if len(plan.aside) == 1 else "were"
+    return f"{aside} {were} set aside, neither counted nor removed ({reasons})"
 
 
 def describe(one: Listed) -> str:

@@ -7,6 +7,7 @@ that is wrong and what would be accepted.
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,14 @@ _NO_NUMBER = object()
 HUNG_UP = 499
 """A status for the log, as nginx has it: nobody is there any more to be answered."""
 
+COMPLETED_BY = "body_completed_by"
+"""The option of a route whose bodies may leave out what the server knows."""
+
 TOO_DEEP = "is nested too deeply"
+
+
+Completion = Callable[["ApiRequest", bytes], Awaitable[bytes]]
+"""Adds to a body what may be left out; what it cannot read it gives back as it is."""
 
 
 class ApiRequest(Request[Any, Any, State]):
@@ -57,7 +65,11 @@ class ApiRequest(Request[Any, Any, State]):
                 detail=f"The body is {content_type}. Send JSON: Content-Type: application/json",
             )
         wanted = self.route_handler.parsed_data_field
-        return decode_body(await self.body(), wanted.annotation if wanted else Any)
+        body = await self.body()
+        complete: Completion | None = self.route_handler.opt.get(COMPLETED_BY)
+        if complete is not None:
+            body = await complete(self, body)
+        return decode_body(body, wanted.annotation if wanted else Any)
 
 
 def decode_body(body: bytes, type_: Any) -> Any:

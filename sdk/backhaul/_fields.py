@@ -174,6 +174,8 @@ class ScheduleFields(Record[schedules.Schedule]):
     retry_delay = Field[float]()
     when_unreachable = Field[schedules.WhenUnreachable]()
     options = Field[ScheduleOptions | None]()
+    destination = Field[str | None]()
+    of_host = Field[str | None]()
     next_fire_at = Field[datetime | None]()
     created_at = Field[datetime]()
     updated_at = Field[datetime]()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from backhaul.display import render_age, render_bytes, render_count
+from backhaul.display import render_age, render_bytes
 from backhaul.wire.fleet import LastCheck, LastJob, Repository
+from backhaul.wire.jobs import FailureClass, JobState
 from backhaul.wire.kinds import PasswdStep
+from backhaul.wire.wording import render_count
 
 
 def describe_upkeep(one: Repository) -> str:
@@ -30,7 +32,7 @@ def describe_size(one: Repository, now: datetime) -> str:
         return text
     sign = "+" if growth.bytes >= 0 else "-"
     days = round((size.measured_at - growth.since).total_seconds() / 86_400)
-    return f"{text}; {sign}{render_bytes(abs(growth.bytes))} in {days} days"
+    return f"{text}; {sign}{render_bytes(abs(growth.bytes))} in {render_count(days, 'day')}"
 
 
 def describe_lock(one: Repository, now: datetime) -> str:
@@ -46,9 +48,14 @@ def render_last(job: LastJob | None, now: datetime) -> str:
     if job is None:
         return "never"
     text = f"{job.state} {render_age(job.finished_at, now)} on {job.host}"
-    if isinstance(job, LastCheck):
+    if isinstance(job, LastCheck) and _has_read(job):
         text += f", read {job.read_data_subset or 'the structure'}"
     return text
+
+
+def _has_read(check: LastCheck) -> bool:
+    """A check that failed for another reason than what it found may have read nothing."""
+    return check.state is JobState.SUCCEEDED or check.failure_class is FailureClass.DAMAGED
 
 
 def describe_password_change(one: Repository) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backhaul.display import render_bytes, render_count
+from backhaul.display import render_bytes
 from backhaul.wire.jobs import Job
 from backhaul.wire.kinds import (
     BackupResult,
@@ -22,6 +22,7 @@ from backhaul.wire.kinds import (
     StatsResult,
     UnlockResult,
 )
+from backhaul.wire.wording import render_count
 
 SHORT_ID_LENGTH = 8
 
@@ -45,10 +46,12 @@ def _render_backup(result: BackupResult) -> str:
 
 
 def _render_restore(result: RestoreResult) -> str:
+    # Nothing else is restored to the root: a restore takes a new folder.
+    where = "put back in place" if result.target == "/" else f"to {result.target}"
     return (
         f"{render_count(result.files_restored, 'file')}, "
         f"{render_bytes(result.bytes_restored)} from "
-        f"{result.snapshot_id[:SHORT_ID_LENGTH]} to {result.target}"
+        f"{result.snapshot_id[:SHORT_ID_LENGTH]} {where}"
     )
 
 

@@ -6,7 +6,7 @@ import unicodedata
 from datetime import datetime
 
 from backhaul.wire.jobs import Job, JobState
-from backhaul.wire.kinds import ScheduleOptions
+from backhaul.wire.schedules import Schedule
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -54,21 +54,21 @@ def render_duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
-def render_options(options: ScheduleOptions | None) -> str:
+def render_options(schedule: Schedule) -> str:
     """Render the options of a schedule's kind: `read data parts 7`. Empty when there are none."""
+    options = schedule.options
     if options is None:
         return ""
     named = {name: getattr(options, name) for name in options.__struct_fields__}
+    if schedule.destination is not None:
+        named["destination"] = schedule.destination
+    if schedule.of_host is not None:
+        named["of_host"] = schedule.of_host
     return ", ".join(
         f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, tuple) else value}"
         for name, value in named.items()
         if value not in (None, (), False)
     )
-
-
-def render_count(count: int, noun: str) -> str:
-    """Render how many there are of something: `1 file`, `2,000 files`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def join_lines(text: str) -> str:

@@ -29,6 +29,7 @@ from backhaul.wire.kinds import (
     CheckResult,
     CopyArguments,
     CopyResult,
+    DrillArguments,
     ForgetArguments,
     ForgetResult,
     InitArguments,
@@ -367,12 +368,52 @@ async def test_snapshots_are_copied_once_to_a_second_repository(
     assert first.result == CopyResult(copied=2, skipped=0)
     assert again.result == CopyResult(copied=0, skipped=2)
     assert "no snapshot 01234567" in (missing.message or "")
+    assert missing.failure_class is FailureClass.SNAPSHOT_MISSING
     assert (missing.outcome, mismatched.outcome) == (Outcome.FAILED, Outcome.FAILED)
     *_, after_copy, listed = host.api.of(SnapshotsReport)
     assert (after_copy.repository_id, after_copy.is_complete) == (destination.repository_id, True)
     originals = [one for one in listed.snapshots if one.tags == ("nightly",)]
     assert [describe(one) for one in after_copy.snapshots] == [describe(one) for one in originals]
     assert [one.original for one in after_copy.snapshots] == [one.id for one in originals]
+
+
+async def test_equal_files_are_stored_once_where_a_copy_goes_by_the_same_chunker(
+    host: RunningHost, tmp_path: Path
+) -> None:
+    source = host.credentials
+    same, other = (
+        Credentials(repository_id=uuid4(), location=str(tmp_path / name), password=name)
+        for name in ("same", "other")
+    )
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "random").write_bytes(os.urandom(12_000_000))  # in several pieces
+    backup = BackupArguments(paths=(str(tree),))
+    await host.run(InitArguments())
+    await host.run(backup)
+
+    host.credentials = same
+    by_source = InitArguments(chunker_of_id=source.repository_id, chunker_of="nas")
+    unopened = await host.run(by_source)
+    created = await host.run(by_source, second=source)
+    host.credentials = other
+    await host.run(InitArguments())
+    added = []
+    for name, destination in (("same", same), ("other", other)):
+        host.credentials = source
+        await host.run(CopyArguments(destination_id=destination.repository_id), second=destination)
+        host.credentials = destination
+        # Under another name it is read anew, as it is on another host.
+        next(tree.iterdir()).rename(tree / name)
+        backed_up = await host.run(backup)
+        assert isinstance(backed_up.result, BackupResult)
+        added.append(backed_up.result.data_added)
+
+    assert unopened.failure_class is FailureClass.REFUSED
+    assert isinstance(created.result, InitResult)
+    assert added[0] < 1_000_000 < 12_000_000 <= added[1]
+    state = read_state(tmp_path / "state")
+    assert PASSWORD.encode() not in state
 
 
 def describe(one: ReportedSnapshot) -> object:
@@ -504,13 +545,18 @@ async def test_failures_of_the_real_restic_have_their_class(
     await host.run(InitArguments())
     twice = await host.run(InitArguments())
     nowhere = await host.run(BackupArguments(paths=(str(tmp_path / "nowhere"),)))
+    none = await host.run(DrillArguments())
+    unknown = await host.run(RestoreArguments(snapshot="01234567", target=str(tmp_path / "new")))
     host.credentials = msgspec.structs.replace(host.credentials, password="another one")
     wrong = await host.run(backup)
 
-    assert [one.failure_class for one in (missing, twice, nowhere, wrong)] == [
+    ended = (missing, twice, none, unknown, nowhere, wrong)
+    assert [one.failure_class for one in ended] == [
         FailureClass.REPOSITORY_MISSING,
         FailureClass.REPOSITORY_EXISTS,
+        FailureClass.SNAPSHOT_MISSING,
+        FailureClass.SNAPSHOT_MISSING,
         FailureClass.SOURCE_MISSING,
         FailureClass.WRONG_PASSWORD,
     ]
-    assert all(one.message for one in (missing, twice, nowhere, wrong))
+    assert all(one.message for one in ended)

@@ -6,9 +6,13 @@ import base64
 from datetime import timedelta
 
 import httpx
+import pytest
+from litestar import Litestar
 
 from backhaul.wire.base import PROTOCOL_HEADER
+from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
+from tests.fakes.fleet import add_agent, add_repository, add_schedule, add_source
 
 FACTS = {
     "hostname": "web-1",
@@ -117,3 +121,27 @@ async def test_entries_are_found_by_when_they_were_made(
     assert await targets(since=begin.isoformat(), until=clock.now().isoformat()) == ["two"]
     refused = await operator.get("/v1/audit", params={"since": "yesterday"})
     assert refused.json()["errors"][0]["field"] == "since"
+
+
+@pytest.mark.parametrize(
+    "thing", ["hosts/web1", "repositories/nas", "sources/etc", "schedules/{}", "users/ada"]
+)
+async def test_change_of_nothing_changes_nothing_and_leaves_no_entry(
+    operator: httpx.AsyncClient, services: Services, app: Litestar, clock: FakeClock, thing: str
+) -> None:
+    await add_agent(services, app)
+    await add_repository(operator)
+    await add_source(operator)
+    schedule = await add_schedule(operator, when_unreachable="run")
+    path = f"/v1/{thing}".format(schedule["id"])
+    before, actions = (await operator.get(path)).json(), await _actions(operator)
+    version = (await operator.get("/v1/hosts/web1")).json()["schedule_version"]
+    clock.advance(60)
+
+    answer = await operator.patch(path, json={})
+
+    assert answer.status_code == 200, answer.text
+    for name in ("updated_at", "revision", "name"):
+        assert answer.json().get(name) == before.get(name)
+    assert await _actions(operator) == actions
+    assert (await operator.get("/v1/hosts/web1")).json()["schedule_version"] == version

@@ -54,6 +54,17 @@ async def waits_for(operator: httpx.AsyncClient, job_id: UUID) -> str | None:
     return obstacle and str(obstacle["job_id"])
 
 
+async def add_conflicting(operator: httpx.AsyncClient) -> None:
+    """Record a repository whose environment no restic can have beside that of the others."""
+    other = {
+        "name": "other",
+        "location": "/srv/restic/other",
+        "password": "another one",
+        "environment": {"RESTIC_COMPRESSION": "off"},
+    }
+    assert (await operator.post("/v1/repositories", json=other)).status_code == 201
+
+
 async def test_copy_has_the_credentials_of_both_each_bound_to_its_own(
     operator: httpx.AsyncClient, fleet: Fleet
 ) -> None:
@@ -75,6 +86,44 @@ async def test_copy_has_the_credentials_of_both_each_bound_to_its_own(
     assert shown["arguments"]["tags"] == ["etc", "x"]
 
 
+async def test_init_by_the_chunker_of_another_has_the_credentials_of_both(
+    operator: httpx.AsyncClient, fleet: Fleet
+) -> None:
+    web1, _ = fleet
+    job_id = await add_job(operator, kind="init", repository="cloud", chunker_of="nas")
+
+    [command] = await find_due(web1)
+    shown = (await operator.get(f"/v1/jobs/{job_id}")).json()
+
+    assert command.second_credentials is not None
+    opened = nacl.public.SealedBox(web1.key).decrypt(command.second_credentials)
+    second = msgspec.json.decode(opened, type=Credentials)
+    assert web1.unseal(command).location == "/srv/restic/cloud"
+    assert (second.location, second.repository_id) == (
+        "/srv/restic/nas",
+        command.second_repository_id,
+    )
+    assert shown["arguments"] == {
+        "kind": "init",
+        "chunker_of_id": str(command.second_repository_id),
+        "chunker_of": "nas",
+    }
+    assert shown["destination"] is None
+
+
+@pytest.mark.parametrize("chunker_of", ["nowhere", "nas", "other"])
+async def test_init_by_the_chunker_of_what_cannot_be_is_refused_by_field(
+    operator: httpx.AsyncClient, fleet: Fleet, chunker_of: str
+) -> None:
+    await add_conflicting(operator)
+
+    request = {"kind": "init", "host": "web1", "repository": "nas", "chunker_of": chunker_of}
+    answer = await operator.post("/v1/jobs", json=request)
+
+    assert answer.status_code == 422, answer.text
+    assert [error["field"] for error in answer.json()["errors"]] == ["chunker_of"]
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -91,13 +140,7 @@ async def test_copy_has_the_credentials_of_both_each_bound_to_its_own(
 async def test_copy_that_cannot_be_is_refused_by_field(
     operator: httpx.AsyncClient, fleet: Fleet, body: dict[str, Any], field: str
 ) -> None:
-    other = {
-        "name": "other",
-        "location": "/srv/restic/other",
-        "password": "another one",
-        "environment": {"RESTIC_COMPRESSION": "off"},
-    }
-    assert (await operator.post("/v1/repositories", json=other)).status_code == 201
+    await add_conflicting(operator)
 
     request = {"kind": "copy", "host": "web1", "repository": "nas", **body}
     answer = await operator.post("/v1/jobs", json=request)

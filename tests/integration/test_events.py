@@ -269,6 +269,8 @@ async def test_old_events_go(
     [
         ({"kind": "Job"}, "kind"),
         ({"kind": "job.*"}, "kind"),
+        ({"kind": "foo"}, "kind"),
+        ({"kind": ["job.failed", "job.foo"]}, "kind"),
         ({"cursor": "x"}, "cursor"),
         ({"cursor": "Wy01LDFd"}, "cursor"),
         ({"tail": -1}, "tail"),

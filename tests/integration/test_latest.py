@@ -126,6 +126,30 @@ async def test_host_without_snapshots_of_its_own_drills_the_newest_honest_one(
         assert job["arguments"]["snapshot"] == NEW
 
 
+async def test_schedule_drills_what_another_host_made_by_whatever_name_it_has(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, app: Litestar
+) -> None:
+    upkeep = await add_agent(services, app, name="web2")
+    await upkeep.say_hello()
+    new = {"kind": "drill", "source": None}
+    theirs = await add_schedule(operator, host="web2", options={"of_host": "web1"}, **new)
+    own = await add_schedule(operator, host="web1", options={"of_host": "web2"}, **new)
+    renamed = await operator.patch("/v1/hosts/web1", json={"name": "web9"})
+    assert renamed.status_code == 200, renamed.text
+
+    fired = [await fire(upkeep, theirs["id"]), await fire(agent, own["id"])]
+
+    jobs = [(await operator.get(f"/v1/jobs/{one.job_id}")).json()["arguments"] for one in fired]
+    # Of web2 none is known: its host looks for itself, and takes nobody else's.
+    assert [(job["snapshot"], job["of_host"]) for job in jobs] == [
+        (NEW, "web9"),
+        ("latest", "web2"),
+    ]
+    [shown] = (await operator.get("/v1/hosts/web2/schedules")).json()["items"]
+    assert shown["options"]["of_host"] == str(agent.host_id)
+    assert (theirs["of_host"], shown["of_host"]) == ("web1", "web9")
+
+
 async def _back_up(operator: httpx.AsyncClient, agent: FakeAgent, id_: str, **fields: Any) -> None:
     job_id = await start(operator, agent, kind="backup")
     await report(operator, agent, job_id, snapshot(id_, **fields))

@@ -189,6 +189,7 @@ async def test_last_attempt_fails_for_good(operator: httpx.AsyncClient, agent: F
         FailureClass.NO_SPACE,
         FailureClass.DAMAGED,
         FailureClass.SOURCE_MISSING,
+        FailureClass.SNAPSHOT_MISSING,
         FailureClass.RESTIC_MISSING,
         FailureClass.REFUSED,
     ],

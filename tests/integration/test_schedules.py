@@ -117,15 +117,34 @@ async def test_options_of_the_kind_are_kept_changed_and_lifted(
     assert lifted["options"] is None
 
 
+async def test_options_need_not_repeat_the_kind_of_their_schedule(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    options = {"read_data_parts": 7}
+    created = await add_schedule(operator, kind="check", options=options)
+    path = f"/v1/schedules/{created['id']}"
+
+    changed = (await operator.patch(path, json={"options": {"read_data_parts": 4}})).json()
+    reset = (await operator.patch(path, json={"options": {}})).json()
+    refused = await operator.patch(path, json={"options": {"files": 4}})
+
+    assert created["options"] == {"kind": "check", "read_data_parts": 7}
+    assert changed["options"] == {"kind": "check", "read_data_parts": 4}
+    assert reset["options"] == {"kind": "check", "read_data_parts": None}
+    assert refused.json()["errors"][0]["field"] == "options.files"
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "field"),
     [
+        ("prune", {}, "options.kind"),
+        ("drill", {"of_host": "nobody"}, "options.of_host"),
         ("prune", {"kind": "check"}, "options.kind"),
         ("check", {"kind": "prune"}, "options.kind"),
         ("check", {"kind": "check", "read_data_parts": 257}, "options.read_data_parts"),
         ("check", {"kind": "check", "read_data_parst": 7}, "options.read_data_parst"),
     ],
-    ids=["of another kind", "of no kind with any", "too many", "mistyped"],
+    ids=["of none", "no host", "of another kind", "of no kind with any", "too many", "mistyped"],
 )
 async def test_options_that_are_not_of_the_kind_are_refused(
     operator: httpx.AsyncClient, agent: FakeAgent, kind: str, options: dict[str, Any], field: str
@@ -162,7 +181,9 @@ async def test_change_with_an_old_etag_is_refused(
 ) -> None:
     path = f"/v1/schedules/{(await add_schedule(operator))['id']}"
     old = {"If-Match": (await operator.get(path)).headers["ETag"]}
-    new = {"If-Match": (await operator.patch(path, json={}, headers=old)).headers["ETag"]}
+    new = {
+        "If-Match": (await operator.patch(path, json={"jitter": 5}, headers=old)).headers["ETag"]
+    }
 
     patched = await operator.patch(path, json={"cron": "@daily"}, headers=old)
     deleted = await operator.delete(path, headers=old)
@@ -398,7 +419,7 @@ async def test_what_a_schedule_uses_is_not_deleted(
     deleted = await operator.delete(f"/v1/{thing}")
 
     assert refused.status_code == 409
-    assert "1 schedule(s)" in refused.json()["detail"]
+    assert " 1 schedule." in refused.json()["detail"]
     assert deleted.status_code == 204
 
 

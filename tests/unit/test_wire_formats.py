@@ -56,6 +56,7 @@ FACTS_JSON = {
     "capabilities": ["backup", "restore"],
 }
 BACKUP_RESULT = kinds.BackupResult(snapshot_id=HEX, files_new=1, unreadable=2, total_duration=1.5)
+INIT_JSON = {"kind": "init", "chunker_of_id": None, "chunker_of": None}
 PLAIN_OPTIONS = {
     "exclude_files": [],
     "exclude_caches": False,
@@ -480,7 +481,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     (SCHEDULE_ENTRY, SCHEDULE_ENTRY_JSON),
     (
         schedules.RunTemplate(arguments=kinds.InitArguments()),
-        {"arguments": {"kind": "init"}, "repository_id": None, "credentials": None},
+        {"arguments": INIT_JSON, "repository_id": None, "credentials": None},
     ),
     (
         schedules.ScheduleSet(schedule_version=7, schedules=(SCHEDULE_ENTRY,)),
@@ -619,6 +620,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "retry_delay": 60.0,
             "when_unreachable": "wait",
             "options": None,
+            "destination": None,
+            "of_host": None,
             "next_fire_at": AT_JSON,
             "created_at": AT_JSON,
             "updated_at": AT_JSON,
@@ -729,7 +732,11 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"field": "paths[0]", "message": "must be absolute"},
     ),
     # jobs
-    (kinds.InitArguments(), {"kind": "init"}),
+    (kinds.InitArguments(), INIT_JSON),
+    (
+        kinds.InitArguments(chunker_of_id=TWO, chunker_of="nas"),
+        {"kind": "init", "chunker_of_id": str(TWO), "chunker_of": "nas"},
+    ),
     (kinds.SnapshotsArguments(), {"kind": "snapshots"}),
     (
         kinds.BackupArguments(
@@ -836,8 +843,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         },
     ),
     (
-        kinds.DrillOptions(files=50, max_bytes=1000),
-        {"kind": "drill", "files": 50, "max_bytes": 1000},
+        kinds.DrillOptions(of_host="web2", files=50, max_bytes=1000),
+        {"kind": "drill", "of_host": "web2", "files": 50, "max_bytes": 1000},
     ),
     (
         kinds.DrillResult(
@@ -1029,8 +1036,8 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"at": AT_JSON, "stream": "agent", "text": "begun"},
     ),
     (
-        kinds.InitRequest(host="web1", repository="nas"),
-        {"kind": "init", "host": "web1", "repository": "nas"},
+        kinds.InitRequest(host="web1", repository="nas", chunker_of="cloud"),
+        {"kind": "init", "host": "web1", "repository": "nas", "chunker_of": "cloud"},
     ),
     (
         kinds.CreateJobs(jobs=(kinds.InitRequest(host="web1", repository="nas"),)),
@@ -1180,7 +1187,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "repository": "nas",
             "destination_id": None,
             "destination": None,
-            "arguments": {"kind": "init"},
+            "arguments": INIT_JSON,
             "actor_kind": "user",
             "actor_id": str(TWO),
             "schedule_id": None,

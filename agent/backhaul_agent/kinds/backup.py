@@ -8,6 +8,7 @@ import msgspec
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import BackupArguments, BackupResult, JobKind
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.dump import Dump, build_environment
 from backhaul_agent.ending import Ending, build_ending, build_failure
@@ -167,14 +168,17 @@ def _judge(done: Exit, result: BackupResult | None) -> Ending:
     return msgspec.structs.replace(
         ending,
         outcome=Outcome.INCOMPLETE,
-        message=f"restic could not read everything ({result.unreadable} items); see the log",
+        message=(
+            f"restic could not read everything ({render_count(result.unreadable, 'item')}); see "
+            "the log"
+        ),
     )
 
 
 def _describe(result: BackupResult) -> str:
     what = "dry run, no snapshot" if result.dry_run else f"snapshot {result.snapshot_id}"
     return (
-        f"{what}: {result.total_files_processed} files,"
-        f" {result.total_bytes_processed} bytes; {result.files_new} new,"
+        f"{what}: {render_count(result.total_files_processed, 'file')},"
+        f" {render_count(result.total_bytes_processed, 'byte')}; {result.files_new} new,"
         f" {result.files_changed} changed, {result.unreadable} unreadable"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import DiffArguments, DiffResult, JobKind
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending, build_ending, build_failure
 from backhaul_agent.restic import diff
@@ -25,6 +26,6 @@ async def work(bench: Bench, arguments: DiffArguments) -> Ending:
 
 def _describe(result: DiffResult) -> str:
     return (
-        f"{result.added.files} files added, {result.removed.files} removed,"
+        f"{render_count(result.added.files, 'file')} added, {result.removed.files} removed,"
         f" {result.changed_files} changed"
     )

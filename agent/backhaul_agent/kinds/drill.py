@@ -17,6 +17,7 @@ import msgspec
 from backhaul.wire.jobs import FailureClass, Outcome, Progress
 from backhaul.wire.kinds import DrillArguments, DrillResult, JobKind
 from backhaul.wire.snapshots import ReportedSnapshot
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.choice import LATEST, choose_latest, find
 from backhaul_agent.ending import Ending, build_ending, build_failure
@@ -74,13 +75,16 @@ async def _choose_snapshot(bench: Bench, arguments: DrillArguments) -> ReportedS
     if arguments.snapshot != LATEST:
         found = await find(bench, arguments.snapshot)
         return found or build_failure(
-            f"the repository has no snapshot {arguments.snapshot}, or several that begin like this"
+            f"the repository has no snapshot {arguments.snapshot}, or several that begin like this",
+            failure_class=FailureClass.SNAPSHOT_MISSING,
         )
     if arguments.of_host is not None:
         return await choose_latest(bench, of_host=arguments.of_host)
     # A host that only keeps a repository up makes no snapshots of its own.
     found = await find(bench, LATEST, host=bench.host) or await find(bench, LATEST)
-    return found or build_failure("the repository has no snapshot")
+    return found or build_failure(
+        "the repository has no snapshot", failure_class=FailureClass.SNAPSHOT_MISSING
+    )
 
 
 class _Comparison:
@@ -197,7 +201,10 @@ def _judge(result: DrillResult, listed: Exit, failed: Ending | None) -> Ending:
             outcome=Outcome.FAILED,
             exit_code=failed.exit_code if failed else None,
             failure_class=FailureClass.DAMAGED,
-            message=f"{count} files differ between two reads, or cannot be read: {names}",
+            message=(
+                f"{render_count(count, 'file')} with two reads that differ, or that cannot be "
+                f"read: {names}"
+            ),
             result=result,
         )
     if failed is not None:
@@ -227,7 +234,7 @@ def _cut(paths: Sequence[str]) -> tuple[str, ...]:
 def _describe(result: DrillResult) -> str:
     skipped = result.skipped_too_large + result.skipped_unnameable
     return (
-        f"{result.files_compared} of {result.files_total} files compared,"
-        f" {result.bytes_compared} bytes; {result.files_differing} differ,"
+        f"{result.files_compared} of {render_count(result.files_total, 'file')} compared,"
+        f" {render_count(result.bytes_compared, 'byte')}; {result.files_differing} differ,"
         f" {result.files_unreadable} unreadable, {skipped} skipped"
     )

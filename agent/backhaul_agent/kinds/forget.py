@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import ForgetArguments, JobKind
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import APPEND_ONLY, Ending, build_ending, build_failure, build_refusal
 from backhaul_agent.listing import report_what_is_there
@@ -60,7 +61,9 @@ async def _remove(bench: Bench, plan: Plan) -> Ending:
             return failure
         is_some_gone = True
     ending = _build_success(done, plan)
-    bench.log.write("agent", f"{plan.kept} snapshots kept, {len(plan.removals)} removed")
+    bench.log.write(
+        "agent", f"{render_count(plan.kept, 'snapshot')} kept, {len(plan.removals)} removed"
+    )
     for one in plan.removals[:MAX_NAMED]:
         bench.log.write("agent", f"removed {describe(one)}")
     bench.keep(ending)
@@ -82,7 +85,9 @@ def _find_failure(done: Exit) -> Ending | None:
 def _tell(bench: Bench, done: Exit, plan: Plan) -> Ending:
     """Tell what would go."""
     count = len(plan.removals)
-    bench.log.write("agent", f"dry run: {plan.kept} snapshots would be kept, {count} removed")
+    bench.log.write(
+        "agent", f"dry run: {render_count(plan.kept, 'snapshot')} would be kept, {count} removed"
+    )
     for one in plan.removals[:MAX_NAMED]:
         bench.log.write("agent", f"would remove {describe(one)}")
     return _build_success(done, plan, is_dry_run=True)

@@ -9,7 +9,11 @@ from backhaul_agent.ending import Ending, build_ending
 from backhaul_agent.restic import init
 
 
-async def work(bench: Bench, _: InitArguments) -> Ending:
+async def work(bench: Bench, arguments: InitArguments) -> Ending:
+    environment: dict[str, str] = {}
+    if arguments.chunker_of_id is not None:
+        second = bench.require_second(arguments.chunker_of_id)
+        environment = init.build_environment(second.credentials)
     errors: list[str] = []
     asked, found = await bench.run(
         init.build_question(), kind=JobKind.INIT, on_stderr=errors.append
@@ -26,7 +30,9 @@ async def work(bench: Bench, _: InitArguments) -> Ending:
         bench.log.write("agent", "it is not certain that there is no repository: none was created")
         return build_ending(asked, None)
     bench.log.write("agent", "there is no repository yet")
-    done, lines = await bench.run(init.build_arguments(), kind=JobKind.INIT)
+    done, lines = await bench.run(
+        init.build_arguments(arguments), kind=JobKind.INIT, environment=environment
+    )
     for line in lines:
         bench.write_stdout(line)
     return build_ending(done, init.read_result(lines))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import JobKind, PasswdArguments, PasswdResult, PasswdStep
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending, build_ending, build_failure
 from backhaul_agent.restic import key
@@ -54,7 +55,7 @@ async def _remove(bench: Bench, *, new: str, old: str) -> Ending:
     for removed in range(MAX_KEYS):
         done, lines = await _run(bench, key.build_list_arguments(), password=old)
         if done.verdict.failure_class is FailureClass.WRONG_PASSWORD:
-            bench.log.write("agent", f"{removed} keys of the old password are removed")
+            bench.log.write("agent", f"removed {render_count(removed, 'key')} of the old password")
             return build_ending(tried, PasswdResult(step=PasswdStep.REMOVE, keys_removed=removed))
         if not _works(done):
             return build_ending(done, None)

@@ -9,11 +9,13 @@ import msgspec
 
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import JobKind, RestoreArguments, RestoreResult
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.choice import LATEST, choose_latest
 from backhaul_agent.ending import Ending, build_ending, build_failure, build_refusal
 from backhaul_agent.in_place import InPlaceRules, Survey, list_above
 from backhaul_agent.restic import ls, restore
+from backhaul_agent.restic.exit_codes import classify_words
 from backhaul_agent.restic_runner import Exit
 
 _NOTHING_MATCHES = "no file of the snapshot matches the patterns"
@@ -68,7 +70,7 @@ async def _put_back(bench: Bench, arguments: RestoreArguments, snapshot_id: str)
         files_restored=survey.files,
         bytes_restored=survey.bytes,
     )
-    _log_result(bench, result)
+    _log_result(bench, result, is_in_place=True)
     return build_ending(done, result)
 
 
@@ -116,7 +118,11 @@ async def _list(
     if done.verdict.outcome is not Outcome.SUCCEEDED:
         return build_ending(done, None)
     if not reader.has_snapshot:
-        return build_failure(done.message or "restic listed no snapshot", exit_code=done.code)
+        return build_failure(
+            done.message or "restic listed no snapshot",
+            exit_code=done.code,
+            failure_class=classify_words(done.stderr),
+        )
     return None
 
 
@@ -130,7 +136,7 @@ async def _run_restore(bench: Bench, arguments: RestoreArguments, snapshot_id: s
     return done
 
 
-def _log_result(bench: Bench, result: RestoreResult) -> None:
-    bench.log.write(
-        "agent", f"{result.files_restored} files, {result.bytes_restored} bytes in {result.target}"
-    )
+def _log_result(bench: Bench, result: RestoreResult, *, is_in_place: bool = False) -> None:
+    where = "put back" if is_in_place else f"in {result.target}"
+    files = render_count(result.files_restored, "file")
+    bench.log.write("agent", f"{files}, {render_count(result.bytes_restored, 'byte')} {where}")

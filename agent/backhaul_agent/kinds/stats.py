@@ -6,6 +6,7 @@ import msgspec
 
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import JobKind, StatsArguments, StatsResult
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.choice import LATEST, find
 from backhaul_agent.ending import Ending, build_ending, build_failure
@@ -30,7 +31,8 @@ async def work(bench: Bench, _: StatsArguments) -> Ending:
         result = msgspec.structs.replace(
             result, restore_size=newest.total_size, restore_files=newest.files
         )
-    bench.log.write("agent", f"{result.snapshots_count} snapshots take {result.total_size} bytes")
+    size = render_count(result.total_size, "byte")
+    bench.log.write("agent", f"{size} in {render_count(result.snapshots_count, 'snapshot')}")
     return build_ending(done, result)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import JobKind, UnlockArguments, UnlockResult
+from backhaul.wire.wording import render_count
 from backhaul_agent.bench import Bench
 from backhaul_agent.ending import Ending, build_ending
 from backhaul_agent.restic import unlock
@@ -18,5 +19,7 @@ async def work(bench: Bench, arguments: UnlockArguments) -> Ending:
         return build_ending(done, None)
     left = len(unlock.list_locks(lines))
     if left:
-        bench.log.write("agent", f"{left} locks are left, perhaps of processes that live")
+        bench.log.write(
+            "agent", f"{render_count(left, 'lock')} left, perhaps of processes that live"
+        )
     return build_ending(done, UnlockResult(locks_left=left))

@@ -1,7 +1,7 @@
 """`restic copy`: copies snapshots to a second repository. Text, judged by its exit code.
 
 The repository of the environment is the one that is copied to; the other one has variables of its
-own, RESTIC_FROM_REPOSITORY and RESTIC_FROM_PASSWORD (0.14.0, 0.18.0, 0.19.1).
+own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from backhaul.wire.commands import Credentials
 from backhaul.wire.kinds import CopyArguments, CopyResult
+from backhaul_agent.restic.environment import name_source
 
 _SAVED = re.compile(r"snapshot [0-9a-f]+ saved\b")
 _SKIPPED = re.compile(r"skipping (source )?snapshot ")
@@ -29,12 +30,7 @@ def build_arguments(arguments: CopyArguments) -> list[str]:
 
 def build_environment(source: Credentials, to: Mapping[str, str]) -> dict[str, str]:
     """Build the environment for a copy, of that for work on the destination alone."""
-    return {
-        **source.environment,
-        **to,
-        "RESTIC_FROM_REPOSITORY": source.location,
-        "RESTIC_FROM_PASSWORD": source.password,
-    }
+    return {**source.environment, **to, **name_source(source)}
 
 
 def tells(line: str) -> bool:

@@ -76,6 +76,15 @@ def build_environment(
     )
 
 
+def name_source(credentials: Credentials) -> dict[str, str]:
+    """Name the repository that restic reads from while it writes to that of its environment."""
+    # 0.14.0, 0.18.0, 0.19.1, for copy and for init. Other commands refuse or ignore them.
+    return {
+        "RESTIC_FROM_REPOSITORY": credentials.location,
+        "RESTIC_FROM_PASSWORD": credentials.password,
+    }
+
+
 def _check_names(environment: Mapping[str, str], allowed: frozenset[str]) -> None:
     for name in sorted(environment):
         if name not in allowed:

@@ -68,6 +68,8 @@ _WORDS: Sequence[tuple[str, FailureClass]] = (
     ("i/o timeout", FailureClass.NETWORK),
     ("TLS handshake", FailureClass.NETWORK),
     ("x509:", FailureClass.NETWORK),
+    ("no matching ID found", FailureClass.SNAPSHOT_MISSING),
+    ("no snapshot found", FailureClass.SNAPSHOT_MISSING),
     # Last, because check says this of a network that failed it, too.
     ("repository contains errors", FailureClass.DAMAGED),
 )
@@ -119,7 +121,7 @@ def _classify(exit_code: int, version: ResticVersion | None, stderr: Sequence[st
         since, failure_class = _CODES_SINCE[exit_code]
         if version.is_at_least(*since):
             return failure_class
-    return FailureClass.REFUSED if are_deletes_refused(stderr) else _classify_words(stderr)
+    return FailureClass.REFUSED if are_deletes_refused(stderr) else classify_words(stderr)
 
 
 def are_deletes_refused(stderr: Iterable[str]) -> bool:
@@ -127,7 +129,9 @@ def are_deletes_refused(stderr: Iterable[str]) -> bool:
     return any(_DELETE_REFUSED.search(line) for line in stderr)
 
 
-def _classify_words(stderr: Sequence[str]) -> FailureClass:
+def classify_words(stderr: Sequence[str]) -> FailureClass:
+    """Say what restic's words mean. Some commands go on without what they complain of, and exit
+    with 0."""
     # JSON as it is, too: what an item failed with stands deeper in it than a message.
     said = [text for line in stderr for text in (line, *read_message(line))]
     final = [line for line in said if _RETRY not in line]

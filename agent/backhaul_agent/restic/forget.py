@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from backhaul.wire.kinds import ForgetArguments, Retention
+from backhaul.wire.wording import render_count
 from backhaul_agent.restic.output import clean_line, parse_array, parse_own_time, read_text
 
 IDS_AT_ONCE = 100
@@ -98,7 +99,7 @@ def find_danger(groups: Sequence[Group]) -> str | None:
     for group in groups:
         if not group.kept and group.removed:
             return (
-                f"the keep rules match none of the {len(group.removed)} snapshots of "
+                f"the keep rules match none of {render_count(len(group.removed), 'snapshot')} of "
                 f"{group.host}: all of them would go, so nothing was removed"
             )
     return None

@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from backhaul.wire.commands import Credentials
 from backhaul.wire.jobs import FailureClass
-from backhaul.wire.kinds import InitResult
+from backhaul.wire.kinds import InitArguments, InitResult
+from backhaul_agent.restic.environment import name_source
 from backhaul_agent.restic.output import parse_object, read_text
 
 _NOT_OPENED = "unable to open config file"
@@ -30,8 +32,14 @@ _ABSENT = (
 _CREATED = re.compile(r"created restic repository ([0-9a-f]+) at ")
 
 
-def build_arguments() -> list[str]:
-    return ["init", "--json"]
+def build_arguments(arguments: InitArguments) -> list[str]:
+    line = ["init", "--json"]
+    return line if arguments.chunker_of_id is None else [*line, "--copy-chunker-params"]
+
+
+def build_environment(chunker_of: Credentials) -> dict[str, str]:
+    """Build what comes on top of the environment of the new repository."""
+    return {**chunker_of.environment, **name_source(chunker_of)}
 
 
 def build_question() -> list[str]:

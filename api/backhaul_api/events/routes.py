@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated
 
 from litestar import Router, get
 from litestar.params import QueryParameter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.events import EventPage
+from backhaul.wire.events import KINDS, EventPage
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.changes import EVENTS
 from backhaul_api.errors import InvalidError
@@ -35,7 +34,7 @@ MAX_TAIL = 100_000
 RECHECK_S = 0.5
 """On PostgreSQL, another instance may have written, and rings no bell here."""
 
-_KIND = re.compile(r"[a-z_]{1,40}(\.[a-z_]{1,40})?")
+_GROUPS = frozenset(kind.partition(".")[0] for kind in KINDS)
 
 
 @get(
@@ -83,8 +82,7 @@ async def list_events(  # noqa: PLR0913 (each is a parameter of the query)
     ] = 0.0,
 ) -> EventPage:
     for kind in kinds or ():
-        if not _KIND.fullmatch(kind):
-            raise InvalidError.of("kind", "write one like job.failed, or job for all of jobs")
+        _check_kind(kind)
     async with services.database.reading() as connection:
         found = await hosts.fetch(connection, host) if host is not None else None
         filters = Filters(kinds=tuple(kinds or ()), host_id=found.id if found else None)
@@ -114,6 +112,21 @@ async def list_events(  # noqa: PLR0913 (each is a parameter of the query)
         recheck_s=math.inf if services.database.is_sqlite else RECHECK_S,
     )
     return await look_until(look, lambda page: bool(page.items), wait_for)
+
+
+def _check_kind(kind: str) -> None:
+    """Refuse a kind that no event can have: whoever followed it would wait for ever.
+
+    Raises:
+        InvalidError: it is none, and names those that there are.
+    """
+    if kind in KINDS or kind in _GROUPS:
+        return
+    group = kind.partition(".")[0]
+    known = [one for one in KINDS if one.startswith(f"{group}.")] or _GROUPS
+    raise InvalidError.of(
+        "kind", f"{kind[:80]!r} is no kind of event; it can be {', '.join(sorted(known))}"
+    )
 
 
 async def _find_start(

@@ -95,16 +95,19 @@ async def update_host(
     now = services.clock.now()
     async with services.database.writing() as connection:
         found = await store.fetch(connection, host, for_update=True)
-        changed = await store.update(connection, found, data)
-        await record(
-            connection,
-            request.user,
-            "host.update",
-            at=now,
-            target_kind="host",
-            target_id=changed.id,
-            target=changed.name,
-        )
+        if data == UpdateHost():
+            changed = found
+        else:
+            changed = await store.update(connection, found, data)
+            await record(
+                connection,
+                request.user,
+                "host.update",
+                at=now,
+                target_kind="host",
+                target_id=changed.id,
+                target=changed.name,
+            )
         return (await presence.complete(connection, [changed], now=now))[0]
 
 

@@ -18,8 +18,16 @@ from backhaul.wire.agents import HostFacts
 from backhaul.wire.fleet import Host, ScheduleDrift, UpdateHost
 from backhaul.wire.jobs import JobEvent, JobState
 from backhaul.wire.schedules import EntryError
-from backhaul_api.db.changes import identity_topic, touch
-from backhaul_api.db.references import build_key
+from backhaul.wire.wording import (
+    render_count,
+)
+from backhaul_api.db.changes import (
+    identity_topic,
+    touch,
+)
+from backhaul_api.db.references import (
+    build_key,
+)
 from backhaul_api.db.tables import hosts, repositories, schedules
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import AgentIdentity
@@ -192,7 +200,8 @@ async def remove(
     )
     if count := await connection.scalar(scheduled):
         raise ConflictError(
-            f"Host {host.name!r} has {count} schedule(s). Delete them first, then the host."
+            f"Host {host.name!r} has {render_count(count, 'schedule')}. Delete what it is to "
+            "do first, then the host."
         )
     kept_up = sa.select(repositories.c.name).where(
         repositories.c.upkeep_host_id == host.id, repositories.c.removed_at.is_(None)
@@ -214,9 +223,9 @@ async def _end_jobs(
     begun = sum(job.state is not JobState.QUEUED for job in active)
     if begun and not force:
         raise ConflictError(
-            f"Host {host.name!r} has begun {begun} job(s) that are not over. Wait for them. If the "
+            f"Host {host.name!r} has begun {render_count(begun, 'job')} not yet over. Wait. If the "
             "host is gone for good, remove it by force (force=true, or backhaul hosts remove "
-            "--force): they count as lost then."
+            "--force): what it has begun counts as lost then."
         )
     for job in active:
         is_queued = job.state is JobState.QUEUED

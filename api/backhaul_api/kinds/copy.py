@@ -7,14 +7,12 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.environment import find_conflicts
 from backhaul.wire.kinds import CopyArguments, CopyOptions, CopyRequest
 from backhaul_api.errors import InvalidError
-from backhaul_api.jobs.targets import fetch_present_repository, refuse_ambiguous_snapshot
+from backhaul_api.jobs.targets import refuse_ambiguous_snapshot
 from backhaul_api.keys import KeyRing
 from backhaul_api.kinds.order import Fired, Order
-from backhaul_api.names import named_in
-from backhaul_api.repositories.secrets import load_credentials
+from backhaul_api.kinds.second import find_second
 
 
 async def plan(order: Order, request: CopyRequest) -> CopyArguments:
@@ -84,17 +82,12 @@ async def find_destination(
         InvalidError: there is none, it is the one to copy from, or one restic cannot be given the
             environments of both.
     """
-    with named_in(field):
-        destination = await fetch_present_repository(connection, reference)
-    if destination.id == repository_id:
-        raise InvalidError.of(field, "is the repository to copy from; name another one")
-    ours = await load_credentials(connection, keys, repository_id)
-    theirs = await load_credentials(connection, keys, destination.id)
-    if conflicts := find_conflicts(ours.environment, theirs.environment):
-        raise InvalidError.of(
-            field,
-            f"sets {', '.join(conflicts)} to another value than the repository to copy from, and "
-            "one restic, which has one environment, works on both. Copy through a repository that "
-            "takes its access from elsewhere, like an sftp or rclone one, or give both one access",
-        )
-    return destination.id
+    second = await find_second(
+        connection,
+        keys,
+        repository_id,
+        reference,
+        field=field,
+        itself="is the repository to copy from; name another one",
+    )
+    return second.id

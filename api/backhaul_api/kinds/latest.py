@@ -58,7 +58,7 @@ async def choose(
     if of_host is not None:
         with named_in("of_host"):
             host_id = await find_host(order.connection, of_host)
-        hostname = await _fetch_name(order.connection, host_id)
+        hostname = await fetch_name(order.connection, host_id)
     tag = None if source is None else (await order.fetch_source(source)).name
     found = await find_newest(
         order.connection, order.repository.id, host_id, now=order.now, tag=tag
@@ -99,6 +99,7 @@ async def find_newest(
     return None
 
 
-async def _fetch_name(connection: AsyncConnection, host_id: UUID) -> str | None:
+async def fetch_name(connection: AsyncConnection, host_id: UUID) -> str | None:
+    """Fetch the name of a host, also of one that was removed."""
     name: str | None = await connection.scalar(sa.select(hosts.c.name).where(hosts.c.id == host_id))
     return name

@@ -15,8 +15,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import HeldJob
 from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
-from backhaul.wire.jobs import JobState, Obstacle
-from backhaul.wire.kinds import Arguments
+from backhaul.wire.jobs import (
+    JobState,
+    Obstacle,
+)
+from backhaul.wire.kinds import (
+    Arguments,
+    CopyArguments,
+    InitArguments,
+)
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import ConflictError, NotFoundError
@@ -198,9 +205,10 @@ def _priority_of(row: sa.RowMapping) -> JobPriority:
 
 async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetime) -> None:
     try:
-        access = choose_access(msgspec.convert(row["arguments"], Arguments))
-        credentials = await sealer.seal(row["repository_id"], access)
-        second_credentials = await sealer.seal(row["destination_id"])
+        asked: Arguments = msgspec.convert(row["arguments"], Arguments)
+        credentials = await sealer.seal(row["repository_id"], choose_access(asked))
+        second_id = _find_second(asked)
+        second_credentials = await sealer.seal(second_id)
     except (NotFoundError, ConflictError) as error:
         due.unsendable[row["id"]] = f"The repository's credentials cannot be sent: {error}"
         return
@@ -220,7 +228,7 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetim
                 arguments=encode(arguments),
                 repository_id=row["repository_id"],
                 credentials=credentials,
-                second_repository_id=row["destination_id"],
+                second_repository_id=second_id,
                 second_credentials=second_credentials,
                 start_deadline_at=row["start_deadline_at"],
                 max_duration=row["max_duration"],
@@ -228,6 +236,17 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetim
             )
         )
     )
+
+
+def _find_second(arguments: Arguments) -> UUID | None:
+    """Find the second repository that a job needs the credentials of."""
+    match arguments:
+        case CopyArguments():
+            return arguments.destination_id
+        case InitArguments():
+            return arguments.chunker_of_id
+        case _:
+            return None
 
 
 def encode(value: object) -> msgspec.Raw:

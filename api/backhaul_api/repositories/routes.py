@@ -148,6 +148,8 @@ async def update_repository(
         carries = schedules.carries_credentials((await store.fetch(connection, repository)).id)
         await schedules.lock_hosts(connection, carries)
         found = await store.fetch(connection, repository, for_update=True)
+        if data == UpdateRepository():
+            return (await states.describe(connection, [found], now=now))[0]
         changed = await store.update(connection, services.keys, found, data, now=now)
         (changed,) = await states.describe(connection, [changed], now=now)
         concerned = await schedules.move_version(connection, carries, now=now)

@@ -26,6 +26,7 @@ from backhaul.wire.kinds import (
     PasswdStep,
 )
 from backhaul.wire.locations import mask_location
+from backhaul.wire.wording import render_count
 from backhaul_api.db.references import matches_reference
 from backhaul_api.db.tables import hosts, jobs, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
@@ -209,8 +210,8 @@ async def _refuse_used(connection: AsyncConnection, repository: Repository) -> N
     )
     if count := await connection.scalar(active):
         raise ConflictError(
-            f"Repository {repository.name!r} is in use by {count} job(s) that are not over. Wait "
-            "for them, then delete it; those of a host that is gone end when the host is removed."
+            f"Repository {repository.name!r} is in use by {render_count(count, 'job')} not yet "
+            "over. Wait, then delete it; the jobs of a host that is gone end when that is removed."
         )
     scheduled = sa.select(sa.func.count()).where(
         sa.or_(
@@ -221,8 +222,8 @@ async def _refuse_used(connection: AsyncConnection, repository: Repository) -> N
     )
     if count := await connection.scalar(scheduled):
         raise ConflictError(
-            f"Repository {repository.name!r} is used by {count} schedule(s). Delete or change "
-            "them first."
+            f"Repository {repository.name!r} is used by {render_count(count, 'schedule')}. Delete "
+            "or change what uses it first."
         )
 
 

@@ -12,17 +12,23 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, PathParameter, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import Source
+from backhaul.wire.kinds import DrillOptions
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, UpdateSchedule
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
-from backhaul_api.db.changes import touch
+from backhaul_api.bodies import (
+    COMPLETED_BY,
+)
+from backhaul_api.db.changes import (
+    touch,
+)
 from backhaul_api.errors import PreconditionFailedError
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
-from backhaul_api.kinds import copy
+from backhaul_api.kinds import copy, drill
 from backhaul_api.names import named_in
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -33,7 +39,7 @@ from backhaul_api.paging import (
     split_page,
 )
 from backhaul_api.repositories import store as repositories
-from backhaul_api.schedules import rules, store
+from backhaul_api.schedules import options, rules, store
 from backhaul_api.schedules.previews import preview_cron, preview_schedule
 from backhaul_api.services import Needs, Services
 from backhaul_api.sources import store as sources
@@ -53,9 +59,13 @@ _HostFilter = Annotated[
 
 @post(
     "/",
+    opt={COMPLETED_BY: options.complete_create},
     operation_id="create_schedule",
     summary="Create a schedule on a host",
-    description="The host is told at once. The answer's ETag serves for a safe change later.",
+    description=(
+        "The host is told at once. The answer's ETag serves for a safe change later. The `kind` of "
+        "the options may be left out."
+    ),
 )
 async def create_schedule(
     request: OperatorRequest,
@@ -113,10 +123,12 @@ async def get_schedule(services: Needs, schedule_id: _ScheduleId) -> Response[Sc
 
 @patch(
     "/{schedule_id:uuid}",
+    opt={COMPLETED_BY: options.complete_update},
     operation_id="update_schedule",
     summary="Change a schedule",
     description=(
-        "Its host is told at once. Its kind and its host cannot change: make another schedule."
+        "Its host is told at once. Its kind and its host cannot change: make another schedule. The "
+        "`kind` of the options may be left out."
     ),
 )
 async def update_schedule(
@@ -129,6 +141,8 @@ async def update_schedule(
     now = services.clock.now()
     async with services.database.writing() as connection:
         seen = await _fetch_matching(connection, schedule_id, if_match, now=now)
+        if data == UpdateSchedule():
+            return _respond(seen)
         changed, source = await _apply(connection, seen, data)
         rules.check_schedule(changed, source)
         changed = await _settle_options(connection, services, changed)
@@ -209,12 +223,14 @@ async def _settle_options(
     connection: AsyncConnection, services: Services, schedule: Schedule
 ) -> Schedule:
     """Give the schedule with what its options name, looked up."""
-    if schedule.kind is not ScheduleKind.COPY:
-        return schedule
-    options = await copy.settle_options(
-        connection, services.keys, schedule.repository_id, schedule.options
-    )
-    return msgspec.structs.replace(schedule, options=options)
+    chosen = schedule.options
+    if schedule.kind is ScheduleKind.COPY:
+        chosen = await copy.settle_options(
+            connection, services.keys, schedule.repository_id, chosen
+        )
+    elif isinstance(chosen, DrillOptions):
+        chosen = await drill.settle_options(connection, chosen)
+    return msgspec.structs.replace(schedule, options=chosen)
 
 
 async def _fetch_source(connection: AsyncConnection, reference: str | None) -> Source | None:

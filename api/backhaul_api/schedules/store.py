@@ -19,13 +19,15 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import Source
+from backhaul.wire.kinds import CopyOptions, DrillOptions, ScheduleOptions
 from backhaul.wire.schedules import Schedule, ScheduleKind
+from backhaul.wire.wording import render_count
 from backhaul_api.db.tables import hosts, repositories, schedules, sources
 from backhaul_api.errors import ConflictError, NotFoundError, PreconditionFailedError
 from backhaul_api.schedules.next_fires import NEXT_FIRES
 from backhaul_api.sources.rules import has_keep_rule
 
-_NAMES = ("host", "repository", "source", "next_fire_at", "error")
+_NAMES = ("host", "repository", "source", "destination", "of_host", "next_fire_at", "error")
 """Fields of a schedule that are no columns of its row."""
 
 _UNSEEN = {"deleted_at", "past_repository_ids"}
@@ -60,7 +62,7 @@ async def fetch(connection: AsyncConnection, schedule_id: UUID, *, now: datetime
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFoundError("schedule", schedule_id)
-    return _build(row, now)
+    return (await _name_options(connection, [_build(row, now)]))[0]
 
 
 async def fetch_page(
@@ -77,7 +79,8 @@ async def fetch_page(
         query = query.where(schedules.c.host_id == host_id)
     if after is not None:
         query = query.where(schedules.c.id > after)
-    return [_build(row, now) for row in (await connection.execute(query)).mappings()]
+    found = [_build(row, now) for row in (await connection.execute(query)).mappings()]
+    return await _name_options(connection, found)
 
 
 async def fetch_enabled(
@@ -178,9 +181,9 @@ async def refuse_lost_keep_rule(connection: AsyncConnection, source: Source) -> 
     )
     if count := await connection.scalar(query):
         raise ConflictError(
-            f"{count} schedule(s) forget snapshots by the retention of source {source.name!r}, "
-            "and without a keep rule would remove all of them. Leave at least one keep rule, or "
-            "delete these schedules first."
+            f"The retention of source {source.name!r} is used to forget snapshots by "
+            f"{render_count(count, 'schedule')}, and without a keep rule all of them would go. "
+            "Leave at least one keep rule, or delete what forgets by it first."
         )
 
 
@@ -198,6 +201,33 @@ def carries_credentials(repository_id: UUID) -> sa.ColumnElement[bool]:
 def runs_alone() -> sa.ColumnElement[bool]:
     """Build the condition for the schedules whose hosts were given what runs them alone."""
     return sa.and_(schedules.c.enabled, schedules.c.when_unreachable == "run")
+
+
+async def _name_options(connection: AsyncConnection, found: list[Schedule]) -> list[Schedule]:
+    """Add the names of what options name by ids."""
+    named = [msgspec.structs.replace(one, **_find_named(one.options)) for one in found]
+    names: dict[str | None, str] = {}
+    for table, field in ((repositories, "destination"), (hosts, "of_host")):
+        wanted = {UUID(id_) for one in named if (id_ := getattr(one, field)) is not None}
+        if wanted:
+            query = sa.select(table.c.id, table.c.name).where(table.c.id.in_(wanted))
+            names |= {str(row.id): row.name for row in await connection.execute(query)}
+    return [
+        msgspec.structs.replace(
+            one, destination=names.get(one.destination), of_host=names.get(one.of_host)
+        )
+        for one in named
+    ]
+
+
+def _find_named(options: ScheduleOptions | None) -> dict[str, str | None]:
+    match options:
+        case CopyOptions():
+            return {"destination": options.destination}
+        case DrillOptions():
+            return {"of_host": options.of_host}
+        case _:
+            return {}
 
 
 def _columns(schedule: Schedule) -> dict[str, Any]:

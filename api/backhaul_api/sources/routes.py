@@ -93,6 +93,8 @@ async def update_source(
     async with services.database.writing() as connection:
         await schedules.take_turn(connection)
         found = await store.fetch(connection, source)
+        if data == UpdateSource():
+            return found
         changed = await store.update(connection, found, data, now=now)
         rules.check_choice(changed)
         await schedules.refuse_lost_keep_rule(connection, changed)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import CreateSource, Source, UpdateSource
+from backhaul.wire.wording import render_count
 from backhaul_api.db.references import matches_reference
 from backhaul_api.db.tables import schedules, sources
 from backhaul_api.errors import ConflictError, NotFoundError
@@ -95,7 +96,8 @@ async def delete(connection: AsyncConnection, source: Source) -> None:
     )
     if count := await connection.scalar(used_by):
         raise ConflictError(
-            f"Source {source.name!r} is used by {count} schedule(s). Delete or change them first."
+            f"Source {source.name!r} is used by {render_count(count, 'schedule')}. Delete or "
+            "change what uses it first."
         )
     # Deleted schedules keep their rows for their jobs, but no source.
     await connection.execute(

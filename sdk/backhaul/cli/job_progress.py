@@ -12,6 +12,7 @@ from backhaul._result_texts import render_result
 from backhaul.cli import output
 from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
+from backhaul.wire.wording import render_count
 
 if TYPE_CHECKING:
     from backhaul.client import Client
@@ -114,12 +115,12 @@ def _render_share(job: Job) -> str:
 def _render_detail(progress: Progress) -> str:
     parts = []
     if progress.total_files:
-        parts.append(f"{progress.files_done}/{progress.total_files} files")
+        parts.append(f"{progress.files_done}/{render_count(progress.total_files, 'file')}")
     if progress.total_bytes:
         done, total = progress.bytes_done, progress.total_bytes
         parts.append(f"{display.render_bytes(done)}/{display.render_bytes(total)}")
     if progress.seconds_remaining:
         parts.append(f"{display.render_duration(progress.seconds_remaining)} left")
     if progress.error_count:
-        parts.append(f"{progress.error_count} errors")
+        parts.append(render_count(progress.error_count, "error"))
     return ", ".join(parts)

@@ -32,6 +32,7 @@ from backhaul.cli.output import (
 from backhaul.cli.values import parse_since
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, NumberedLogLine
 from backhaul.wire.kinds import DiffResult, DrillResult, JobKind
+from backhaul.wire.wording import render_count
 
 app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
 app.add_typer(run_app, name="run")
@@ -170,8 +171,8 @@ def _render_line(line: NumberedLogLine) -> str:
     return f"{display.render_moment(line.at)}  {origin}{line.text}"
 
 
-# The destination of a copy has an id here, and its name beside.
-_SAID_BY_NAME = {"kind", "destination_id"}
+# A second repository has an id here, and its name beside.
+_SAID_BY_NAME = {"kind", "destination_id", "chunker_of_id"}
 _UNITS = {"limit_upload": " KiB/s", "limit_download": " KiB/s"}
 
 
@@ -253,7 +254,7 @@ def _build_schedule_fields(job: Job) -> list[tuple[str, str]]:
     return [
         ("schedule", str(job.schedule_id)),
         ("scheduled for", display.render_moment(job.scheduled_at)),
-        ("missed before", f"{job.missed} slots" if job.missed else ""),
+        ("missed before", render_count(job.missed, "slot") if job.missed else ""),
         ("ran offline", "yes" if job.ran_offline else ""),
     ]
 

@@ -50,6 +50,7 @@ from backhaul.wire.kinds import (
 )
 from backhaul.wire.locations import mask_location
 from backhaul.wire.snapshots import Snapshot
+from backhaul.wire.wording import render_count
 
 app = typer.Typer(help="The restic repositories.", rich_markup_mode=None)
 
@@ -257,7 +258,7 @@ def adopt_repository(
         confirm(f"Vouch for the snapshots in {repository}?", is_sure=yes)
         adoption = client.adopt_repository(repository, AdoptRepository())
     name = adoption.repository.name
-    vouched = display.render_count(adoption.adopted, "snapshot")
+    vouched = render_count(adoption.adopted, "snapshot")
     text = f"Repository {name} is adopted: vouched for {vouched}."
     if adoption.doubted:
         text = f"{text} Still doubted: {adoption.doubted}; `backhaul snapshots list` says why."
@@ -271,7 +272,7 @@ def _describe_found(found: Sequence[Snapshot]) -> Iterator[str]:
         return
     times = [snapshot.time for snapshot in found if snapshot.doubt != Doubt.FUTURE]
     hosts = sorted({snapshot.hostname for snapshot in found})
-    yield f"{display.render_count(len(found), 'snapshot')}, of {', '.join(hosts)}"
+    yield f"{render_count(len(found), 'snapshot')}, of {', '.join(hosts)}"
     if times:
         begin, end = (display.render_moment(time) for time in (min(times), max(times)))
         yield f"made from {begin} to {end}"

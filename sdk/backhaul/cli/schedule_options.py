@@ -29,7 +29,11 @@ Destination = Annotated[
 ]
 OfHost = Annotated[
     str | None,
-    typer.Option("--of-host", metavar="HOST", help="copy: only the snapshots of this host."),
+    typer.Option(
+        "--of-host",
+        metavar="HOST",
+        help="copy: only the snapshots of this host. drill: whose newest snapshot.",
+    ),
 ]
 SampleFiles = Annotated[
     int | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -37,7 +37,6 @@ from backhaul.cli.schedule_options import (
 )
 from backhaul.cli.schedule_preview import preview_schedule
 from backhaul.cli.values import parse_duration
-from backhaul.wire.kinds import CopyOptions, ScheduleOptions
 from backhaul.wire.schedules import (
     DEFAULT_ATTEMPTS,
     DEFAULT_RETRY_DELAY_S,
@@ -48,9 +47,6 @@ from backhaul.wire.schedules import (
     UpdateSchedule,
     WhenUnreachable,
 )
-
-if TYPE_CHECKING:
-    from backhaul.client import Client
 
 T = TypeVar("T")
 
@@ -194,9 +190,7 @@ def show_schedule(schedule: ScheduleId, as_json: AsJson = False, quiet: Quiet = 
     """Show a schedule."""
     with open_client() as client:
         found = client.get_schedule(schedule)
-        options = display.render_options(_name_destination(client, found.options))
-    fields = _build_fields(found, now(), options)
-    print_one(found, fields, key=found.id, as_json=as_json, quiet=quiet)
+    print_one(found, _build_fields(found, now()), key=found.id, as_json=as_json, quiet=quiet)
 
 
 @app.command("update")
@@ -349,7 +343,7 @@ def _build_columns(at: datetime) -> list[Column[Schedule]]:
     ]
 
 
-def _build_fields(schedule: Schedule, at: datetime, options: str) -> list[tuple[str, str]]:
+def _build_fields(schedule: Schedule, at: datetime) -> list[tuple[str, str]]:
     return [
         ("id", str(schedule.id)),
         ("host", schedule.host),
@@ -366,19 +360,11 @@ def _build_fields(schedule: Schedule, at: datetime, options: str) -> list[tuple[
         ("max duration", _render_duration(schedule.max_duration)),
         ("attempts", _render_attempts(schedule)),
         ("when unreachable", schedule.when_unreachable),
-        ("options", options),
+        ("options", display.render_options(schedule)),
         ("created", display.render_moment(schedule.created_at)),
         ("changed", display.render_moment(schedule.updated_at)),
         ("revision", str(schedule.revision)),
     ]
-
-
-def _name_destination(client: Client, options: ScheduleOptions | None) -> ScheduleOptions | None:
-    """Say the name of the repository to copy to, whose id is kept."""
-    if not isinstance(options, CopyOptions):
-        return options
-    name = client.get_repository(options.destination).name
-    return msgspec.structs.replace(options, destination=name)
 
 
 def _render_next(schedule: Schedule, at: datetime) -> str:

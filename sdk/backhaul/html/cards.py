@@ -27,6 +27,7 @@ from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
 from backhaul.wire.kinds import Retention
 from backhaul.wire.schedules import Schedule
 from backhaul.wire.snapshots import FileEntry, Snapshot
+from backhaul.wire.wording import render_count
 
 MAX_PATHS = 12
 
@@ -142,7 +143,7 @@ def _schedule_rows(one: Schedule, now: datetime) -> list[tuple[str, str]]:
         ("tried", "once" if one.attempts == 1 else f"up to {one.attempts} times"),
         ("without the server", "runs" if one.when_unreachable == "run" else "waits"),
     ]
-    if options := render_options(one.options):
+    if options := render_options(one):
         rows.append(("options", options))
     return [*rows, ("why", one.error)] if one.error else rows
 
@@ -152,8 +153,29 @@ def _source_rows(source: Source) -> list[tuple[str, str]]:
         ("dump", source.dump) if source.dump else ("paths", _lines(source.paths)),
         ("excludes", _lines(source.excludes) if source.excludes else "none"),
         ("tags", ", ".join((source.name, *source.tags))),
+        *([("limits", text)] if (text := _describe_limits(source)) else []),
         ("keeps", _describe_retention(source.retention)),
     ]
+
+
+def _describe_limits(source: Source) -> str:
+    """Tell what a backup leaves out or holds back besides its excludes; empty when nothing."""
+    said = {
+        "excludes of": ", ".join(source.exclude_files),
+        "no": "caches" if source.exclude_caches else "",
+        "nothing larger than": source.exclude_larger_than or "",
+        "one": "file system" if source.one_file_system else "",
+        "upload": _render_rate(source.limit_upload),
+        "download": _render_rate(source.limit_download),
+        "compression": source.compression or "",
+        "nice": "" if source.nice is None else str(source.nice),
+        "ionice": source.ionice or "",
+    }
+    return ", ".join(f"{name} {value}" for name, value in said.items() if value)
+
+
+def _render_rate(kib: int | None) -> str:
+    return "" if kib is None else f"{kib} KiB/s"
 
 
 def _repository_rows(one: Repository, now: datetime) -> list[tuple[str, str]]:
@@ -203,7 +225,7 @@ def _show_progress(job: Job) -> Markup:
     text = "starting"
     if progress is not None:
         text = (
-            f"{done:.0%}, {progress.files_done:,} of {progress.total_files:,} files, "
+            f"{done:.0%}, {progress.files_done:,} of {render_count(progress.total_files, 'file')}, "
             f"{render_bytes(progress.bytes_done)} of {render_bytes(progress.total_bytes)}"
         )
         if progress.seconds_remaining is not None:

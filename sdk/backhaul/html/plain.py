@@ -6,13 +6,14 @@ from typing import Any
 
 from backhaul._moments import find_now
 from backhaul._result_texts import render_result
-from backhaul.display import render_age, render_bytes, render_count, render_duration
+from backhaul.display import render_age, render_bytes, render_duration
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, Repository, RepositorySize, Source
 from backhaul.wire.jobs import Job, JobState
 from backhaul.wire.schedules import Schedule
 from backhaul.wire.snapshots import FileEntry, Snapshot
+from backhaul.wire.wording import render_count
 
 
 def render_line(data: Any) -> str:
@@ -64,9 +65,8 @@ def _describe(data: Any) -> str:  # noqa: C901, PLR0912 (a line for each kind of
             state = "" if data.disabled_at is None else "disabled, "
             return f"{data.username}: {state}signed in {render_age(data.last_login_at, now)}"
         case EnrollmentToken():
-            return (
-                f"{data.id}, {data.uses_left} use(s) left, ends {render_age(data.expires_at, now)}"
-            )
+            left = render_count(data.uses_left, "use")
+            return f"{data.id}, {left} left, ends {render_age(data.expires_at, now)}"
         case Event():
             where = data.target or " on ".join(filter(None, (data.job_kind, data.host)))
             return f"{data.kind} {where}, {render_age(data.at, now)}"

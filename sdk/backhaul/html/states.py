@@ -9,6 +9,7 @@ from backhaul.html.markup import Markup, join, mark
 from backhaul.wire.events import Event
 from backhaul.wire.fleet import Host, HostState
 from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.wording import render_count
 
 _JOBS = {
     JobState.QUEUED: ("mute", "○"),
@@ -61,4 +62,4 @@ def show_drift(host: Host) -> Markup:
         return mark("good", "✔", "none")
     if drift.desired != drift.applied:
         return mark("warn", "◐", f"follows version {drift.applied} of {drift.desired}")
-    return mark("bad", "✖", f"skips {len(drift.errors)} schedule(s)")
+    return mark("bad", "✖", f"skips {render_count(len(drift.errors), 'schedule')}")

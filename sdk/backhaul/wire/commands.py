@@ -49,7 +49,8 @@ class CommandRun(Wire, frozen=True, kw_only=True, tag_field="type", tag="command
     repository_id: UUID | None = None
     credentials: bytes | None = None
     second_repository_id: UUID | None = None
-    """Of a copy, its destination: a job that needs two repositories."""
+    """Of a copy, its destination; of an init, whose chunker parameters the new one takes: jobs that
+    need two repositories."""
     second_credentials: bytes | None = None
     """Sealed like the others, and bound to the second repository as they are to the first."""
     start_deadline_at: Instant | None = None

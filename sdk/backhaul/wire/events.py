@@ -5,7 +5,46 @@ from __future__ import annotations
 from uuid import UUID
 
 from backhaul.wire.base import Instant, Wire
+from backhaul.wire.jobs import JobState
 from backhaul.wire.kinds import JobKind
+
+KINDS = frozenset(
+    {
+        *(f"job.{state}" for state in JobState),
+        "job.retry",
+        "job.cancel_requested",
+        "account.login_failed",
+        "api_token.create",
+        "api_token.delete",
+        "enrollment_token.create",
+        "enrollment_token.delete",
+        "host.delete",
+        "host.enroll",
+        "host.update",
+        "repository.adopt",
+        "repository.change_password",
+        "repository.continue_password_change",
+        "repository.create",
+        "repository.delete",
+        "repository.give_up_password_change",
+        "repository.update",
+        "schedule.create",
+        "schedule.delete",
+        "schedule.update",
+        "session.create",
+        "session.delete",
+        "source.create",
+        "source.delete",
+        "source.update",
+        "user.bootstrap",
+        "user.create",
+        "user.delete",
+        "user.disable",
+        "user.enable",
+        "user.reset_password",
+    }
+)
+"""Every kind of event that there is."""
 
 
 class Event(Wire, frozen=True, kw_only=True):

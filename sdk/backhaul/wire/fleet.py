@@ -255,7 +255,8 @@ class LastCheck(LastJob, frozen=True, kw_only=True):
     """The newest check that came to an end, with or without errors found."""
 
     read_data_subset: str | None
-    """Which part of the data it read; None when only the structure."""
+    """Which part of the data it was to read; None when only the structure. One that failed without
+    finding errors may have read nothing."""
     failure_class: FailureClass | None
     """`damaged` when it found errors."""
 

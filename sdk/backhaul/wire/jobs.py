@@ -150,6 +150,8 @@ class FailureClass(StrEnum):
     DAMAGED = "damaged"
     NO_SPACE = "no_space"
     SOURCE_MISSING = "source_missing"
+    SNAPSHOT_MISSING = "snapshot_missing"
+    """The repository has no such snapshot, or none at all of those that were meant."""
     RESTIC_MISSING = "restic_missing"
     NOT_SUPPORTED = "not_supported"
     """The restic of the host, its repository or the host itself lacks what the job needs."""

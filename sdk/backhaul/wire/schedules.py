@@ -168,7 +168,7 @@ class CreateSchedule(Request, frozen=True, kw_only=True):
     """`run`: back up without the server when it cannot be reached; the default for backup.
     `wait`: the default, and all there is, for the rest."""
     options: ScheduleOptions | None = None
-    """How the job is done; of the same kind as the schedule."""
+    """How the job is done. Its `kind`, which must be the schedule's, may be left out in JSON."""
 
 
 class UpdateSchedule(Request, frozen=True, kw_only=True):
@@ -215,6 +215,10 @@ class Schedule(Wire, frozen=True, kw_only=True):
     when_unreachable: WhenUnreachable
     options: ScheduleOptions | None = None
     """None when none were chosen."""
+    destination: Name | None = None
+    """Of a copy: the name of the repository that the options name by its id."""
+    of_host: Name | None = None
+    """Of a drill: the name of the host that the options name by its id."""
     next_fire_at: Instant | None
     """The next slot, with this schedule's jitter; None while it is disabled."""
     created_at: Instant

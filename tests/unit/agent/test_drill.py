@@ -125,7 +125,7 @@ async def test_what_differs_and_what_is_missing_are_damage_with_names(host: Host
     finished = host.finished
     assert (finished.outcome, finished.failure_class) == (Outcome.FAILED, FailureClass.DAMAGED)
     assert (result.differing, result.unreadable) == (("/data/a",), ("/data/b",))
-    assert "2 files differ between two reads, or cannot be read" in (finished.message or "")
+    assert "2 files with two reads that differ, or that cannot be read" in (finished.message or "")
     assert list(folder.iterdir()) == []
 
 

@@ -45,7 +45,7 @@ F = FailureClass
         ("restore-damaged-pack-json", JobKind.RESTORE, F.DAMAGED),
         ("config-zero-size", JobKind.SNAPSHOTS, F.DAMAGED),
         ("config-damaged", JobKind.SNAPSHOTS, F.DAMAGED),
-        ("restore-unknown-snapshot", JobKind.RESTORE, F.OTHER),
+        ("restore-unknown-snapshot", JobKind.RESTORE, F.SNAPSHOT_MISSING),
         ("repo-read-only-backup", JobKind.BACKUP, F.OTHER),
         ("signal-sigint-backup", JobKind.BACKUP, F.INTERRUPTED),
         ("signal-sigterm-backup", JobKind.BACKUP, F.INTERRUPTED),

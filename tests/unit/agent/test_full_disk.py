@@ -151,7 +151,7 @@ async def test_log_lines_go_first_and_the_gap_is_marked(journal_file: JournalFil
     _, lines, finished = read_all(spool)
     assert isinstance(lines, JobLog)
     assert [line.text for line in lines.lines] == [
-        "(31 lines are left out here: the agent's disk was full)",
+        "(31 lines left out here: the agent's disk was full)",
         "and on",
     ]
     assert isinstance(finished, JobFinished)
@@ -176,7 +176,7 @@ async def test_gap_at_the_end_of_a_log_is_marked(
             await asyncio.sleep(0.01)
     await running
 
-    assert host.log[-1].endswith("lines are left out here: the agent had no room for them)")
+    assert host.log[-1].endswith("lines left out here: the agent had no room for them)")
     assert "signal interrupt received, cleaning up" not in host.log
     assert host.finished.log_lines == len(host.log)
 
@@ -387,7 +387,7 @@ def test_full_spool_takes_no_more_log_lines_but_every_result(journal_file: Journ
     assert isinstance(marker, JobLog)
     assert (marker.seq, [line.text for line in marker.lines]) == (
         20,
-        ["(60 lines are left out here: the agent had no room for them)"],
+        ["(60 lines left out here: the agent had no room for them)"],
     )
     assert isinstance(finished, JobFinished)
     assert finished.log_lines == 21
@@ -410,7 +410,7 @@ def test_gap_is_marked_where_it_is_once_there_is_room_again(journal_file: Journa
     assert (log.seq, [line.text for line in log.lines]) == (
         20,
         [
-            "(20 lines are left out here: the agent had no room for them)",
+            "(20 lines left out here: the agent had no room for them)",
             "0 later",
             "1 later",
         ],

@@ -42,7 +42,7 @@ FAILURES = [
     ("backup-repo-disk-full", K.BACKUP, F.NO_SPACE),
     ("backup-stdin-command-fails", K.BACKUP, F.OTHER),
     ("restore-target-full", K.RESTORE, F.NO_SPACE),
-    ("restore-unknown-snapshot", K.RESTORE, F.OTHER),
+    ("restore-unknown-snapshot", K.RESTORE, F.SNAPSHOT_MISSING),
     ("restore-damaged-pack-json", K.RESTORE, F.DAMAGED),
     ("check-damaged-pack-read-data", K.CHECK, F.DAMAGED),
     ("check-damaged-snapshot-file", K.CHECK, F.DAMAGED),

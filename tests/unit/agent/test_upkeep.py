@@ -189,7 +189,7 @@ async def test_forget_that_would_keep_nothing_ends_after_the_dry_run(host: Host)
 
     assert (finished.failure_class, finished.exit_code) == (FailureClass.REFUSED, 0)
     assert finished.message == (
-        "the keep rules match none of the 2 snapshots of db-1: all of them would go, "
+        "the keep rules match none of 2 snapshots of db-1: all of them would go, "
         "so nothing was removed"
     )
     assert len(host.fake.calls) == 1
@@ -368,7 +368,7 @@ async def test_unlock_counts_what_is_left(host: Host, remove_all: bool) -> None:
         ["unlock", "--remove-all"] if remove_all else ["unlock"],
         ["list", "locks", "--no-lock"],
     ]
-    assert "2 locks are left" in str(host.log)
+    assert "2 locks left" in str(host.log)
 
 
 async def test_prune_is_judged_by_its_exit_code(host: Host) -> None:

@@ -26,13 +26,14 @@ from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
 from backhaul.display import render_moment
 from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
 from backhaul.wire.fleet import (
+    LastCheck,
     PasswordChange,
     RepositoryLock,
     RepositorySize,
     ScheduleDrift,
     StartedPasswordChange,
 )
-from backhaul.wire.jobs import JobState, Progress
+from backhaul.wire.jobs import FailureClass, JobState, Progress
 from backhaul.wire.kinds import (
     BackupArguments,
     BackupResult,
@@ -47,6 +48,7 @@ from backhaul.wire.kinds import (
     JobKind,
     PasswdStep,
     PruneResult,
+    RestoreResult,
     Retention,
     UnlockResult,
 )
@@ -491,6 +493,31 @@ def test_state_of_a_repository_is_shown(cli: Cli, server: respx.MockRouter) -> N
         assert words in shown
 
 
+@pytest.mark.parametrize(
+    ("failure_class", "has_read"),
+    [(None, True), (FailureClass.DAMAGED, True), (FailureClass.WRONG_PASSWORD, False)],
+    ids=["passed", "damaged", "not begun"],
+)
+def test_check_that_failed_early_is_not_said_to_have_read(
+    cli: Cli, server: respx.MockRouter, failure_class: FailureClass | None, has_read: bool
+) -> None:
+    check = LastCheck(
+        job_id=JOB_ID,
+        host="web-1",
+        state=JobState.FAILED if failure_class else JobState.SUCCEEDED,
+        finished_at=NOW,
+        message=None,
+        read_data_subset=None,
+        failure_class=failure_class,
+    )
+    repository = msgspec.structs.replace(build_repository(), last_check=check)
+    server.get("/v1/repositories/nas").mock(return_value=reply(repository))
+
+    shown = cli("repositories", "show", "nas").stdout
+
+    assert ("read the structure" in shown) is has_read
+
+
 def test_bad_line_of_an_environment_file_is_not_repeated(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("GOOD=1\nhunter2\n")
 
@@ -804,6 +831,10 @@ def test_paths_of_a_result_are_shown_one_a_line(
             {"kind": "diff", "snapshot": "0a1b2c3d", "other": "4e5f6a7b"},
         ),
         (
+            ["init", "--chunker-of", "cloud"],
+            {"kind": "init", "chunker_of": "cloud"},
+        ),
+        (
             [*IN_PLACE, "--confirm-host", "web-1", "--source", "etc", "--of-host", "db-1"],
             {
                 "kind": "restore",
@@ -829,6 +860,7 @@ def test_paths_of_a_result_are_shown_one_a_line(
         "copy",
         "drill",
         "diff",
+        "init",
         "restore in place",
     ],
 )
@@ -854,6 +886,10 @@ def test_upkeep_can_be_run_at_once(
         ),
         (CheckResult(read_data_subset="1/7"), ": no errors; read 1/7 of the data"),
         (CheckResult(), ": no errors"),
+        (
+            RestoreResult(snapshot_id="0a1b2c3d", target="/", files_restored=1, bytes_restored=7),
+            ": 1 file, 7 B from 0a1b2c3d put back in place",
+        ),
         (PruneResult(), ""),
         (UnlockResult(locks_left=0), ": no locks left"),
         (CopyResult(copied=2, skipped=3), ": 2 snapshots copied, 3 there already"),
@@ -868,6 +904,7 @@ def test_upkeep_can_be_run_at_once(
         "forget dry",
         "check data",
         "check",
+        "in place",
         "prune",
         "unlock",
         "copy",

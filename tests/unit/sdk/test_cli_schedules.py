@@ -15,7 +15,8 @@ import respx
 
 from backhaul.cli import prompts
 from backhaul.cron import build_hash_key, parse_cron
-from backhaul.wire.kinds import CheckOptions, CopyOptions
+from backhaul.html import render
+from backhaul.wire.kinds import CheckOptions, CopyOptions, DrillOptions
 from backhaul.wire.problems import FieldError, ProblemType
 from backhaul.wire.schedules import ScheduleKind, SchedulePreview, UpcomingFire
 from tests.unit.sdk.builders import (
@@ -75,18 +76,39 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
     }
 
 
-def test_repository_to_copy_to_is_shown_by_its_name(cli: Cli, server: respx.MockRouter) -> None:
-    options = CopyOptions(destination=str(REPOSITORY_ID))
-    server.get(PATH).mock(
-        return_value=reply(build_schedule(kind=ScheduleKind.COPY, options=options))
-    )
-    server.get(f"/v1/repositories/{REPOSITORY_ID}").mock(
-        return_value=reply(build_repository("cloud"))
-    )
+@pytest.mark.parametrize(
+    ("kind", "options", "named", "shown"),
+    [
+        (
+            ScheduleKind.COPY,
+            CopyOptions(destination=str(REPOSITORY_ID), of_host="db-1"),
+            {"destination": "cloud"},
+            "destination cloud, of host db-1",
+        ),
+        (
+            ScheduleKind.DRILL,
+            DrillOptions(of_host=str(REPOSITORY_ID), files=7, max_bytes=9),
+            {"of_host": "db-1"},
+            "of host db-1, files 7, max bytes 9",
+        ),
+    ],
+    ids=["copy", "drill"],
+)
+def test_what_options_name_by_an_id_is_shown_by_its_name(
+    cli: Cli,
+    server: respx.MockRouter,
+    kind: ScheduleKind,
+    options: CopyOptions | DrillOptions,
+    named: dict[str, Any],
+    shown: str,
+) -> None:
+    schedule = build_schedule(kind=kind, options=options, **named)
+    server.get(PATH).mock(return_value=reply(schedule))
 
-    shown = cli("schedules", "show", ID)
+    result = cli("schedules", "show", ID)
 
-    assert re.search(r"^options +destination cloud$", shown.stdout, re.MULTILINE)
+    assert re.search(f"^options +{shown}$", result.stdout, re.MULTILINE)
+    assert shown in render(schedule, now=NOW)
 
 
 def test_option_of_a_kind_is_sent_among_its_options(cli: Cli, server: respx.MockRouter) -> None:

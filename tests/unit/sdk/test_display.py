@@ -10,10 +10,10 @@ from backhaul.display import (
     join_lines,
     render_age,
     render_bytes,
-    render_count,
     render_duration,
     render_printable,
 )
+from backhaul.wire.wording import render_count
 from tests.unit.sdk.builders import NOW
 
 

@@ -214,6 +214,29 @@ def test_ended_job_is_a_summary() -> None:
     assert "1 min 5 s" in shown.words
 
 
+def test_card_of_a_source_tells_its_limits() -> None:
+    plain = read(render(SOURCE, now=NOW)).words
+    limited = msgspec.structs.replace(
+        SOURCE,
+        exclude_files=("/etc/not-these",),
+        exclude_caches=True,
+        exclude_larger_than="2G",
+        limit_upload=2048,
+        limit_download=4096,
+        compression="max",
+        nice=0,
+        ionice="idle",
+    )
+
+    words = read(render(limited, now=NOW)).words
+
+    assert "limits" not in plain
+    assert (
+        "excludes of /etc/not-these, no caches, nothing larger than 2G, upload 2048 KiB/s, "
+        "download 4096 KiB/s, compression max, nice 0, ionice idle"
+    ) in words
+
+
 def test_copy_names_both_repositories() -> None:
     shown = read(render(build_job(JobState.RUNNING, destination="cloud"), now=NOW))
 

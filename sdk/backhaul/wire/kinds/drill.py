@@ -73,5 +73,8 @@ class DrillResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="drill"
 class DrillOptions(Request, frozen=True, kw_only=True, tag_field="kind", tag="drill"):
     """How a schedule drills."""
 
+    of_host: str | None = None
+    """Name or id of the host whose newest snapshot is sampled, kept as its id; without it the host
+    that drills, or any when it has none."""
     files: DrillFiles = DEFAULT_FILES
     max_bytes: DrillBytes = DEFAULT_MAX_BYTES

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from backhaul.wire.base import Request, Wire
+from uuid import UUID
+
+from backhaul.wire.base import Name, Request, Wire
 
 
 class InitArguments(Wire, frozen=True, kw_only=True, tag_field="kind", tag="init"):
-    """Create the repository. Takes nothing."""
+    """Create the repository."""
+
+    chunker_of_id: UUID | None = None
+    """The repository whose chunker parameters it takes; `command.run` carries its credentials."""
+    chunker_of: Name | None = None
+    """The name that this one had when the job was made."""
 
 
 class InitRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="init"):
@@ -14,6 +21,9 @@ class InitRequest(Request, frozen=True, kw_only=True, tag_field="kind", tag="ini
 
     host: str
     repository: str
+    chunker_of: str | None = None
+    """Name or id of a repository whose snapshots are to be copied here, or whose files are backed
+    up here too: both cut files at the same places then, and what they share is stored once."""
 
 
 class InitResult(Wire, frozen=True, kw_only=True, tag_field="kind", tag="init"):
