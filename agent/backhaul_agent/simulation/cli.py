@@ -29,13 +29,13 @@ from backhaul_agent.simulation.run import Simulation, TooManyAgentsError, make_r
 from backhaul_agent.simulation.schedules import HIGHEST_RATE, MOST_PER_DAY
 from backhaul_agent.simulation.show import Onlooker, print_report
 
-_RAMP_PER_S = 200.0
+_RAMP_PER_S = 50.0
 """Agents that are started in a second, where no ramp was given."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
-def simulate(
+def simulate(  # noqa: PLR0913, PLR0917 (each is an option of the command line)
     agents: Annotated[int, typer.Option(min=1, max=50_000, help="How many to simulate.")] = 100,
     server: Annotated[
         str | None, typer.Option(help="The server's URL; default: where you are signed in.")
@@ -44,7 +44,7 @@ def simulate(
         str, typer.Option(help="How long they live once all are there, like 90s or 10m.")
     ] = "1m",
     ramp: Annotated[
-        str | None, typer.Option(help="Over how long they are started; default: 200 a second.")
+        str | None, typer.Option(help="Over how long they are started; default: 50 a second.")
     ] = None,
     backups_per_day: Annotated[
         float | None,
@@ -82,10 +82,9 @@ def simulate(
     """
     if (per_day := (backups_per_day or HIGHEST_RATE) * speed) > MOST_PER_DAY:
         raise BadInputError(
-            f"--speed: {per_day:,.0f} backups of a host in a day are more than the {MOST_PER_DAY:,} "
-            "that can be had; choose less, or fewer --backups-per-day."
+            f"--speed: it makes {per_day:,.0f} backups of a host in a day, and {MOST_PER_DAY:,} "
+            "can be had; choose less, or fewer --backups-per-day."
         )
-    profile = settings.require_token(connection.find_profile(server))
     plan = Plan(
         prefix=_check_prefix(prefix),
         agents=agents,
@@ -95,6 +94,7 @@ def simulate(
     )
     seconds = parse_duration(duration, option="--duration")
     ramp_s = agents / _RAMP_PER_S if ramp is None else parse_duration(ramp, option="--ramp")
+    profile = settings.require_token(connection.find_profile(server))
     # What an agent writes into its log is counted here.
     logging.getLogger("backhaul_agent").setLevel(logging.CRITICAL)
     if clean:

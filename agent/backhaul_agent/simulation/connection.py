@@ -50,12 +50,12 @@ class Connection(asyncio.Protocol):
             httpx.ReadError: the other side hung up.
             httpx.RemoteProtocolError: what came is no answer.
         """
-        self._awaited = asyncio.get_running_loop().create_future()
+        awaited = self._awaited = asyncio.get_running_loop().create_future()
         if self.transport is None or self.transport.is_closing():
             self._fail(httpx.ReadError("the connection is closed"))
         else:
             self.transport.write(request)
-        return self._awaited
+        return awaited
 
     def hang_up(self) -> None:
         if self.transport is not None:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -44,11 +45,12 @@ class BytesPerDay(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs of a day are in it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mark:
     """The counters at a moment."""
 
     at_s: float
+    at: datetime
     polls: int
     fires: int
     ended: int
@@ -93,7 +95,15 @@ class Figures:
         self.latencies.setdefault(name, []).append(seconds)
 
     def mark(self) -> Mark:
-        return Mark(time.monotonic(), self.polls, self.fires, self.ended, self.quiet, self.busy)
+        return Mark(
+            at_s=time.monotonic(),
+            at=datetime.now(UTC),
+            polls=self.polls,
+            fires=self.fires,
+            ended=self.ended,
+            quiet=self.quiet,
+            busy=self.busy,
+        )
 
     def summarise_latencies(self) -> dict[str, Quantiles]:
         return {name: _summarise(seconds) for name, seconds in sorted(self.latencies.items())}
@@ -139,6 +149,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     enrolled_per_s: float
     seconds: float
     """From the end of the ramp until the fires ended: what rates are counted over."""
+    ended_at: datetime
+    """When these seconds were over."""
+    ended: int
+    """The jobs whose end came in them."""
+    jobs_per_day: float
+    """Of an agent at a speed of 1, without upkeep."""
     polls_per_s: float
     fires: int
     fires_per_s: float

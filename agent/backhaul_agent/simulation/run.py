@@ -64,6 +64,16 @@ class Phase:
 
 
 @dataclass
+class _Life:
+    """Between the end of the ramp and the end of the fires."""
+
+    begin: Mark
+    cpu_s: float
+    connected: int = 0
+    end: Mark | None = None
+
+
+@dataclass
 class Simulation:
     """One run. `interrupt` ends it early, and in order."""
 
@@ -113,13 +123,14 @@ class Simulation:
         await self._prepare()
         running = await self._start()
         beside = [asyncio.create_task(self._fire()), asyncio.create_task(self._probe())]
-        begin, cpu_s, connected = self.figures.mark(), time.process_time(), self.figures.parked
+        life = _Life(begin=self.figures.mark(), cpu_s=time.process_time())
+        life.connected = self.figures.parked
         await self._wait(self.seconds)
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
-        end, cpu_s = self.figures.mark(), time.process_time() - cpu_s
-        connected = max(connected, self.figures.parked)
+        life.end, life.cpu_s = self.figures.mark(), time.process_time() - life.cpu_s
+        life.connected = max(life.connected, self.figures.parked)
         try:
             await self._make_peace(since)
             jobs, verdict = await self._judge(since)
@@ -127,7 +138,7 @@ class Simulation:
             for one in running:
                 one.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-        return self._report(begin, end, cpu_s, connected, jobs, verdict)
+        return self._report(life, jobs, verdict)
 
     async def _prepare(self) -> None:
         plan = self.plan
@@ -247,24 +258,20 @@ class Simulation:
         ]
         return jobs, verdict
 
-    def _report(
-        self,
-        begin: Mark,
-        end: Mark,
-        cpu_s: float,
-        connected: int,
-        jobs: Sequence[Job],
-        verdict: Verdict,
-    ) -> Report:
-        seconds = end.at_s - begin.at_s
+    def _report(self, life: _Life, jobs: Sequence[Job], verdict: Verdict) -> Report:
+        begin, end = life.begin, life.end or life.begin
+        seconds = max(end.at_s - begin.at_s, 1e-3)
         memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Report(
             agents=self.plan.agents,
-            connected=connected,
+            connected=life.connected,
             speed=self.plan.speed,
             seed=self.plan.seed,
             enrolled_per_s=round(self._enrolled_per_s, 1),
             seconds=round(seconds, 1),
+            ended_at=end.at,
+            ended=end.ended - begin.ended,
+            jobs_per_day=round(mean_rate(self.plan.per_day), 3),
             polls_per_s=round((end.polls - begin.polls) / seconds, 2),
             fires=end.fires,
             fires_per_s=round((end.fires - begin.fires) / seconds, 3),
@@ -276,11 +283,11 @@ class Simulation:
             bytes_per_day=extrapolate(
                 begin,
                 end,
-                agents=max(connected, 1),
+                agents=max(life.connected, 1),
                 jobs_per_day=mean_rate(self.plan.per_day),
             ),
             errors=dict(self.figures.errors),
-            simulator_cores=round(cpu_s / seconds, 3),
+            simulator_cores=round(life.cpu_s / seconds, 3),
             simulator_memory_mib=round(memory_kib / 1024, 1),
             was_interrupted=self.was_interrupted,
         )
