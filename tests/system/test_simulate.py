@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backhaul.wire.jobs import JobState
+from tests.house.modules import ROOT
 from tests.system.scheduled_fleet import Patience, ScheduledFleet
 from tools.children import BACKHAUL, Child
 
@@ -113,11 +114,20 @@ def test_a_server_that_is_used_is_left_alone(fleet: ScheduledFleet) -> None:
     assert "1 host that no simulation made" in refused.stderr
     assert [host.name for host in fleet.client.list_hosts()] == ["web-1"]
 
-    done = _simulate(fleet, "--agents", "1", "--yes", "--duration", "1s", "--ramp", "0s")
-    removed = _simulate(fleet, "--clean")
 
-    assert done.returncode == 0, done.stderr
-    assert "lost=0" in done.stdout
-    assert removed.returncode == 0
+def test_the_commands_of_the_page_work(fleet: ScheduledFleet) -> None:
+    page = (ROOT / "docs" / "sizing.md").read_text()
+    commands = re.findall(r"^\$ backhaul simulate (.*)$", page, re.MULTILINE)
+    fleet.enrol("web-1")
+    small = {"1000": "2", "5m": "1s"}
+
+    done = [
+        _simulate(fleet, "--yes", *(small.get(word, word) for word in command.split()))
+        for command in commands
+    ]
+
+    assert [one.returncode for one in done] == [0] * 4, [one.stderr for one in done]
+    assert "lost=0\ndoubled=0\nstuck=0\n" in done[0].stdout
+    assert "Fire" in done[0].stdout
+    assert json.loads(done[2].stdout)["connected"] == 2
     assert [host.name for host in fleet.client.list_hosts()] == ["web-1"]
-    assert all(job.state is JobState.SUCCEEDED for job in fleet.client.list_jobs())
