@@ -158,15 +158,22 @@ async def _interruptible(simulation: Simulation) -> Report:
     try:
         return await running
     except asyncio.CancelledError:
-        output.note("Stopped. What was made is left: `backhaul simulate --clean` removes it.")
+        output.note(f"Stopped. {_hint(simulation)}")
         raise typer.Exit(INTERRUPTED) from None
     except AgentError as error:
-        raise BackhaulError(
-            f"{error}. `backhaul simulate --clean` removes what was made."
-        ) from error
+        # What a link says, in the words that the command line knows.
+        raise BackhaulError(f"{error}. {_hint(simulation)}") from error
+    except BackhaulError:
+        output.note(_hint(simulation))
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+def _hint(simulation: Simulation) -> str:
+    prefix = simulation.plan.prefix
+    return f"What was made is left: `backhaul simulate --clean --prefix {prefix}` removes it."
 
 
 async def _refuse_others(client: AsyncClient, prefix: str, *, may_share: bool) -> None:
@@ -175,11 +182,12 @@ async def _refuse_others(client: AsyncClient, prefix: str, *, may_share: bool) -
     Raises:
         BadInputError: see there.
     """
-    own, others = await SimulationOperator(client, prefix).count_hosts()
-    if own:
+    operator = SimulationOperator(client, prefix)
+    own, others = await operator.count_hosts()
+    if own or await operator.has_leftovers():
         raise BadInputError(
-            f"{display.render_count(own, 'host')} of an earlier simulation with --prefix {prefix} "
-            f"are there: `backhaul simulate --clean --prefix {prefix}` removes them."
+            f"An earlier simulation with --prefix {prefix} has left something, of which "
+            f"{own:,} hosts: `backhaul simulate --clean --prefix {prefix}` removes it."
         )
     if others and not may_share:
         raise BadInputError(

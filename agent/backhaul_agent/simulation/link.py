@@ -26,6 +26,8 @@ KEPT_S = 5.0
 """For so long an idle connection is used again, as by the agent's own client."""
 _USER_AGENT = f"backhaul-agent/{backhaul.__version__}"
 _POLL = "/v1/agent/poll"
+_REQUEST = httpx.Request("POST", "http://server")
+"""For errors of httpx, which want one."""
 
 
 class Target(NamedTuple):
@@ -177,7 +179,12 @@ def _build_response(answer: Answer) -> httpx.Response:
     pairs = [line.partition(b":") for line in lines]
     headers = [(name, value.strip()) for name, _, value in pairs]
     try:
-        return httpx.Response(int(status.split(b" ", 2)[1]), headers=headers, content=answer.body)
+        return httpx.Response(
+            int(status.split(b" ", 2)[1]),
+            headers=headers,
+            stream=httpx.ByteStream(answer.body),
+            request=_REQUEST,
+        )
     except (ValueError, IndexError) as error:
         raise httpx.RemoteProtocolError("what came is no HTTP") from error
 

@@ -98,6 +98,14 @@ class SimulationOperator:
             counts[host.labels.get(LABEL)] += 1
         return counts[self._prefix], counts[None]
 
+    async def has_leftovers(self) -> bool:
+        """Tell whether a simulation was ended before it had hosts."""
+        try:
+            await self._client.get_source(f"{self._prefix}-data")
+        except NotFoundError:
+            return False
+        return True
+
     async def list_own(self) -> list[Host]:
         return [host async for host in self._client.list_hosts(labels={LABEL: self._prefix})]
 

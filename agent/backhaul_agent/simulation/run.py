@@ -45,6 +45,10 @@ PROBE_EVERY_S = 1.0
 PEACE_LIMIT_S = 180.0
 """An agent may be a minute away from its next try, and a failed job from its next attempt."""
 LOOK_EVERY_S = 1.0
+MOST_ON_THE_WAY = 100
+"""Agents that were started and do not poll yet."""
+PATIENCE_S = 60.0
+"""An agent that lost its connection may stay away for so long."""
 _CLOCK_SLACK = timedelta(minutes=10)
 """How far the server's clock may be from ours, for the jobs to be found again."""
 _GC_THRESHOLDS = (50_000, 50, 50)
@@ -177,7 +181,11 @@ class Simulation:
                 break
             running.append(asyncio.create_task(agent.run()))
             self._count()
-        await self._wait_until(lambda: self.figures.parked >= len(running), limit_s=30.0)
+            # Faster than the server takes them in would be no ramp.
+            await self._wait_until(
+                lambda: self.figures.parked >= len(running) - MOST_ON_THE_WAY, limit_s=PATIENCE_S
+            )
+        await self._wait_until(lambda: self.figures.parked >= len(running), limit_s=PATIENCE_S)
         # A fleet is young for a moment only: what lives from here on lives for long.
         gc.collect()
         gc.freeze()
@@ -190,13 +198,10 @@ class Simulation:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
 
-    async def _wait_until(self, test: Callable[[], bool], *, limit_s: float) -> bool:
+    async def _wait_until(self, test: Callable[[], bool], *, limit_s: float) -> None:
         deadline_s = time.monotonic() + limit_s
-        while not test():
-            if time.monotonic() > deadline_s:
-                return False
+        while not (test() or self._stop.is_set() or time.monotonic() > deadline_s):
             await asyncio.sleep(0.1)
-        return True
 
     async def _fire(self) -> None:
         while True:
@@ -227,18 +232,20 @@ class Simulation:
         deadline_s = time.monotonic() + PEACE_LIMIT_S
         while time.monotonic() < deadline_s:
             self.phase.done = sum(one.is_idle for one in self._agents)
-            if self.phase.done == len(self._agents) and not await self._has_unfinished(
-                hosts, since
-            ):
+            if self.phase.done == len(self._agents) and await self._is_settled(hosts, since):
                 return
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _has_unfinished(self, hosts: frozenset[UUID], since: datetime) -> bool:
+    async def _is_settled(self, hosts: frozenset[UUID], since: datetime) -> bool:
+        """Tell whether the server, too, expects nothing more."""
         try:
-            return await self._operator.has_unfinished(hosts, since)
+            return not (
+                await self._operator.has_unfinished(hosts, since)
+                or await self._operator.list_behind()
+            )
         except BackhaulError as error:
             self.figures.count_error("operator", describe_failure(error))
-            return True
+            return False
 
     async def _judge(self, since: datetime) -> tuple[Sequence[Job], Verdict]:
         self.phase = Phase("looking at what came of it")
