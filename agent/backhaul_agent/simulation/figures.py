@@ -66,6 +66,7 @@ class Figures:
     """That have been started."""
     parked: int = 0
     """Polls that are under way."""
+    most_parked: int = 0
     polls: int = 0
     """That were answered."""
     fires: int = 0
@@ -80,6 +81,11 @@ class Figures:
 
     def count_error(self, where: str, kind: str) -> None:
         self.errors[f"{where}: {kind}"] += 1
+
+    def note_parked(self) -> None:
+        """A poll is on its way."""
+        self.parked += 1
+        self.most_parked = max(self.most_parked, self.parked)
 
     def note_poll(self, traffic: Traffic, *, is_quiet: bool) -> None:
         self.polls += 1
@@ -142,8 +148,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     agents: int
     connected: int
-    """Agents whose poll the server held at the end of the ramp, or at the end of the run if they
-    were more then."""
+    """The most agents whose polls the server held at one moment."""
     speed: float
     seed: int
     enrolled_per_s: float

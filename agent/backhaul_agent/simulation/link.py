@@ -147,7 +147,8 @@ class LightLink(Link):
         self, connection: Connection, path: str, request: bytes, timeout_s: float
     ) -> Reply:
         is_poll = path == _POLL
-        self._figures.parked += is_poll
+        if is_poll:
+            self._figures.note_parked()
         try:
             async with asyncio.timeout(timeout_s):
                 answer: Answer = await connection.exchange(request)
