@@ -22,7 +22,7 @@ import nacl.public
 from backhaul.async_client import AsyncClient
 from backhaul.errors import ApiError, BackhaulError, NotFoundError
 from backhaul.wire.accounts import CreateEnrollmentToken
-from backhaul.wire.agents import EnrollReply, EnrollRequest
+from backhaul.wire.agents import EnrollReply, EnrollRequest, HostFacts
 from backhaul.wire.fleet import CreateRepository, CreateSource, Host
 from backhaul.wire.jobs import ACTIVE_STATES, REVIVED_STATES, Job
 from backhaul.wire.kinds import BackupRequest, Retention
@@ -136,7 +136,7 @@ class SimulationOperator:
         figures: Figures,
         *,
         clock: Clock,
-        facts: EnrollRequest,
+        facts: HostFacts,
         on_host: Callable[[], None],
     ) -> list[Identity]:
         """Let all hosts join, with tokens that serve for many."""
@@ -158,7 +158,7 @@ class SimulationOperator:
             request = EnrollRequest(
                 enrollment_token=tokens[number // USES_OF_A_TOKEN],
                 public_key=bytes(key.public_key),
-                facts=facts.facts,
+                facts=facts,
                 name=plan.host(number),
             )
             reply = await ask_to_join(link, request, figures, clock)
@@ -231,9 +231,10 @@ class SimulationOperator:
     async def list_jobs(self, hosts: frozenset[UUID], since: datetime) -> list[Job]:
         return [job async for job in self._client.list_jobs(since=since) if job.host_id in hosts]
 
-    async def list_behind(self) -> list[str]:
-        """List the hosts that do not follow their schedules."""
-        return [host.name for host in await self.list_own() if host.drift is not None]
+    async def list_behind(self, hosts: frozenset[UUID]) -> list[str]:
+        """List those of these hosts that do not follow their schedules."""
+        own = await self.list_own()
+        return [host.name for host in own if host.id in hosts and host.drift is not None]
 
     async def find_gaps(self, jobs: Sequence[Job], dice: random.Random) -> list[str]:
         """Read the logs of some jobs; each gap is a line for people."""

@@ -23,7 +23,6 @@ from uuid import UUID
 
 from backhaul.async_client import AsyncClient
 from backhaul.errors import BackhaulError
-from backhaul.wire.agents import EnrollRequest
 from backhaul.wire.jobs import Job
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.simulation.agent import FACTS, SimulatedAgent, World
@@ -49,6 +48,8 @@ MOST_ON_THE_WAY = 100
 """Agents that were started and do not poll yet."""
 PATIENCE_S = 60.0
 """An agent that lost its connection may stay away for so long."""
+PATIENCE_RAMPS = 10.0
+"""So many times the ramp may a server take that takes them in slowly."""
 _CLOCK_SLACK = timedelta(minutes=10)
 """How far the server's clock may be from ours, for the jobs to be found again."""
 _GC_THRESHOLDS = (50_000, 50, 50)
@@ -124,8 +125,9 @@ class Simulation:
         """
         since = datetime.now(UTC) - _CLOCK_SLACK
         await self._prepare()
+        beside = [asyncio.create_task(self._fire())]
         running = await self._start()
-        beside = [asyncio.create_task(self._fire()), asyncio.create_task(self._probe())]
+        beside.append(asyncio.create_task(self._probe()))
         life = _Life(begin=self.figures.mark(), cpu_s=time.process_time())
         await self._wait(self.seconds)
         for task in beside:
@@ -152,7 +154,7 @@ class Simulation:
             self.target,
             self.figures,
             clock=self._clock,
-            facts=EnrollRequest(enrollment_token="", public_key=bytes(32), facts=FACTS),
+            facts=FACTS,
             on_host=self._count,
         )
         self._enrolled_per_s = plan.agents / (time.monotonic() - begun_s)
@@ -170,6 +172,7 @@ class Simulation:
         """Start the agents over the ramp, and wait until they poll."""
         self.phase = Phase("started", whole=len(self._agents))
         begun_s, running = time.monotonic(), []
+        patient_until_s = begun_s + PATIENCE_S + PATIENCE_RAMPS * self.ramp_s
         for number, agent in enumerate(self._agents):
             due_s = begun_s + self.ramp_s * number / len(self._agents)
             if (left_s := due_s - time.monotonic()) > 0:
@@ -180,11 +183,15 @@ class Simulation:
             self._count()
             # Faster than the server takes them in would be no ramp.
             await self._wait_until(
-                lambda: self.figures.parked >= len(running) - MOST_ON_THE_WAY, limit_s=PATIENCE_S
+                lambda: self.figures.parked >= len(running) - MOST_ON_THE_WAY,
+                deadline_s=patient_until_s,
             )
+        self._agents = self._agents[: len(running)]
         # Some are always between two polls.
         wanted = len(running) - len(running) // 100
-        await self._wait_until(lambda: self.figures.parked >= wanted, limit_s=PATIENCE_S)
+        await self._wait_until(
+            lambda: self.figures.parked >= wanted, deadline_s=time.monotonic() + PATIENCE_S
+        )
         # A fleet is young for a moment only: what lives from here on lives for long.
         gc.collect()
         gc.freeze()
@@ -197,8 +204,7 @@ class Simulation:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
 
-    async def _wait_until(self, test: Callable[[], bool], *, limit_s: float) -> None:
-        deadline_s = time.monotonic() + limit_s
+    async def _wait_until(self, test: Callable[[], bool], *, deadline_s: float) -> None:
         while not (test() or self._stop.is_set() or time.monotonic() > deadline_s):
             await self._wait(0.1)
 
@@ -240,7 +246,7 @@ class Simulation:
         try:
             return not (
                 await self._operator.has_unfinished(hosts, since)
-                or await self._operator.list_behind()
+                or await self._operator.list_behind(hosts)
             )
         except BackhaulError as error:
             self.figures.count_error("operator", describe_failure(error))
@@ -255,7 +261,7 @@ class Simulation:
         verdict.lost += await self._operator.find_gaps(jobs, self._dice)
         verdict.stuck += [
             f"host {name} does not follow its schedules"
-            for name in await self._operator.list_behind()
+            for name in await self._operator.list_behind(hosts)
         ]
         verdict.stuck += [
             f"host {one.identity.name} has told the server not everything"
