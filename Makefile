@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse lock clean
+.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse sizing lock clean
 
 BIN := .venv/bin
 
@@ -55,6 +55,10 @@ bench-browse: ## Measure how a snapshot of 200,000 files is paged through
 bench-poll: ## Measure 10,000 parked polls beside servers that do less; ARGS="--agents 1000"
 	@tools/setup.sh
 	@$(BIN)/python -m bench.parked $(ARGS)
+
+sizing: ## Simulate fleets of 100 to 10,000 agents, and print what a server takes
+	@tools/setup.sh
+	@$(BIN)/python -m tools.sizing $(ARGS)
 
 lock: ## Renew requirements/dev.lock
 	@tools/setup.sh

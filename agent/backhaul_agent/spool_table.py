@@ -36,7 +36,7 @@ def put(connection: sqlite3.Connection, envelope: UpEnvelope, *, job_id: str | N
     """Append an envelope."""
     connection.execute(
         "INSERT INTO spool (type, job_id, body) VALUES (?, ?, ?)",
-        (_type_of(envelope), job_id, msgspec.json.encode(envelope)),
+        (type_of(envelope), job_id, msgspec.json.encode(envelope)),
     )
 
 
@@ -146,11 +146,11 @@ def put_fire(
     """
     for older in list_fires(connection, fire.schedule_id):
         if older.position not in in_flight:
-            fire = _stand_for(fire, older)
+            fire = stand_for(fire, older)
             connection.execute("DELETE FROM spool WHERE position = ?", (older.position,))
     connection.execute(
         "INSERT INTO spool (type, schedule_id, body) VALUES (?, ?, ?)",
-        (_type_of(fire), str(fire.schedule_id), msgspec.json.encode(fire)),
+        (type_of(fire), str(fire.schedule_id), msgspec.json.encode(fire)),
     )
     return fire
 
@@ -165,7 +165,7 @@ def merge_fires(connection: sqlite3.Connection) -> None:
         *older, newest = list_fires(connection, UUID(schedule_id))
         fire = read_fire(newest)
         for one in older:
-            fire = _stand_for(fire, one)
+            fire = stand_for(fire, one)
             connection.execute("DELETE FROM spool WHERE position = ?", (one.position,))
         connection.execute(
             "UPDATE spool SET body = ? WHERE position = ?",
@@ -249,7 +249,8 @@ def _find_holes(logs: Sequence[JobLog], *, start: int, end: int) -> Iterator[tup
         seq = max(seq, log_end)
 
 
-def _stand_for(fire: ScheduleFire, older: Spooled) -> ScheduleFire:
+def stand_for(fire: ScheduleFire, older: Spooled) -> ScheduleFire:
+    """Give a fire that also stands for an older one of its schedule, which goes."""
     replaced = read_fire(older)
     since = min(
         replaced.missed_since or replaced.scheduled_at, fire.missed_since or fire.scheduled_at
@@ -274,5 +275,6 @@ def _read(
     )
 
 
-def _type_of(envelope: UpEnvelope) -> str:
+def type_of(envelope: UpEnvelope) -> str:
+    """Name an envelope as the wire does."""
     return str(type(envelope).__struct_config__.tag)

@@ -22,12 +22,15 @@ from typing import Any
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
 
-# Nothing here has to survive a crash; -h '' means: no TCP port, only the socket in the folder.
-_OPTIONS = [
-    *("-h", ""),
+# Nothing of the tests has to survive a crash.
+_HASTY = [
     *("-c", "fsync=off"),
     *("-c", "synchronous_commit=off"),
     *("-c", "full_page_writes=off"),
+]
+# -h '' means: no TCP port, only the socket in the folder.
+_OPTIONS = [
+    *("-h", ""),
     *("-c", "max_connections=200"),
     *("-c", "timezone=Europe/Berlin"),  # not UTC, so that a time which loses its zone is noticed
 ]
@@ -55,6 +58,20 @@ class PostgresqlServer:
     def drop_database(self, name: str) -> None:
         self._run_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
+    def ask(self, database: str, query: str) -> str:
+        """Ask for one value."""
+        psql = [str(self._programs / "psql"), "-h", str(self._folder), "-U", "postgres"]
+        psql += ["-X", "-q", "-A", "-t", "-d", database, "-c", query]
+        run = subprocess.run(
+            psql, check=True, env=_environment(), cwd=self._folder, stdout=subprocess.PIPE
+        )
+        return run.stdout.decode().strip()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that starts all others."""
+        return int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+
     def _run_sql(self, statement: str) -> None:
         psql = [str(self._programs / "psql"), "-h", str(self._folder), "-U", "postgres"]
         psql += ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", statement]
@@ -62,8 +79,10 @@ class PostgresqlServer:
 
 
 @contextmanager
-def run_postgresql(folder: Path) -> Iterator[PostgresqlServer]:
+def run_postgresql(folder: Path, *, is_durable: bool = False) -> Iterator[PostgresqlServer]:
     """Run a server in an empty folder, whose path should be short: a socket's holds 107 bytes.
+
+    A durable one writes as in real life, for measurements.
 
     Raises:
         PostgresqlMissingError: the package is not installed, or not for this platform.
@@ -76,7 +95,8 @@ def run_postgresql(folder: Path) -> Iterator[PostgresqlServer]:
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
     postgres = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*postgres, *_OPTIONS], stdout=log, stderr=log, **options)
+        command = [*postgres, *_OPTIONS, *([] if is_durable else _HASTY)]
+        process = subprocess.Popen(command, stdout=log, stderr=log, **options)
     try:
         _wait_until_ready(programs, folder, process)
         yield PostgresqlServer(programs, folder)

@@ -21,6 +21,7 @@ RUN_BY = {
     ("docs/schedules.md", "sh"): "tests/system/test_schedules_page.py",
     ("docs/sdk.md", "python"): "tests/system/test_python_pages.py",
     ("docs/server.md", "console"): "tests/system/test_console_pages.py",
+    ("docs/sizing.md", "console"): "tests/system/test_simulate.py",
 }
 """Executed notebooks have pages of their own, in docs/notebooks: see `tools.notebooks`."""
 

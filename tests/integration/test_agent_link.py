@@ -32,6 +32,8 @@ from backhaul_agent.errors import (
 from backhaul_agent.identity import Identity
 from backhaul_agent.link import Link, build_client
 from backhaul_agent.settings import Settings
+from backhaul_agent.simulation.figures import Figures
+from backhaul_agent.simulation.link import LightLink, find_target
 from tests.fakes.fake_api import FakeApi, Reply
 from tests.unit.agent.hosts import FACTS, START, build_identity
 
@@ -54,11 +56,16 @@ def identity(api: FakeApi) -> Identity:
     return msgspec.structs.replace(identity, host_id=api.host_id)
 
 
-@pytest.fixture
-async def link(api: FakeApi, identity: Identity, tmp_path: Path) -> AsyncIterator[Link]:
-    link = Link(
-        build_client(Settings(state_dir=tmp_path), server_url=api.url, ca_file=None), identity
-    )
+@pytest.fixture(params=["real", "light"])
+async def link(
+    request: pytest.FixtureRequest, api: FakeApi, identity: Identity, tmp_path: Path
+) -> AsyncIterator[Link]:
+    """Give the agent's link, and the one of simulated agents, which must be as good."""
+    if request.param == "light":
+        link: Link = LightLink(find_target(api.url, None), Figures(), identity)
+    else:
+        settings = Settings(state_dir=tmp_path)
+        link = Link(build_client(settings, server_url=api.url, ca_file=None), identity)
     yield link
     await link.close()
 

@@ -44,6 +44,7 @@ PLUGINS: Mapping[str, tuple[str, str]] = {
     "db": ("api", "Upgrade the server's database."),
     "admin": ("api", "Manage operators on the server's own machine."),
     "agent": ("agent", "Enrol this machine and run its agent."),
+    "simulate": ("agent", "Drive a server with simulated agents, to size it."),
 }
 """The extra that each of the project's own entry points needs, and its line in the help."""
 

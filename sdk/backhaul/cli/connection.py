@@ -31,13 +31,13 @@ def config_path() -> Path:
     return settings.config_path(os.environ)
 
 
-def find_profile() -> settings.Profile:
-    """Find the server and the token that commands use.
+def find_profile(url: str | None = None) -> settings.Profile:
+    """Find the server and the token that commands use; the server is `url`, if that is given.
 
     Raises:
         ConfigurationError: no server is configured.
     """
-    return settings.find_profile(os.environ, profile=_selected.get())
+    return settings.find_profile(os.environ, url=url, profile=_selected.get())
 
 
 def open_client() -> Client:
