@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse sizing lock clean
+.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse bench-growth sizing lock clean
 
 BIN := .venv/bin
 
@@ -13,7 +13,7 @@ demo: ## Enrol, back up and restore on this machine; KEEP=1 leaves it running
 	@KEEP=$(KEEP) $(BIN)/python -m tools.demo
 
 test: ## Run all tests; ARGS="-k name" for some
-	@tools/setup.sh want restic curl $(if $(CI),nginx tinyproxy ssh sshd)
+	@tools/setup.sh want restic curl $(if $(CI),nginx pgbouncer tinyproxy ssh sshd)
 	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: ## Kill and cut off a real fleet for 200 jobs; ARGS="--jobs 40" for fewer
@@ -55,6 +55,10 @@ bench-browse: ## Measure how a snapshot of 200,000 files is paged through
 bench-poll: ## Measure 10,000 parked polls beside servers that do less; ARGS="--agents 1000"
 	@tools/setup.sh
 	@$(BIN)/python -m bench.parked $(ARGS)
+
+bench-growth: ## Compare calls with 10 million jobs to a few; ARGS="--jobs 500000" for fewer
+	@tools/setup.sh
+	@$(BIN)/python -m bench.growth $(ARGS)
 
 sizing: ## Simulate fleets of 100 to 10,000 agents, and print what a server takes
 	@tools/setup.sh

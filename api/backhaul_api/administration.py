@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import User
 from backhaul_api.audit.store import record
-from backhaul_api.db.engine import Database
+from backhaul_api.db.engine import open_database
 from backhaul_api.errors import NotFoundError
 from backhaul_api.identity import SYSTEM
 from backhaul_api.passwords import PasswordHasher
@@ -71,7 +71,7 @@ async def _change_operator(settings: Settings, password: str, action: str, chang
     await upgrade_if_behind(settings)
     password_hash = await PasswordHasher().hash(password)
     now = datetime.now(UTC)
-    database = Database(settings.effective_database_url)
+    database = open_database(settings)
     try:
         async with database.writing() as connection:
             user = await change(connection, password_hash, now)

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import msgspec
 import typer
 
 from backhaul_api.settings import Settings, SettingsError, load_settings
 
+_TELL_EVERY_ROWS = 100_000
+_FAILED = 1
 _USAGE_ERROR = 2
 
 DataDir = Annotated[
@@ -142,6 +145,61 @@ def show_revision(
         typer.echo(f"{current or 'none'} (newest: {head_revision()})")
 
 
+@db.command("copy")
+def copy_database(
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="The SQLite database: sqlite:////path. [default: the one in the data folder]",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="URL",
+            help="A PostgreSQL database that holds nothing: postgresql://user@host/database. "
+            "[default: the setting database_url, which keeps its password off the command line]",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Copy a control plane from SQLite to PostgreSQL, and compare each row. Stop the server first.
+
+    Ended early, it leaves nothing in the target, and can be run again.
+    """
+    with _one_line_for_errors():
+        settings = load_settings(os.environ, file=config, data_dir=_text(data_dir))
+        url = target or settings.database_url
+        if url is None:
+            _fail("name the PostgreSQL database: --to postgresql://user@host/database")
+        from backhaul_api.copying import copy_database
+        from backhaul_api.preparation import check_settings, keep_files_private
+
+        keep_files_private()
+        old = check_settings(msgspec.structs.replace(settings, database_url=source))
+        new = check_settings(msgspec.structs.replace(settings, database_url=url))
+        copied = asyncio.run(copy_database(old, new, _tell_progress))
+        if as_json:
+            typer.echo(msgspec.json.format(msgspec.json.encode(copied), indent=2))
+            return
+        typer.echo(f"{copied.rows:,} rows are in {copied.target} now, each compared.")
+        keys = copied.key_file or "the setting key"
+        typer.echo(f"Start the server on it with the same keys as before: {keys}")
+
+
+def _tell_progress(step: str, table: str, done: int, count: int) -> None:
+    """Tell of the ends of tables, and at times of the way there."""
+    if done == count or done % _TELL_EVERY_ROWS == 0:
+        typer.echo(f"{step} {table}: {done:,} of {count:,}", err=True)
+
+
 @admin.command("create")
 def create_operator(
     username: Username,
@@ -188,7 +246,8 @@ def reset_password(  # noqa: PLR0917 (each is an option of the command)
 
 @contextmanager
 def _one_line_for_errors() -> Iterator[None]:
-    """Turn what an operator can mend into one line on the standard error output, exit code 2."""
+    """Turn what an operator can mend into one line on the standard error output, exit code 2; 1 if
+    something was begun."""
     try:
         yield
     except SettingsError as error:
@@ -198,20 +257,27 @@ def _one_line_for_errors() -> Iterator[None]:
     except Exception as error:
         if not _is_explained(error):
             raise
-        _fail(str(error))
+        _fail(str(error), _FAILED if _has_begun(error) else _USAGE_ERROR)
+
+
+def _has_begun(error: Exception) -> bool:
+    from backhaul_api.copying import CopyFailedError
+
+    return isinstance(error, CopyFailedError)
 
 
 def _is_explained(error: Exception) -> bool:
+    from backhaul_api.copying import CopyFailedError
     from backhaul_api.db.migrate import UnknownRevisionError
     from backhaul_api.errors import DomainError
     from backhaul_api.preparation import StartError
 
-    return isinstance(error, StartError | DomainError | UnknownRevisionError)
+    return isinstance(error, CopyFailedError | StartError | DomainError | UnknownRevisionError)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = _USAGE_ERROR) -> NoReturn:
     typer.echo(f"backhaul: {message}", err=True)
-    raise typer.Exit(_USAGE_ERROR)
+    raise typer.Exit(code)
 
 
 def _load_checked(data_dir: Path | None, database_url: str | None, config: Path | None) -> Settings:
@@ -236,8 +302,6 @@ def _load_prepared(
 
 
 def _read_checked_password(username: str, file: Path | None) -> str:
-    import msgspec
-
     from backhaul.wire import accounts
     from backhaul.wire.refusals import explain
 

@@ -143,6 +143,18 @@ async def upgrade_if_behind(settings: Settings) -> None:
             await upgrade_database(settings)
 
 
+def hide_password(settings: Settings) -> str:
+    """Give the database's URL as it may be shown."""
+    url = sa.make_url(settings.effective_database_url)
+    return url.render_as_string(hide_password=True)
+
+
+def name_cause(error: Exception) -> str:
+    """Give what the driver says in one line: what follows it may show values."""
+    cause = getattr(error, "orig", None) or error
+    return (str(cause) or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def _explaining(settings: Settings) -> Iterator[None]:
     try:
@@ -150,9 +162,9 @@ def _explaining(settings: Settings) -> Iterator[None]:
     except migrate.UnknownRevisionError as error:
         raise StartError(str(error)) from error
     except (sa.exc.SQLAlchemyError, OSError) as error:
-        url = sa.make_url(settings.effective_database_url)
-        shown = url.render_as_string(hide_password=True)
-        raise StartError(f"the database {shown} cannot be used: {_first_line(error)}") from error
+        raise StartError(
+            f"the database {hide_password(settings)} cannot be used: {name_cause(error)}"
+        ) from error
 
 
 def _uses_folder(settings: Settings) -> bool:
@@ -187,8 +199,3 @@ def _describe_holder(path: Path, file: Path) -> str:
         f"another backhaul{process} uses {file}: SQLite serves one process at a time. Stop it "
         "first, or use PostgreSQL: --database-url postgresql://…"
     )
-
-
-def _first_line(error: Exception) -> str:
-    cause = getattr(error, "orig", None) or error
-    return (str(cause) or type(error).__name__).splitlines()[0]

@@ -25,7 +25,7 @@ import uvicorn
 
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.app import build_services, create_app
-from backhaul_api.db.engine import Database
+from backhaul_api.db.engine import open_database
 from backhaul_api.events import store as events
 from backhaul_api.http_protocol import BoundedHttpProtocol, choose_connection_limit
 from backhaul_api.keys import KeyFileError
@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     await upgrade_database(settings)
-    database = Database(settings.effective_database_url)
+    database = open_database(settings)
     try:
         keys = await open_keys(settings, database)
     except (KeyFileError, OSError) as error:

@@ -32,6 +32,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Holds the SQLite database and the key file, unless those are set."""
     database_url: NotEmpty | None = None
     """`sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`; default: SQLite in `data_dir`."""
+    database_pooler: Literal["none", "transaction"] = "none"
+    """Whether something like PgBouncer lends another connection to each transaction."""
+    database_pool_size: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    """How many connections to PostgreSQL stay open; SQLite has five."""
+    database_pool_overflow: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 10
+    """How many more are opened while all of those are busy."""
+    database_pool_patience: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
+    """How long a request waits for a connection."""
+    database_connect_timeout: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
+    database_statement_timeout: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 30.0
+    """How long a statement may take, waiting for locks included; 0 sets no limit."""
+    database_idle_timeout: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 60.0
+    """After how long PostgreSQL ends a transaction in which nothing happens, as of a process that
+    hangs; 0 sets no limit."""
+    database_statement_cache: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
+    """How many statements stay prepared in each connection."""
     key_file: Path | None = None
     """Default: `secret.key` in `data_dir`. Instances that share a database share it."""
     key: NotEmpty | None = None

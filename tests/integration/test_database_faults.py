@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -11,10 +13,10 @@ import sqlalchemy as sa
 from litestar import Litestar, get
 
 from backhaul_api.auth import NOBODY
-from backhaul_api.db import engine
 from backhaul_api.db.engine import Database
 from backhaul_api.errors import NotReadyError
 from backhaul_api.services import Services
+from backhaul_api.settings import Settings
 from tests.conftest import build_client
 
 ON_POSTGRESQL = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -26,10 +28,14 @@ async def small_database(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Database]:
     """Give a database with one connection to write, and little patience."""
-    monkeypatch.setattr(engine, "POSTGRESQL_POOL_SIZE", 1)
-    monkeypatch.setattr(engine, "POSTGRESQL_MAX_OVERFLOW", 0)
-    monkeypatch.setattr(engine, "POOL_PATIENCE_S", 0.05)
-    database = Database(database_url)
+    settings = Settings(
+        database_pool_size=1,
+        database_pool_overflow=0,
+        database_pool_patience=0.05,
+        database_statement_timeout=0.2,
+        database_idle_timeout=0.05,
+    )
+    database = Database(database_url, settings)
     yield database
     await database.close()
 
@@ -65,6 +71,33 @@ async def test_connection_that_breaks_is_not_a_fault_and_the_next_one_is_new(
         await _run(small_database, "SELECT pg_terminate_backend(pg_backend_pid())")
 
     await _run(small_database, "SELECT 1")
+
+
+@ON_POSTGRESQL
+async def test_statement_that_takes_too_long_is_not_a_fault(small_database: Database) -> None:
+    with pytest.raises(NotReadyError):
+        await _run(small_database, "SELECT pg_sleep(20)")
+
+
+@ON_POSTGRESQL
+async def test_transaction_that_hangs_is_ended_and_is_not_a_fault(
+    small_database: Database,
+) -> None:
+    with pytest.raises(NotReadyError):
+        await _hang(small_database)
+
+    await _run(small_database, "SELECT 1")
+
+
+async def _hang(database: Database) -> None:
+    """Do nothing in a transaction until PostgreSQL has had enough of it."""
+    async with database.writing() as connection:
+        await connection.execute(sa.text("SELECT 1"))
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        async with asyncio.timeout(20):
+            while not driver.is_closed():
+                await asyncio.sleep(0.01)
+        await connection.execute(sa.text("SELECT 1"))
 
 
 @ON_SQLITE

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul.wire.commands import CommandAck
@@ -180,3 +181,28 @@ async def test_sizes_are_kept_and_the_growth_is_that_of_thirty_days(
     assert growths == [2500, 3000, 3000]
     found = [one["total_size"] for one in (*first["items"], *rest["items"])]
     assert (found, rest["next_cursor"]) == ([4000, 1500, 1000, 10], None)
+
+
+async def test_page_of_many_repositories_takes_as_many_statements_as_one_of_few(
+    host: Host, services: Services
+) -> None:
+    counts: list[int] = []
+    engine = services.database.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", lambda *_: counts.append(1))
+    names = ["nas", "cloud", "vault", "attic"]
+
+    for name in names:
+        if name != "nas":
+            await add_repository(host.operator, name=name)
+        await host.run("stats", StatsResult(total_size=4000, snapshots_count=7), repository=name)
+        await host.run("check", None, failed=FailureClass.LOCKED, repository=name)
+        if name == "nas":
+            counts.clear()
+            await host.operator.get("/v1/repositories")
+            of_one = len(counts)
+    counts.clear()
+    listed = (await host.operator.get("/v1/repositories")).json()["items"]
+
+    assert len(counts) == of_one
+    assert [one["name"] for one in listed] == sorted(names)
+    assert all(one["lock"] and one["size"] and one["last_check"] for one in listed)

@@ -14,13 +14,14 @@ from typing import Annotated
 
 import typer
 
-from backhaul import display, settings
+from backhaul import settings
 from backhaul.async_client import AsyncClient
 from backhaul.cli import connection, output
 from backhaul.cli.failures import FAILED, INTERRUPTED, BadInputError
 from backhaul.cli.output import AsJson
 from backhaul.cli.values import parse_duration
 from backhaul.errors import BackhaulError
+from backhaul.wire.wording import render_count
 from backhaul_agent.errors import AgentError
 from backhaul_agent.simulation.figures import Report
 from backhaul_agent.simulation.link import Target, find_target
@@ -102,7 +103,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (each is an option of the command line)
         if as_json:
             output.print_json({"hosts": removed})
         else:
-            output.say(f"{display.render_count(removed, 'simulated host')} removed.")
+            output.say(f"{render_count(removed, 'simulated host')} removed.")
         return
     report = asyncio.run(_run(profile, plan, seconds=seconds, ramp_s=ramp_s, may_share=yes))
     if as_json:
@@ -191,7 +192,7 @@ async def _refuse_others(client: AsyncClient, prefix: str, *, may_share: bool) -
         )
     if others and not may_share:
         raise BadInputError(
-            f"The server holds {display.render_count(others, 'host')} that no simulation made. "
+            f"The server holds {render_count(others, 'host')} that no simulation made. "
             "Use one that is for nothing else, or say --yes."
         )
 

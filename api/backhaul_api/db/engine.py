@@ -2,6 +2,10 @@
 
 A connection is held for one short block and never across a wait: a parked poll holds none. SQLite
 is given to one process: see `sqlite`.
+
+PostgreSQL may be reached through a pooler that lends another of its connections to each
+transaction, as PgBouncer does. So nothing that the app does lives longer than a transaction: no
+lock, no setting, and where `database_pooler` says so, no prepared statement.
 """
 
 from __future__ import annotations
@@ -21,22 +25,32 @@ from backhaul_api.db import changes
 from backhaul_api.db.sqlite import Sqlite, SqliteConnection
 from backhaul_api.errors import NotReadyError
 from backhaul_api.logs import facts
+from backhaul_api.settings import Settings
 
-POSTGRESQL_POOL_SIZE = 10
-POSTGRESQL_MAX_OVERFLOW = 10
-POOL_PATIENCE_S = 10.0
+# PostgreSQL 18 manual, Appendix A: no connection, a transaction that idled for too long, a deadlock
+# or another transaction that was first, too many connections, a statement that took too long, a
+# server that starts or stops.
+_PASSING_STATES = ("08", "25P03", "40001", "40P01", "53", "57014", "57P")
 
-# PostgreSQL 18 manual, Appendix A: no connection, a deadlock or another transaction that was first,
-# too many connections, a server that starts or stops.
-_PASSING_STATES = ("08", "40001", "40P01", "53", "57P")
+# Of a prepared statement that is another client's, or on another of the pooler's connections.
+_POOLED_STATES = frozenset({"26000", "42P05"})
+
+_ANSWER_MARGIN_S = 5.0  # after PostgreSQL itself should have given up
+
+_DEFAULTS = Settings()
 
 log = logging.getLogger(__name__)
 
 
-class Database:
-    """The database of one process."""
+def open_database(settings: Settings) -> Database:
+    """Build the database that the settings name. Nothing connects yet."""
+    return Database(settings.effective_database_url, settings)
 
-    def __init__(self, url: str) -> None:
+
+class Database:
+    """The database of one process; the settings say how it is used."""
+
+    def __init__(self, url: str, settings: Settings = _DEFAULTS) -> None:
         self.url = sa.make_url(url)
         self.on_changes: Callable[[tuple[UUID, ...]], None] = lambda _: None
         """Called after each commit with whom it touched: see `changes.touch`."""
@@ -46,16 +60,17 @@ class Database:
         self._sqlite: Sqlite | None = None
         self._engine: AsyncEngine | None = None
         if self.is_sqlite:
-            self._sqlite = Sqlite(self.url, patience_s=POOL_PATIENCE_S, **_OPTIONS)
+            self._sqlite = Sqlite(self.url, patience_s=settings.database_pool_patience, **OPTIONS)
             self._sqlite.on_commit = self._tell
         else:
             self._engine = create_async_engine(
                 url,
-                pool_size=POSTGRESQL_POOL_SIZE,
-                max_overflow=POSTGRESQL_MAX_OVERFLOW,
-                pool_timeout=POOL_PATIENCE_S,
+                pool_size=settings.database_pool_size,
+                max_overflow=settings.database_pool_overflow,
+                pool_timeout=settings.database_pool_patience,
                 pool_pre_ping=True,
-                **_OPTIONS,
+                connect_args=_build_connect_arguments(settings),
+                **OPTIONS,
             )
 
     @property
@@ -128,6 +143,14 @@ class Database:
             await self._engine.dispose()
 
 
+def build_single_engine(url: str) -> AsyncEngine:
+    """Build what lends single connections to a command that may take its time: without a pool,
+    limits, or names that a pooler would confuse."""
+    is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
+    arguments = {} if is_sqlite else UNNAMED_STATEMENTS
+    return create_async_engine(url, poolclass=sa.NullPool, connect_args=arguments, **OPTIONS)
+
+
 @contextmanager
 def _explaining() -> Iterator[None]:
     """Tell what passes by itself from a fault of the code. Only the database raises in there."""
@@ -137,6 +160,8 @@ def _explaining() -> Iterator[None]:
     except (sa.exc.TimeoutError, OSError) as error:
         reason = error
     except sa.exc.DBAPIError as error:
+        if _shows_pooler(error):
+            raise NotReadyError(_POOLER_HINT) from error
         if not _is_passing(error):
             raise
         reason = error
@@ -154,6 +179,13 @@ def _is_passing(error: sa.exc.DBAPIError) -> bool:
     return str(getattr(error.orig, "sqlstate", None) or "").startswith(_PASSING_STATES)
 
 
+def _shows_pooler(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether a pooler is in the way that the settings do not know of."""
+    state = getattr(error.orig, "sqlstate", None)
+    # PgBouncer takes few parameters of a connection, and none of those that set timeouts.
+    return state in _POOLED_STATES or "unsupported startup parameter" in str(error.orig)
+
+
 def _name(error: Exception) -> str:
     """Name an error without its text, which may show a statement."""
     return str(getattr(getattr(error, "orig", None), "sqlstate", None) or type(error).__name__)
@@ -163,9 +195,43 @@ def _encode_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_OPTIONS: dict[str, Any] = {
+_POOLER_HINT = (
+    "There is a pooler like PgBouncer before the database. Set database_pooler to transaction "
+    "(BACKHAUL_API_DATABASE_POOLER=transaction)."
+)
+
+UNNAMED_STATEMENTS: dict[str, Any] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": str,
+}
+"""For asyncpg: prepare each statement anew and without a name, so that it needs no more than the
+transaction in which it runs."""
+
+OPTIONS: dict[str, Any] = {
     "json_serializer": _encode_json,
     "json_deserializer": msgspec.json.decode,
     # An error's text would show what was to be stored.
     "hide_parameters": True,
 }
+
+
+def _build_connect_arguments(settings: Settings) -> dict[str, Any]:
+    limit_s = settings.database_statement_timeout
+    limits = {
+        "statement_timeout": limit_s,
+        "idle_in_transaction_session_timeout": settings.database_idle_timeout,
+    }
+    in_ms = {name: str(round(seconds * 1000)) for name, seconds in limits.items()}
+    common = {
+        "timeout": settings.database_connect_timeout,
+        # For a server that says nothing more, not even that it gives up.
+        "command_timeout": limit_s + _ANSWER_MARGIN_S if limit_s else None,
+    }
+    if settings.database_pooler == "transaction":
+        return {**common, **UNNAMED_STATEMENTS}
+    return {
+        **common,
+        "prepared_statement_cache_size": settings.database_statement_cache,
+        "server_settings": {"application_name": "backhaul", **in_ms},
+    }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from backhaul_api.db.engine import build_single_engine
 from backhaul_api.db.sqlite import configure_sqlite
 
 BUSY_TIMEOUT_MS = 10_000
@@ -84,33 +84,29 @@ async def current_revision(url: str) -> str | None:
 async def _run(url: str, action: Callable[[Config], None]) -> None:
     engine = _build_engine(url)
     try:
-        async with engine.connect() as connection, _alone(connection):
+        async with engine.connect() as connection:
+            await _take_turn(connection)
             await connection.run_sync(_run_with, action)
             await connection.commit()
     finally:
         await engine.dispose()
 
 
-@asynccontextmanager
-async def _alone(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Keep other instances from migrating the same PostgreSQL database; SQLite has but one."""
-    if connection.dialect.name != "postgresql":
-        yield
-        return
-    await connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
-    await connection.commit()  # the lock belongs to the session, not to this transaction
-    try:
-        yield
-    finally:
-        await connection.rollback()
-        await connection.execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY_LOCK)))
-        await connection.commit()
+async def _take_turn(connection: AsyncConnection) -> None:
+    """Keep other instances from migrating the same PostgreSQL database; SQLite has but one.
+
+    The lock, and with it all that is migrated, belongs to one transaction: behind a pooler, what
+    is locked for longer is locked by whoever uses the connection next.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
 
 
 def _run_with(connection: sa.Connection, action: Callable[[Config], None]) -> None:
     config = build_config()
     current = MigrationContext.configure(connection).get_current_revision()
-    connection.rollback()  # Alembic begins a transaction of its own for each revision
+    if connection.dialect.name == "sqlite":
+        connection.rollback()  # there Alembic begins a transaction of its own for each revision
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if current is not None and current not in known:
         raise UnknownRevisionError(
@@ -126,7 +122,7 @@ def _run_with(connection: sa.Connection, action: Callable[[Config], None]) -> No
 
 
 def _build_engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, poolclass=sa.NullPool, hide_parameters=True)
+    engine = build_single_engine(url)
     if engine.dialect.name == "sqlite":
 
         @sa.event.listens_for(engine.sync_engine, "connect")

@@ -132,6 +132,9 @@ Index(
     postgresql_where=hosts.c.removed_at.is_(None),
 )
 
+# Jobs are asked for by the name of a host that may have been removed.
+Index("ix_hosts_name", hosts.c.name)
+
 repositories = Table(
     "repositories",
     metadata,
@@ -297,8 +300,18 @@ jobs = Table(
     # A fire makes its job once.
     sa.UniqueConstraint("schedule_id", "scheduled_at"),
 )
+# What lists of jobs begin with: see `jobs.store.fetch_page`.
 Index("ix_jobs_host_id_id", jobs.c.host_id, jobs.c.id)
+Index("ix_jobs_repository_id_id", jobs.c.repository_id, jobs.c.id)
+Index(
+    "ix_jobs_destination_id_id",
+    jobs.c.destination_id,
+    jobs.c.id,
+    sqlite_where=jobs.c.destination_id.is_not(None),
+    postgresql_where=jobs.c.destination_id.is_not(None),
+)
 Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
+Index("ix_jobs_kind_state_id", jobs.c.kind, jobs.c.state, jobs.c.id)
 Index("ix_jobs_created_at", jobs.c.created_at)
 # What the poll asks for: the few jobs of a host that are not over.
 Index(
@@ -306,6 +319,14 @@ Index(
     jobs.c.host_id,
     sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
     postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+)
+
+# Which jobs have to expire.
+Index(
+    "ix_jobs_queued_start_deadline_at",
+    jobs.c.start_deadline_at,
+    sqlite_where=jobs.c.state == "queued",
+    postgresql_where=jobs.c.state == "queued",
 )
 
 # What a job may have to wait for: see `jobs.turns`.

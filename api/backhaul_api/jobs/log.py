@@ -90,10 +90,9 @@ async def fetch_page(
         sa.select(job_log)
         .where(
             job_log.c.job_id == job_id,
-            sa.or_(
-                job_log.c.attempt > attempt,
-                sa.and_(job_log.c.attempt == attempt, job_log.c.seq >= seq),
-            ),
+            # As a row, which both databases look up in the primary key.
+            sa.tuple_(job_log.c.attempt, job_log.c.seq)
+            >= sa.tuple_(sa.literal(attempt), sa.literal(seq)),
         )
         .order_by(job_log.c.attempt, job_log.c.seq)
         .limit(limit + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import RepositoryGrowth, RepositorySize
 from backhaul.wire.kinds import StatsResult
+from backhaul_api.db.tables import repositories
 from backhaul_api.db.tables import repository_sizes as sizes
+from backhaul_api.db.types import Moment
 from backhaul_api.ids import new_id
 
 GROWTH_OVER = timedelta(days=30)
@@ -65,35 +67,72 @@ async def fetch_page(
 
 
 async def fetch_newest(
-    connection: AsyncConnection, repository_ids: Iterable[UUID]
+    connection: AsyncConnection, repository_ids: Sequence[UUID]
 ) -> dict[UUID, tuple[RepositorySize, RepositoryGrowth | None]]:
     """Fetch the newest measurement of each repository, and what it grew by."""
+    newest = await _fetch(connection, _find_ends(repository_ids, sizes.c.measured_at.desc()))
+    oldest = await _fetch(connection, _find_ends(newest, sizes.c.measured_at))
+    older = await _fetch(
+        connection,
+        _find_before({id_: row.measured_at - GROWTH_OVER for id_, row in newest.items()}),
+    )
     found = {}
-    for repository_id in repository_ids:
-        newest = await _fetch_one(connection, repository_id, sizes.c.measured_at.desc())
-        if newest is None:
-            continue
-        long_ago = sizes.c.measured_at <= newest.measured_at - GROWTH_OVER
-        older = await _fetch_one(
-            connection, repository_id, sizes.c.measured_at.desc(), long_ago
-        ) or await _fetch_one(connection, repository_id, sizes.c.measured_at)
+    for repository_id, row in newest.items():
+        before = older.get(repository_id) or oldest[repository_id]
         growth = None
-        if older is not None and older.id != newest.id:
+        if before.id != row.id:
             growth = RepositoryGrowth(
-                bytes=newest.total_size - older.total_size, since=older.measured_at
+                bytes=row.total_size - before.total_size, since=before.measured_at
             )
-        found[repository_id] = (_build(newest), growth)
+        found[repository_id] = (_build(row), growth)
     return found
 
 
-async def _fetch_one(
-    connection: AsyncConnection,
-    repository_id: UUID,
-    order: sa.ColumnElement[Any],
-    *where: sa.ColumnElement[bool],
-) -> Any:
-    query = sa.select(sizes).where(sizes.c.repository_id == repository_id, *where)
-    return (await connection.execute(query.order_by(order).limit(1))).one_or_none()
+async def _fetch(
+    connection: AsyncConnection, which: sa.Select[tuple[UUID]] | None
+) -> dict[UUID, Any]:
+    """Fetch measurements, by their repositories."""
+    if which is None:
+        return {}
+    rows = await connection.execute(sa.select(sizes).where(sizes.c.id.in_(which)))
+    return {row.repository_id: row for row in rows}
+
+
+def _find_ends(
+    repository_ids: Iterable[UUID], order: sa.ColumnElement[Any]
+) -> sa.Select[tuple[UUID]]:
+    """Build what finds the first measurement of each repository, in this order."""
+    one = (
+        sa.select(sizes.c.id)
+        .where(sizes.c.repository_id == repositories.c.id)
+        .order_by(order)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(one).where(repositories.c.id.in_(list(repository_ids)))
+
+
+def _find_before(moments: Mapping[UUID, datetime]) -> sa.Select[tuple[UUID]] | None:
+    """Build what finds the last measurement of each repository up to a moment of its own."""
+    if not moments:
+        return None
+    until = (
+        sa.values(
+            sa.column("repository_id", sa.Uuid()), sa.column("moment", Moment()), name="until"
+        )
+        .data(list(moments.items()))
+        .cte()
+    )
+    one = (
+        sa.select(sizes.c.id)
+        .where(
+            sizes.c.repository_id == until.c.repository_id, sizes.c.measured_at <= until.c.moment
+        )
+        .order_by(sizes.c.measured_at.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(one).select_from(until)
 
 
 def _build(row: Any) -> RepositorySize:
