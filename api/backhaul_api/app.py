@@ -37,6 +37,8 @@ from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from backhaul_api.snapshots.routes import router as snapshots_router
 from backhaul_api.sources.routes import router as sources_router
+from backhaul_api.tick import timer
+from backhaul_api.tick.routes import router as tick_router
 from backhaul_api.users.operators import router as operators_router
 from backhaul_api.users.routes import routers as user_routers
 
@@ -63,14 +65,19 @@ def create_app(services: Services) -> Api:
         memory = services.wakeups.memory
         # Several processes on one PostgreSQL do not tell each other of changes. A function has no
         # time to write down later what it remembers.
-        memory.is_trusted = services.database.is_sqlite and services.settings.poll_hold > 0
-        writing = asyncio.create_task(heartbeats.write_forever(services))
+        works_on = services.settings.background
+        memory.is_trusted = (
+            works_on and services.database.is_sqlite and services.settings.poll_hold > 0
+        )
+        loops = (heartbeats.write_forever, timer.tick_forever) if works_on else ()
+        tasks = [asyncio.create_task(loop(services)) for loop in loops]
         try:
             yield
         finally:
             memory.is_trusted = False
-            writing.cancel()
-            await asyncio.wait([writing])
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(NotReadyError):
                 await heartbeats.write(services)
             await services.database.close()
@@ -90,6 +97,7 @@ def create_app(services: Services) -> Api:
             queries_router,
             audit_router,
             events_router,
+            tick_router,
             *agent_routers,
             docs_router,
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -19,6 +20,10 @@ from backhaul_api.users.failed_logins import FailedLogins
 
 EVENTS = UUID(int=1)
 """The topic of whoever follows events: no host, no job and no query has this id."""
+
+
+RECHECK_S = 2.0
+"""How late a poll or a reader of a job may learn, within its wait, of what another process did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,13 @@ class Services:
         object.__setattr__(self, "started_at", self.clock.now())
         # In one place, so that no route can forget those who follow.
         self.database.on_events = self._wake_followers
+
+    @property
+    def recheck_s(self) -> float:
+        """After how many seconds of silence to look again: in a function, what other processes do
+        rings no bell."""
+        is_told = self.database.is_sqlite or self.settings.background
+        return math.inf if is_told else RECHECK_S
 
     def _wake_followers(self) -> None:
         self.wakeups.wake(EVENTS)

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from croniter import CroniterError, croniter
+
 ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -74,9 +76,6 @@ def parse_cron(expression: str, timezone: str, *, hash_key: str | None = None) -
     Raises:
         CronError: see there.
     """
-    # Here: an API that lives for one request rarely reads a cron expression in it.
-    from croniter import CroniterError, croniter
-
     zone = _load_zone(timezone)
     fields = _split(expression)
     plain = [
