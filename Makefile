@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse bench-growth sizing lock clean
+.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse bench-growth bench-cold-start sizing lock clean
 
 BIN := .venv/bin
 
@@ -47,6 +47,10 @@ bench-scheduler: ## Measure 1,000 schedules, and compare 100,000 previews
 bench-sdk: ## Measure 10,000 jobs as a table, and the memory for a million
 	@tools/setup.sh
 	@$(BIN)/python -m bench.sdk_listing $(ARGS)
+
+bench-cold-start: ## Measure the first answer of a fresh process; ARGS="20" runs
+	@tools/setup.sh
+	@$(BIN)/python -m bench.cold_start $(ARGS)
 
 bench-browse: ## Measure how a snapshot of 200,000 files is paged through
 	@tools/setup.sh

@@ -15,7 +15,7 @@ from backhaul.wire.agents import HostFacts, PollRequest
 from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.fleet import CreateRepository
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
-from backhaul_api.db.engine import Database
+from backhaul_api.db.engine import open_database
 from backhaul_api.db.tables import api_tokens, hosts, users
 from backhaul_api.ids import new_id
 from backhaul_api.preparation import upgrade_database
@@ -60,7 +60,7 @@ async def make_fleet(folder: Path, count: int) -> MadeFleet:
     """Fill a SQLite database in a folder."""
     settings = Settings(data_dir=folder)
     await upgrade_database(settings)
-    database = Database(settings.effective_database_url)
+    database = open_database(settings)
     keys = await open_keys(settings, database)
     now = datetime.now(UTC) - timedelta(seconds=1)
     fleet = MadeFleet(

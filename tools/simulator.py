@@ -63,7 +63,7 @@ from backhaul.wire.schedules import (
 )
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.app import build_services, create_app
-from backhaul_api.db.engine import Database
+from backhaul_api.db.engine import open_database
 from backhaul_api.preparation import hold_database, make_folder, upgrade_database
 from backhaul_api.server_identity import open_keys
 from backhaul_api.services import Services
@@ -186,7 +186,7 @@ async def simulate(
     """Simulate a fleet up to `now`. Gives the number of jobs, and an API token to look at them."""
     clock = SteppedClock(now - timedelta(days=days))
     await upgrade_database(settings)
-    database = Database(settings.effective_database_url)
+    database = open_database(settings)
     keys = await open_keys(settings, database)
     services = build_services(settings, database=database, keys=keys, clock=clock)
     transport = httpx.ASGITransport(app=cast("Any", create_app(services)))

@@ -38,6 +38,8 @@ from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from backhaul_api.snapshots.routes import router as snapshots_router
 from backhaul_api.sources.routes import router as sources_router
+from backhaul_api.tick import timer
+from backhaul_api.tick.routes import router as tick_router
 from backhaul_api.users.operators import router as operators_router
 from backhaul_api.users.routes import routers as user_routers
 
@@ -62,19 +64,22 @@ def create_app(services: Services) -> Api:
     @asynccontextmanager
     async def live(_: Litestar) -> AsyncIterator[None]:
         memory = services.wakeups.memory
-        tasks = {asyncio.create_task(heartbeats.write_forever(services))}
-        if services.database.is_sqlite:
-            # A function has no time to write down later what it remembers.
-            memory.is_trusted = services.settings.poll_hold > 0
-        else:
-            tasks.add(asyncio.create_task(Watcher(services).run_forever()))
+        tasks: list[asyncio.Task[None]] = []
+        if services.settings.background:
+            loops = [heartbeats.write_forever(services), timer.tick_forever(services)]
+            if services.database.is_sqlite:
+                # A function has no time to write down later what it remembers.
+                memory.is_trusted = services.settings.poll_hold > 0
+            else:
+                loops.append(Watcher(services).run_forever())
+            tasks += [asyncio.create_task(loop) for loop in loops]
         try:
             yield
         finally:
             memory.is_trusted = False
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(NotReadyError):
                 await heartbeats.write(services)
             await services.database.close()
@@ -94,6 +99,7 @@ def create_app(services: Services) -> Api:
             queries_router,
             audit_router,
             events_router,
+            tick_router,
             *agent_routers,
             docs_router,
         ],

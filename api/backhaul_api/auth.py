@@ -1,13 +1,14 @@
 """Who is asking. Every route asks for an operator unless it says otherwise.
 
 A route that needs no token has `opt=NOBODY` (login, health, documentation), one for agents has
-`opt=AGENT`, and enrolment has `opt=ENROLLING`; a route that says nothing refuses everybody but
-operators. What is found is `request.user`: an `Actor`, or an `AgentIdentity`. Routes for agents
-also demand the protocol header.
+`opt=AGENT`, enrolment has `opt=ENROLLING`, and one that a timer may ask has `opt=TIMER`; a route
+that says nothing refuses everybody but operators. What is found is `request.user`: an `Actor`, or
+an `AgentIdentity`. Routes for agents also demand the protocol header.
 """
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 from litestar import Request
@@ -25,7 +26,7 @@ from backhaul_api.errors import (
     UnsupportedProtocolError,
 )
 from backhaul_api.hosts import store as hosts
-from backhaul_api.identity import Actor, AgentIdentity
+from backhaul_api.identity import SYSTEM, Actor, AgentIdentity
 from backhaul_api.parameters import refuse_unknown_query
 from backhaul_api.services import Services
 from backhaul_api.users import store as users
@@ -34,6 +35,7 @@ from backhaul_api.users import tokens
 NOBODY = {"authenticates": "nobody"}
 AGENT = {"authenticates": "agent", "speaks_protocol": True}
 ENROLLING = {"authenticates": "nobody", "speaks_protocol": True}
+TIMER = {"authenticates": "timer"}
 RATE_LIMITED = {"is_rate_limited": True}
 """Besides one of the others: it costs the server much, and may be told to come back later."""
 
@@ -58,6 +60,8 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
                 return AuthenticationResult(user=None, auth=None)
             case "agent":
                 return AuthenticationResult(user=await find_agent(services, header), auth=None)
+            case "timer" if _is_tick_token(services, header):
+                return AuthenticationResult(user=SYSTEM, auth=None)
             case _:
                 operator = await find_operator(services, header)
                 # Agents may be newer than this server; what they send too much is ignored.
@@ -118,6 +122,14 @@ async def find_agent(services: Services, header: str | None) -> AgentIdentity:
         signature = services.keys.sign(removal_message(agent.host_id))
         raise HostRemovedError(agent.host_id, signature)
     return agent
+
+
+def _is_tick_token(services: Services, header: str | None) -> bool:
+    wanted = services.settings.tick_token
+    scheme, _, token = (header or "").partition(" ")
+    if wanted is None or scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(token.strip().encode(), wanted.encode())
 
 
 def _read_token(header: str | None, *kinds: TokenKind) -> tuple[TokenKind, bytes]:

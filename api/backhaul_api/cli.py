@@ -100,7 +100,7 @@ def upgrade_database(
     with _one_line_for_errors():
         settings = _load_prepared(data_dir, database_url, config)
         from backhaul_api import preparation
-        from backhaul_api.db.migrate import head_revision
+        from backhaul_api.db.revisions import head_revision
 
         with preparation.hold_database(settings):
             asyncio.run(preparation.upgrade_database(settings))
@@ -138,7 +138,7 @@ def show_revision(
     """Show the revision that the database is at, and the newest one."""
     with _one_line_for_errors():
         settings = _load_checked(data_dir, database_url, config)
-        from backhaul_api.db.migrate import head_revision
+        from backhaul_api.db.revisions import head_revision
         from backhaul_api.preparation import read_revision
 
         current = asyncio.run(read_revision(settings))

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api.db.engine import Database, build_single_engine
-from backhaul_api.db.migrate import head_revision
+from backhaul_api.db.revisions import head_revision
 from backhaul_api.db.tables import metadata
 from backhaul_api.db.urls import sqlite_file
 from backhaul_api.errors import NotReadyError

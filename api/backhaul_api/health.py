@@ -7,13 +7,12 @@ import logging
 from importlib.metadata import version
 
 import sqlalchemy as sa
-from alembic.runtime.migration import MigrationContext
 from litestar import HttpMethod, Router, route
 
 from backhaul.wire.fleet import Health
 from backhaul_api.auth import NOBODY
 from backhaul_api.db.engine import Database
-from backhaul_api.db.migrate import head_revision
+from backhaul_api.db.revisions import fetch_revision, head_revision
 from backhaul_api.errors import NotReadyError
 from backhaul_api.logs import facts
 from backhaul_api.services import Needs
@@ -62,9 +61,7 @@ async def get_readiness(services: Needs) -> Health:
 async def _look_at_revision(database: Database) -> str | None:
     try:
         async with asyncio.timeout(_DATABASE_PATIENCE_S), database.reading() as connection:
-            return await connection.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
+            return await fetch_revision(connection)
     except (sa.exc.SQLAlchemyError, TimeoutError) as error:
         log.warning("database.unreachable", extra=facts(reason=type(error).__name__))
         raise NotReadyError("The database does not answer.") from error

@@ -14,8 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-CONNECTION = "backhaul.connection"
-"""Under which a request's scope has the protocol, for `on_hang_up`."""
+from backhaul_api.polling.parking import CONNECTION
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request without its body: more than any proxy adds."""

@@ -50,6 +50,7 @@ TAGS = {
     "snapshots": "What restic said is in the repositories.",
     "audit": "Who changed what, and when.",
     "events": "What happens, as a feed that can be followed; kept for 30 days.",
+    "tick": "What a timer asks for.",
     "agent protocol": "What agents ask: enrolment, the poll, and the batch.",
     "health": "Whether an instance lives, and whether it should be sent requests.",
 }
@@ -186,6 +187,11 @@ def build_document(app: Litestar) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "A host's agent token (`bha_…`).",
+                },
+                "timer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The server's setting `tick_token`.",
                 },
             },
         },
@@ -324,6 +330,8 @@ def _security(handler: HTTPRouteHandler) -> list[dict[str, list[str]]]:
             return []
         case "agent":
             return [{"agent": []}]
+        case "timer":
+            return [{"timer": []}, {"operator": []}]
         case _:
             return [{"operator": []}]
 

@@ -13,6 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from backhaul_api.db import migrate
+from backhaul_api.db.revisions import head_revision
 from backhaul_api.db.urls import DatabaseUrlError, check_database_url, sqlite_file
 from backhaul_api.settings import Settings
 
@@ -108,7 +109,7 @@ async def read_revision(settings: Settings) -> str | None:
     file = sqlite_file(settings.effective_database_url)
     if file is not None and not file.exists():
         return None
-    with _explaining(settings):
+    with explaining(settings):
         return await migrate.current_revision(settings.effective_database_url)
 
 
@@ -118,7 +119,7 @@ async def upgrade_database(settings: Settings) -> None:
     Raises:
         StartError: it does not answer, or is at a revision that is newer than this version.
     """
-    with _explaining(settings):
+    with explaining(settings):
         await migrate.upgrade(settings.effective_database_url)
 
 
@@ -128,7 +129,7 @@ async def downgrade_database(settings: Settings, revision: str) -> None:
     Raises:
         StartError: it does not answer, or there is no such revision.
     """
-    with _explaining(settings):
+    with explaining(settings):
         await migrate.downgrade(settings.effective_database_url, revision)
 
 
@@ -138,7 +139,7 @@ async def upgrade_if_behind(settings: Settings) -> None:
     Raises:
         StartError: as `upgrade_database`, or another process keeps a database that is behind.
     """
-    if await read_revision(settings) != migrate.head_revision():
+    if await read_revision(settings) != head_revision():
         with hold_database(settings):
             await upgrade_database(settings)
 
@@ -156,7 +157,8 @@ def name_cause(error: Exception) -> str:
 
 
 @contextmanager
-def _explaining(settings: Settings) -> Iterator[None]:
+def explaining(settings: Settings) -> Iterator[None]:
+    """Turn what the database says no with into a `StartError` that does not show the password."""
     try:
         yield
     except migrate.UnknownRevisionError as error:

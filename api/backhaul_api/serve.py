@@ -24,12 +24,11 @@ from types import FrameType
 import uvicorn
 
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
-from backhaul_api.app import build_services, create_app
+from backhaul_api.app import create_app
 from backhaul_api.db.engine import open_database
-from backhaul_api.events import store as events
 from backhaul_api.http_protocol import BoundedHttpProtocol, choose_connection_limit
-from backhaul_api.keys import KeyFileError
 from backhaul_api.logs import facts, set_up_logging
+from backhaul_api.opening import open_services
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.preparation import (
     StartError,
@@ -40,7 +39,6 @@ from backhaul_api.preparation import (
     make_folder,
     upgrade_database,
 )
-from backhaul_api.server_identity import follow_keys, open_keys
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from backhaul_api.users import store as users
@@ -109,14 +107,10 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     await upgrade_database(settings)
     database = open_database(settings)
     try:
-        keys = await open_keys(settings, database)
-    except (KeyFileError, OSError) as error:
+        services = await open_services(settings, database)
+    except StartError:
         await database.close()
-        raise StartError(str(error)) from error
-    services = build_services(settings, database=database, keys=keys)
-    await follow_keys(database, keys, now=services.clock.now())
-    async with database.writing() as connection:
-        await events.settle(connection)
+        raise
     await _offer_setup_token(services)
     log_surroundings(settings)
     config = uvicorn.Config(

@@ -43,10 +43,12 @@ async def follow_keys(database: Database, keys: KeyRing, *, now: datetime) -> No
 
     A secret that did not open then was left out of what the hosts were told. It may open now.
     """
+    async with database.reading() as connection:
+        if await connection.scalar(_KNOWN_KEYS) == keys.key_ids:
+            return
     async with database.writing() as connection:
         await schedules.take_turn(connection)
-        known = await connection.scalar(sa.select(server_identity.c.key_ids))
-        if known == keys.key_ids:
+        if await connection.scalar(_KNOWN_KEYS) == keys.key_ids:
             return
         await connection.execute(sa.update(server_identity).values(key_ids=keys.key_ids))
         await schedules.move_version(connection, schedules.runs_alone(), now=now)
@@ -115,3 +117,4 @@ def _name_place(settings: Settings) -> str:
 
 
 _OWNER = sa.select(server_identity.c.verify_key)
+_KNOWN_KEYS = sa.select(server_identity.c.key_ids)

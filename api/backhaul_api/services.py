@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -18,6 +19,9 @@ from backhaul_api.polling.looks import Looks
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.settings import Settings
 from backhaul_api.users.failed_logins import FailedLogins
+
+RECHECK_S = 2.0
+"""How late a poll or a reader of a job may learn, within its wait, of what another process did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,13 @@ class Services:
 
     def _wake(self, topics: tuple[UUID, ...]) -> None:
         self.wakeups.wake(*topics)
+
+    @property
+    def recheck_s(self) -> float:
+        """After how many seconds of silence to look again: in a function, what other processes do
+        rings no bell."""
+        is_told = self.database.is_sqlite or self.settings.background
+        return math.inf if is_told else RECHECK_S
 
 
 Needs = NamedDependency[SkipValidation[Services]]

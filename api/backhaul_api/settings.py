@@ -5,6 +5,7 @@ Loaded once, by the program that starts the app; nobody else reads the environme
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,14 @@ import msgspec
 from backhaul.wire.agents import DEFAULT_HOLD_S
 
 _ENVIRONMENT_PREFIX = "BACKHAUL_API_"
+_MAY_STAND_IN_A_FILE = {"database_url_file": "database_url", "tick_token_file": "tick_token"}
+
+HOLD_JITTER = 0.1
+"""A hold may be so much longer than the setting says: see `polling.poll.choose_hold`."""
+
+ANSWER_MARGIN_S = 2.0
+"""Between the end of a wait and the limit of an answer, for what comes before and after it: a cold
+start, the look at its end, the way through a gateway."""
 
 
 NotEmpty = Annotated[str, msgspec.Meta(min_length=1)]
@@ -59,6 +68,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The longest that a poll is held; 0 answers each at once, for functions that cannot wait."""
     poll_pause: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 15.0
     """How long an agent stays away between polls when polls are not held."""
+    answer_limit: Annotated[float, msgspec.Meta(ge=5, le=3600)] | None = None
+    """The longest that the platform lets an answer take, like the 29 s of an API gateway. Whatever
+    waits ends before that."""
+    background: bool = True
+    """Whether the process works between requests: writes down later who polled, and does by itself
+    what `POST /v1/tick` does. Off where a process may be frozen or killed after each answer."""
+    tick_token: Annotated[str, msgspec.Meta(min_length=32)] | None = None
+    """Opens `POST /v1/tick` to a timer, and nothing else. Without one, it opens to operators."""
     stall_after: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 1800.0
     """A running job that has not got on for so long is shown as stalled; nothing ends it."""
     lost_after: Annotated[float, msgspec.Meta(ge=60, le=366 * 86400)] = 3600.0
@@ -78,6 +95,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         # Built, not written: a folder may have a ? or a % in its name.
         file = self.data_dir.resolve() / "backhaul.sqlite3"
         return URL.create("sqlite+aiosqlite", database=str(file)).render_as_string()
+
+    @property
+    def longest_hold(self) -> float:
+        """How long a poll is held, before it is spread."""
+        return min(self.poll_hold, self.cap_wait(math.inf) / (1 + HOLD_JITTER))
+
+    def cap_wait(self, asked_s: float) -> float:
+        """Give how long a request may wait that asks for so long."""
+        if self.answer_limit is None:
+            return asked_s
+        return min(asked_s, self.answer_limit - ANSWER_MARGIN_S)
 
     @property
     def effective_key_file(self) -> Path:
@@ -130,8 +158,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not variable.startswith(_ENVIRONMENT_PREFIX):
             continue
         name = variable.removeprefix(_ENVIRONMENT_PREFIX).lower()
-        if name == "database_url_file":
-            values["database_url"] = _read_secret(variable, value)
+        if name in _MAY_STAND_IN_A_FILE:
+            values[_MAY_STAND_IN_A_FILE[name]] = _read_secret(variable, value)
         else:
             values[name] = value
     return values

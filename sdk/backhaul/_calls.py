@@ -55,6 +55,7 @@ from backhaul.wire.kinds import CreatedJobs, CreateJobs, JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import FileList, Snapshot
+from backhaul.wire.ticks import Tick
 
 T = TypeVar("T")
 
@@ -411,6 +412,10 @@ def get_event_page(
     pairs += [("limit", PAGE_LIMIT if limit is None else max(1, min(limit, PAGE_LIMIT)))]
     query = _query([*pairs, ("wait", _seconds(wait_s))])
     return Call(method="GET", path="/v1/events", reply=EventPage, query=query, held_s=wait_s)
+
+
+def tick() -> Call[Tick]:
+    return Call(method="POST", path="/v1/tick", reply=Tick, is_repeatable=True)
 
 
 def list_audit_entries(

@@ -56,6 +56,7 @@ from backhaul.wire.kinds import JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import FileList, Snapshot
+from backhaul.wire.ticks import Tick
 
 T = TypeVar("T")
 
@@ -571,6 +572,12 @@ class Client:
         It never ends. One request is open at a time, for 20 seconds.
         """
         return self._iterate_events(EventWatch(kinds=kinds, host=host, tail=tail, is_followed=True))
+
+    def tick(self) -> Tick:
+        """Have the server do a bounded part of what time has made necessary: end overdue jobs,
+        delete what has expired. `backhaul serve` does so by itself; elsewhere, a timer asks for it.
+        """
+        return self._send(_calls.tick())
 
     def list_audit_entries(
         self,

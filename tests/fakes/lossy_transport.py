@@ -17,7 +17,7 @@ from typing import Any, cast
 import httpx
 from litestar import Litestar
 
-from backhaul_api.http_protocol import CONNECTION
+from backhaul_api.polling.parking import CONNECTION
 
 
 class Fate(StrEnum):

@@ -33,7 +33,7 @@ def test_an_agent_installs_no_database_and_no_server() -> None:
     assert _names(_project()["optional-dependencies"]["agent"]) == {"croniter", "pynacl"}
 
 
-@pytest.mark.parametrize("extra", ["agent", "api", "postgresql", "notebook", "all"])
+@pytest.mark.parametrize("extra", ["agent", "api", "postgresql", "lambda", "notebook", "all"])
 def test_every_extra_of_the_design_is_there(extra: str) -> None:
     assert extra in _project()["optional-dependencies"]
 

@@ -14,6 +14,7 @@ RUN_BY = {
     ("docs/agent.md", "ini"): "tests/system/test_console_pages.py",
     ("docs/agent.md", "toml"): "tests/system/test_console_pages.py",
     ("docs/cli.md", "console"): "tests/system/test_console_pages.py",
+    ("docs/functions.md", "console"): "tests/system/test_functions_page.py",
     ("docs/job-states.md", "mermaid"): "tests/house/test_docs.py",
     ("docs/postgresql.md", "console"): "tests/system/test_postgresql.py",
     ("docs/repositories-and-kinds.md", "console"): "tests/system/test_repository_kinds.py",

@@ -32,6 +32,7 @@ from backhaul.wire.tokens import TokenKind, parse_token_kind
 from backhaul_api import cli
 from backhaul_api.db import migrate
 from backhaul_api.db.engine import Database
+from backhaul_api.db.revisions import head_revision
 from backhaul_api.preparation import upgrade_database
 from backhaul_api.serve import log_surroundings
 from backhaul_api.settings import Settings
@@ -315,7 +316,7 @@ def test_whatever_creates_the_database_creates_it_for_its_owner_alone(
 def test_looking_at_the_revision_makes_nothing(tmp_path: Path) -> None:
     code, said, _ = _run("db", "current", "--data-dir", str(tmp_path / "data"))
 
-    assert (code, said) == (0, f"none (newest: {migrate.head_revision()})\n")
+    assert (code, said) == (0, f"none (newest: {head_revision()})\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -363,7 +364,7 @@ def test_folder_may_have_any_name(tmp_path: Path) -> None:
 
     assert code == 0
     assert (data_dir / "backhaul.sqlite3").exists()
-    assert current[1].startswith(migrate.head_revision())
+    assert current[1].startswith(head_revision())
 
 
 @pytest.mark.parametrize(
@@ -415,7 +416,7 @@ def test_database_goes_up_and_down(tmp_path: Path) -> None:
     emptied = _run("db", "downgrade", "base", "--yes", *options)
     after = _run("db", "current", *options)
 
-    head = migrate.head_revision()
+    head = head_revision()
     assert before[:2] == (0, f"none (newest: {head})\n")
     assert upgraded[:2] == (0, f"The database is at revision {head}.\n")
     assert current[:2] == (0, f"{head} (newest: {head})\n")
@@ -451,7 +452,7 @@ async def test_instances_that_start_at_once_upgrade_one_database_once(
 
     await asyncio.gather(*(upgrade_database(settings) for _ in range(count)))
 
-    assert await migrate.current_revision(empty_database_url) == migrate.head_revision()
+    assert await migrate.current_revision(empty_database_url) == head_revision()
 
 
 def test_operator_is_made_and_given_a_new_password(tmp_path: Path) -> None:

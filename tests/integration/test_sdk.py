@@ -26,6 +26,7 @@ from backhaul.errors import (
 from backhaul.wire.jobs import Job, JobState, LogLine, Outcome, Progress
 from backhaul.wire.kinds import BackupRequest, BackupResult, InitRequest
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
+from backhaul.wire.ticks import Tick
 from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_api.services import Services
 from tests.conftest import ADA_PASSWORD
@@ -282,6 +283,11 @@ async def test_wait_that_is_over_says_so_and_leaves_the_job(
     assert (await client.get_job(job.id)).state is JobState.QUEUED
     found = client.list_jobs(host="web1", repository="nas", kind="backup", states=["queued"])
     assert [listed.id async for listed in found] == [job.id]
+
+
+async def test_a_tick_tells_what_it_did(client: AsyncClient, agent: FakeAgent) -> None:
+    assert await client.tick() == Tick()
+    assert await AsyncFleet(client).tick() == Tick()
 
 
 async def test_bad_request_names_its_field(client: AsyncClient, agent: FakeAgent) -> None:

@@ -38,10 +38,11 @@ def test_the_wheel_holds_every_migration_and_nothing_of_the_tests(unpacked: Path
 
 def test_an_installed_wheel_upgrades_a_database(unpacked: Path, tmp_path: Path) -> None:
     script = (
-        "import asyncio, backhaul_api.db.migrate as m; print(m.find_migrations());"
+        "import asyncio, backhaul_api.db.migrate as m, backhaul_api.db.revisions as r;"
+        "print(r.find_migrations());"
         f"asyncio.run(m.upgrade('sqlite+aiosqlite:///{tmp_path}/x.sqlite3'));"
         f"print(asyncio.run(m.current_revision('sqlite+aiosqlite:///{tmp_path}/x.sqlite3')));"
-        "print(m.head_revision())"
+        "print(r.head_revision())"
     )
     # Before everything else on the path, so that it hides the checkout.
     environment = os.environ | {"PYTHONPATH": str(unpacked)}

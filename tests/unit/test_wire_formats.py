@@ -26,6 +26,7 @@ from backhaul.wire import (
     reports,
     schedules,
     snapshots,
+    ticks,
 )
 from backhaul.wire.base import Request, Wire
 
@@ -237,6 +238,29 @@ OBSTACLE = jobs.Obstacle(
     job_id=TWO, kind=kinds.JobKind.PRUNE, state=jobs.JobState.RUNNING, host="db1"
 )
 MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
+    # ticks
+    (
+        ticks.Tick(
+            expired_jobs=1,
+            lost_jobs=2,
+            deleted_sessions=3,
+            deleted_tokens=4,
+            deleted_answers=5,
+            deleted_queries=6,
+            deleted_events=7,
+            has_more=True,
+        ),
+        {
+            "expired_jobs": 1,
+            "lost_jobs": 2,
+            "deleted_sessions": 3,
+            "deleted_tokens": 4,
+            "deleted_answers": 5,
+            "deleted_queries": 6,
+            "deleted_events": 7,
+            "has_more": True,
+        },
+    ),
     # base
     (base.ProtocolRange(minimum=1, maximum=2), {"minimum": 1, "maximum": 2}),
     # agents
@@ -1236,7 +1260,18 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
     ),
 ]
 
-PINNED_MODULES = [agents, base, commands, jobs, kinds, problems, reports, schedules, snapshots]
+PINNED_MODULES = [
+    agents,
+    base,
+    commands,
+    jobs,
+    kinds,
+    problems,
+    reports,
+    schedules,
+    snapshots,
+    ticks,
+]
 
 _ids = [type(message).__name__ for message, _ in MESSAGES]
 

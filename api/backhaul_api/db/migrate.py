@@ -1,22 +1,22 @@
-"""Bringing a database to a revision, from a checkout or from an installed wheel."""
+"""Bringing a database to a revision, from a checkout or from an installed wheel.
+
+Alembic is loaded when it is used: a function that only looks has no time for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from backhaul_api.db.engine import build_single_engine
+from backhaul_api.db.revisions import fetch_revision, find_migrations
 from backhaul_api.db.sqlite import configure_sqlite
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 BUSY_TIMEOUT_MS = 10_000
 
@@ -28,27 +28,13 @@ class UnknownRevisionError(Exception):
     """There is no such revision, or it is newer than this code."""
 
 
-def find_migrations() -> Path:
-    """Find the migrations: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "migrations"
-    return installed if installed.is_dir() else package.parents[1] / "migrations"
-
-
 def build_config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(find_migrations()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
-
-
-@lru_cache(maxsize=1)
-def head_revision() -> str:
-    """Give the newest revision that this code knows."""
-    head = ScriptDirectory.from_config(build_config()).get_current_head()
-    if head is None:
-        raise RuntimeError(f"no migrations in {find_migrations()}")
-    return head
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
@@ -57,6 +43,8 @@ async def upgrade(url: str, revision: str = "head") -> None:
     Raises:
         UnknownRevisionError: the database, or the argument, names a revision that is not known.
     """
+    from alembic import command
+
     await _run(url, lambda config: command.upgrade(config, revision))
 
 
@@ -66,6 +54,8 @@ async def downgrade(url: str, revision: str) -> None:
     Raises:
         UnknownRevisionError: the database, or the argument, names a revision that is not known.
     """
+    from alembic import command
+
     await _run(url, lambda config: command.downgrade(config, revision))
 
 
@@ -74,9 +64,7 @@ async def current_revision(url: str) -> str | None:
     engine = _build_engine(url)
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
+            return await fetch_revision(connection)
     finally:
         await engine.dispose()
 
@@ -103,6 +91,10 @@ async def _take_turn(connection: AsyncConnection) -> None:
 
 
 def _run_with(connection: sa.Connection, action: Callable[[Config], None]) -> None:
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from alembic.util.exc import CommandError
+
     config = build_config()
     current = MigrationContext.configure(connection).get_current_revision()
     if connection.dialect.name == "sqlite":

@@ -107,7 +107,7 @@ async def list_events(  # noqa: PLR0913 (each is a parameter of the query)
     wait_for = Wait(
         wakeups=services.wakeups,
         topic=EVENTS,
-        seconds=wait,
+        seconds=services.settings.cap_wait(wait),
         receive=request.receive,
         recheck_s=math.inf if services.database.is_sqlite else RECHECK_S,
     )

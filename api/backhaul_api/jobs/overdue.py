@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -17,15 +18,26 @@ HEARING_AGAIN = timedelta(minutes=5)
 heard for want of a server are not silent."""
 
 
-async def close_overdue(services: Services) -> None:
-    """Expire what no agent took up in time, and lose what is with a host that fell silent."""
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What was done to jobs that were overdue, and whether there may be more of them."""
+
+    expired: int = 0
+    lost: int = 0
+    has_more: bool = False
+
+
+async def close_overdue(services: Services) -> Closed:
+    """Expire what no agent took up in time, and lose what is with a host that fell silent; of each
+    at most `MAX_CLOSED_AT_ONCE`."""
     now = services.clock.now()
     since = find_silence(services, now)
     async with services.database.reading() as connection:
         overdue = await store.find_overdue(connection, now=now)
         silent = [] if since is None else await store.find_silent(connection, since=since)
-    if overdue or silent:
-        await _close(services, overdue, silent, now=now)
+    if not overdue and not silent:
+        return Closed()
+    return await _close(services, overdue, silent, now=now)
 
 
 async def close_if_overdue(services: Services, job: Job) -> bool:
@@ -47,15 +59,21 @@ async def close_if_overdue(services: Services, job: Job) -> bool:
 
 async def _close(
     services: Services, overdue: list[UUID], silent: list[UUID], *, now: datetime
-) -> None:
+) -> Closed:
     since = find_silence(services, now)
     async with services.database.writing() as connection:
         await store.lock_hosts(connection, [*overdue, *silent])
-        closed = await expire(connection, overdue, now=now, silent_since=since)
+        expired = await expire(connection, overdue, now=now, silent_since=since)
+        lost = []
         if since is not None:
-            closed += await store.lose_silent(connection, now=now, since=since, job_ids=silent)
-        for job in closed:
+            lost = await store.lose_silent(connection, now=now, since=since, job_ids=silent)
+        for job in (*expired, *lost):
             touch(connection, job.id, *await turns.find_next(connection, job))
+    return Closed(
+        expired=len(expired),
+        lost=len(lost),
+        has_more=max(len(overdue), len(silent)) >= store.MAX_CLOSED_AT_ONCE,
+    )
 
 
 async def expire(
@@ -97,8 +115,8 @@ def _explain(obstacle: Obstacle | None) -> str:
 
 def find_silence(services: Services, now: datetime) -> datetime | None:
     """Give the moment since when a host must have been silent; None when this instance cannot tell
-    yet. A function, which does not hold polls, lives too short to wait for that."""
+    yet. A function, which may live for one request, lives too short to wait for that."""
     is_listening = now - services.started_at >= HEARING_AGAIN
-    if not is_listening and services.settings.poll_hold > 0:
+    if not is_listening and services.settings.background and services.settings.poll_hold > 0:
         return None
     return now - timedelta(seconds=services.settings.lost_after)

@@ -342,7 +342,13 @@ async def _tell(services: Services, connection: AsyncConnection, found: list[Job
 
 
 def _wait_for(request: OperatorRequest, services: Services, job_id: UUID, seconds: float) -> Wait:
-    return Wait(wakeups=services.wakeups, topic=job_id, seconds=seconds, receive=request.receive)
+    return Wait(
+        wakeups=services.wakeups,
+        topic=job_id,
+        seconds=services.settings.cap_wait(seconds),
+        receive=request.receive,
+        recheck_s=services.recheck_s,
+    )
 
 
 router = Router(

@@ -35,7 +35,7 @@ from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
 
-MAX_EXPIRED_AT_ONCE = 500
+MAX_CLOSED_AT_ONCE = 500
 DEFAULT_RETRY_DELAY_S = 60.0
 
 
@@ -412,7 +412,7 @@ async def fetch_overdue(
 
 async def find_overdue(connection: AsyncConnection, *, now: datetime) -> list[UUID]:
     """Find the jobs that have to expire, whichever host they are for."""
-    query = sa.select(jobs.c.id).where(_overdue(now)).limit(MAX_EXPIRED_AT_ONCE)
+    query = sa.select(jobs.c.id).where(_overdue(now)).limit(MAX_CLOSED_AT_ONCE)
     return list((await connection.scalars(query)).all())
 
 
@@ -424,7 +424,7 @@ async def find_silent(
         sa.select(jobs.c.id)
         .select_from(jobs.join(hosts, jobs.c.host_id == hosts.c.id))
         .where(_is_silent(since))
-        .limit(MAX_EXPIRED_AT_ONCE)
+        .limit(MAX_CLOSED_AT_ONCE)
     )
     query = query if job_id is None else query.where(jobs.c.id == job_id)
     return list((await connection.scalars(query)).all())

@@ -18,8 +18,8 @@ from backhaul.wire.agents import MAX_BATCH_BYTES, BatchReply, PollReply, PollReq
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
 from backhaul.wire.tokens import hash_token
 from backhaul_api.auth import find_agent
-from backhaul_api.http_protocol import CONNECTION
 from backhaul_api.ids import new_id
+from backhaul_api.polling.parking import CONNECTION
 from backhaul_api.polling.poll import Poll
 from backhaul_api.polling.receive import receive as apply_batch
 from backhaul_api.services import Services

@@ -20,6 +20,9 @@ from backhaul_api.polling.wakeups import Bell, Wakeups
 
 T = TypeVar("T")
 
+CONNECTION = "backhaul.connection"
+"""Under which a request's scope has its `Connection`, where the server tells of it."""
+
 
 class Connection(Protocol):
     """The connection that a request came by."""

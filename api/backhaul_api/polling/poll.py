@@ -39,8 +39,8 @@ from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
 from backhaul_api.queries.store import mark_taken
 from backhaul_api.services import Services
+from backhaul_api.settings import HOLD_JITTER
 
-HOLD_JITTER = 0.1
 DRAIN_PAUSE_S = (1.0, 5.0)
 """Spreads those whom a stopping server sends away."""
 
@@ -81,7 +81,7 @@ class Poll:
         """
         if self.services.wakeups.is_draining:
             return self._build_reply(Due())
-        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.poll_hold)
+        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.longest_hold)
         wait = Wait(
             wakeups=self.services.wakeups,
             topic=self.host_id,
@@ -90,6 +90,7 @@ class Poll:
             connection=self.connection,
             # A connection that died unnoticed leaves its poll behind; the newer one ends it.
             is_alone=True,
+            recheck_s=self.services.recheck_s,
         )
         due = await look_until(
             self._look,
@@ -105,7 +106,7 @@ class Poll:
         Asks the database only when the host is woken. Raises as `answer` does.
         """
         wakeups = self.services.wakeups
-        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.poll_hold)
+        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.longest_hold)
         if wakeups.is_draining or hold_s <= 0:
             return self._build_reply(_NOTHING)
         bell = wakeups.enter(self.host_id, alone=True)
@@ -287,7 +288,7 @@ class Poll:
         return PollReply(
             envelopes=tuple(due.envelopes),
             server_time=self.services.clock.now(),
-            hold=self.services.settings.poll_hold,
+            hold=self.services.settings.longest_hold,
             pause=self._choose_pause(due),
         )
 

@@ -64,13 +64,13 @@ async def hold(request: AgentRequest, services: Needs, data: JSONBody[HoldReques
     wait = Wait(
         wakeups=services.wakeups,
         topic=uuid4(),  # nobody ever rings it
-        seconds=min(data.hold, services.settings.poll_hold),
+        seconds=min(data.hold, services.settings.longest_hold),
         receive=request.receive,
     )
     await look_until(look, lambda _: False, wait)
     return HoldReply(
         held=time.monotonic() - started,
-        allowed=services.settings.poll_hold,
+        allowed=services.settings.longest_hold,
         server_time=services.clock.now(),
     )
 

@@ -156,6 +156,7 @@ async def _ask(
 ) -> FileList:
     """Ask the host and wait. The query is gone afterwards, whatever came of it."""
     host, now = target.host, services.clock.now()
+    wait_s = services.settings.cap_wait(wait_s)
     rules.refuse_absent(host, now)
     new = store.NewQuery(
         host_id=host.id, repository_id=target.snapshot.repository_id, arguments=asked

@@ -30,6 +30,7 @@ from backhaul.wire.accounts import Me
 from backhaul.wire.fleet import Health
 from backhaul.wire.jobs import JobState
 from backhaul.wire.kinds import JobKind
+from backhaul.wire.ticks import Tick
 
 if TYPE_CHECKING:
     from backhaul._view import View
@@ -141,6 +142,11 @@ class AsyncFleet:
             ServerFailedError: it should not, for the reason that the error names.
         """
         return await self.client.get_health()
+
+    async def tick(self) -> Tick:
+        """Have the server do what time has made necessary, a bounded part of it; see
+        `Client.tick`."""
+        return await self.client.tick()
 
     # Pictures ------------------------------------------------------------------------------------
 

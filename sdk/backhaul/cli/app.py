@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "users": ("backhaul.cli.users:app", "The operators: who may sign in."),
     "events": ("backhaul.cli.events:events", "What happened, and what happens."),
     "audit": ("backhaul.cli.audit:app", "Who changed what."),
+    "tick": ("backhaul.cli.tick:tick", "Have the server do what time has made necessary."),
     "version": ("backhaul.cli.version:version", "Show the version."),
 }
 """Where each command is and its line in the help, which thereby needs no import."""

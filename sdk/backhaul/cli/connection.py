@@ -47,3 +47,18 @@ def open_client() -> Client:
         ConfigurationError: no server is configured, or nobody is signed in.
     """
     return settings.connect(profile=_selected.get()).client
+
+
+def open_timer_client() -> Client:
+    """Connect with the server's own `tick_token`, if that is there, and signed in otherwise.
+
+    Raises:
+        ConfigurationError: no server is configured, or nobody is signed in.
+    """
+    token = os.environ.get("BACKHAUL_TICK_TOKEN")
+    if not token:
+        return open_client()
+    from backhaul.client import Client
+
+    found = find_profile()
+    return Client(found.url, token=token, ca_file=found.ca_file)

@@ -31,6 +31,7 @@ from backhaul.wire.accounts import Me
 from backhaul.wire.fleet import Health
 from backhaul.wire.jobs import JobState
 from backhaul.wire.kinds import JobKind
+from backhaul.wire.ticks import Tick
 
 if TYPE_CHECKING:
     from backhaul._view import View
@@ -142,6 +143,11 @@ class Fleet:
             ServerFailedError: it should not, for the reason that the error names.
         """
         return self.client.get_health()
+
+    def tick(self) -> Tick:
+        """Have the server do what time has made necessary, a bounded part of it; see
+        `Client.tick`."""
+        return self.client.tick()
 
     # Pictures ------------------------------------------------------------------------------------
 

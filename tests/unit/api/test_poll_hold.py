@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backhaul_api.polling.poll import HOLD_JITTER, choose_hold
+from backhaul_api.polling.poll import choose_hold
+from backhaul_api.settings import HOLD_JITTER
 
 
 @given(asked_s=st.floats(0, 600), allowed_s=st.floats(0, 600))

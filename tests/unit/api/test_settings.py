@@ -49,6 +49,8 @@ def test_database_url_may_stand_in_a_file(tmp_path: Path) -> None:
         ({"BACKHAUL_API_HOST": ""}, "host: must not be empty"),
         ({"BACKHAUL_API_KEY": ""}, "key: must not be empty"),
         ({"BACKHAUL_API_DATABASE_URL": ""}, "database_url: must not be empty"),
+        ({"BACKHAUL_API_TICK_TOKEN": "can be guessed"}, "tick_token"),
+        ({"BACKHAUL_API_ANSWER_LIMIT": "1"}, "answer_limit"),
         ({"BACKHAUL_API_DATABASE_URL_FILE": "/nowhere/at/all"}, "DATABASE_URL_FILE"),
     ],
     ids=[
@@ -61,6 +63,8 @@ def test_database_url_may_stand_in_a_file(tmp_path: Path) -> None:
         "host",
         "key",
         "url",
+        "tick-token",
+        "answer-limit",
         "file",
     ],
 )

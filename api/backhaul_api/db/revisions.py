@@ -1,0 +1,40 @@
+"""Which revision this code needs, and which one a database is at. Does without Alembic, which takes
+longer to load than a whole cold start may."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_FILES = "[0-9][0-9][0-9][0-9]_*.py"
+
+
+def find_migrations() -> Path:
+    """Find the migrations: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parents[1] / "migrations"
+
+
+@lru_cache(maxsize=1)
+def head_revision() -> str:
+    """Give the newest revision that this code knows. Each has its number in its file's name."""
+    files = (find_migrations() / "versions").glob(_FILES)
+    head = max((file.name[:4] for file in files), default=None)
+    if head is None:
+        raise RuntimeError(f"no migrations in {find_migrations()}")
+    return head
+
+
+async def fetch_revision(connection: AsyncConnection) -> str | None:
+    """Fetch the revision that a database is at; None for an empty one."""
+    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(_REVISIONS.name)):
+        return None
+    return await connection.scalar(sa.select(_REVISIONS.c.version_num))
+
+
+# Alembic's own; no part of ours, or a new revision would want to drop it.
+_REVISIONS = sa.table("alembic_version", sa.column("version_num", sa.Text))
