@@ -137,13 +137,13 @@ async def measure(contender: Contender, scale: Scale) -> Figures:
 async def _park(contender: Contender, server: Server, scale: Scale, figures: Figures) -> Agents:
     """Park all agents."""
     if contender.has_polls:
-        await _poll_once(contender, server, range(scale.agents, scale.hosts))
+        await poll_once(contender, server, range(scale.agents, scale.hosts))
     else:
         await _connect_once(contender, server, _AT_ONCE)
     await server.settle()
     memory, cpu = server.read_memory_kib(), server.read_cpu_s()
     if contender.has_polls:
-        await _poll_once(contender, server, range(scale.agents))
+        await poll_once(contender, server, range(scale.agents))
         await server.settle()
         figures["first_poll"] = (server.read_cpu_s() - cpu) / scale.agents * 1e6
         cpu = server.read_cpu_s()
@@ -157,7 +157,7 @@ async def _park(contender: Contender, server: Server, scale: Scale, figures: Fig
     return agents
 
 
-async def _poll_once(contender: Contender, server: Server, numbers: Sequence[int]) -> None:
+async def poll_once(contender: Contender, server: Server, numbers: Sequence[int]) -> None:
     """Let agents poll without a hold, a few at a time."""
     connections = await connect(server.port, [b""] * _AT_ONCE)
     waiting = iter(numbers)
