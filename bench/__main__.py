@@ -117,7 +117,7 @@ def build_plan(options: argparse.Namespace) -> Plan:
         rounds=options.rounds or (1 if quick else ROUNDS),
         parts=tuple(options.only or PARTS),
         scale=scale,
-        load=fires.Load(seconds=options.seconds) if quick else fires.Load(),
+        load=fires.Load(clients=16, seconds=options.seconds) if quick else fires.Load(),
         short_interval_s=1.0 if quick else 5.0,
         short_jobs=min(agents, 200),
         plain_hold_s=2.0 if quick else 25.0,

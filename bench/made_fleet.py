@@ -20,7 +20,7 @@ from backhaul_api.db.tables import api_tokens, hosts, schedules, sources, users
 from backhaul_api.ids import new_id
 from backhaul_api.preparation import upgrade_database
 from backhaul_api.repositories import store as repositories
-from backhaul_api.server_identity import open_keys
+from backhaul_api.server_identity import follow_keys, open_keys
 from backhaul_api.settings import Settings
 
 FACTS = HostFacts(
@@ -43,13 +43,15 @@ class MadeFleet:
     host_ids: list[UUID]
     boots: list[UUID]
     schedule_ids: list[list[UUID]]
+    schedule_version: int = 0
+    """That all of them have applied."""
 
     def build_poll(self, number: int, hold_s: float) -> bytes:
         """Build the body of a host's poll."""
         return msgspec.json.encode(
             PollRequest(
                 boot_id=self.boots[number],
-                schedule_version=0,
+                schedule_version=self.schedule_version,
                 settings_version=0,
                 jobs=(),
                 clock=datetime.now(UTC),
@@ -95,6 +97,11 @@ async def make_fleet(settings: Settings, count: int, *, schedules_each: int = 0)
         await connection.execute(sa.insert(hosts), _build_hosts(fleet, now))
         if schedules_each:
             await _insert_schedules(connection, fleet, repository.id, now)
+    # As the first start of a server does, which then tells hosts their schedules anew.
+    await follow_keys(database, keys, now=now)
+    async with database.reading() as connection:
+        version = await connection.scalar(sa.select(sa.func.max(hosts.c.schedule_version)))
+    fleet.schedule_version = version or 0
     await database.close()
     return fleet
 

@@ -8,7 +8,6 @@ page: `<!-- limits -->` … `<!-- end -->`.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,10 +63,9 @@ def draw(page: str, suite: Sequence[Result], parked: Sequence[Result]) -> str:
         "memory": _build_memory(parked),
     }
     for name, rows in tables.items():
-        marked = f"<!-- {name} -->\n\n{_format(rows)}\n\n<!-- end -->"
-        page = re.sub(
-            f"<!-- {name} -->.*?<!-- end -->", lambda _, text=marked: text, page, flags=re.DOTALL
-        )
+        begin, _, rest = page.partition(f"<!-- {name} -->")
+        _, _, end = rest.partition("<!-- end -->")
+        page = f"{begin}<!-- {name} -->\n\n{_format(rows)}\n\n<!-- end -->{end}"
     return page
 
 
@@ -110,7 +108,7 @@ def build_picture(suite: Sequence[Result]) -> Any:
     for measure in GROWN:
         mine = [point for point in points if point["measure"] == measure]
         panels.append(
-            altair.Chart(altair.Data(values=mine), title=GROWTH_TITLES[measure])
+            altair.Chart(altair.InlineData(values=mine), title=GROWTH_TITLES[measure])
             .mark_line(point=True)
             .encode(
                 x=altair.X("agents:Q", title="parked agents").scale(type="log"),

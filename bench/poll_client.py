@@ -100,7 +100,8 @@ class PollConnection(asyncio.Protocol):
 
 
 class WebSocketConnection(PollConnection):
-    """One agent's connection to a WebSocket server: what comes is pushed. Reads short frames.
+    """One agent's connection to a WebSocket server: what comes is pushed. Reads frames of up
+    to 64 KiB.
 
     Here `request` is the handshake, see `build_handshake`; `poll()` only waits for what comes next,
     and `poll(message)` sends first.
@@ -155,17 +156,19 @@ _TEXT: Final = 0x1
 _PING: Final = 0x9
 _PONG: Final = 0xA
 _LENGTH_OF_16_BITS: Final = 126
+_LENGTH_OF_64_BITS: Final = 127
 
 
 def _build_frame(opcode: int, payload: bytes) -> bytes:
     """Build a frame of a client, masked with zeros: what the mask guards against is not here."""
     length = len(payload)
-    assert length < 2**16
     if length < _LENGTH_OF_16_BITS:
-        head = bytes([0x80 | opcode, 0x80 | length])
+        size = bytes([0x80 | length])
+    elif length < 2**16:
+        size = bytes([0x80 | _LENGTH_OF_16_BITS]) + length.to_bytes(2)
     else:
-        head = bytes([0x80 | opcode, 0x80 | _LENGTH_OF_16_BITS]) + length.to_bytes(2)
-    return head + bytes(4) + payload
+        size = bytes([0x80 | _LENGTH_OF_64_BITS]) + length.to_bytes(8)
+    return bytes([0x80 | opcode]) + size + bytes(4) + payload
 
 
 async def connect(

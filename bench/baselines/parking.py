@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-HOLD_S = 25.0
+HOLD_S = 600.0
+"""The longest; what an agent asks for counts, so that no poll ends while it is measured."""
 
 
 class Parking:
