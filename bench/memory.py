@@ -25,10 +25,9 @@ from typing import TypeVar
 
 from backhaul_api.settings import Settings
 from bench import results
-from bench.contenders import LONG_S, Backhaul, build_backhaul
+from bench.contenders import Backhaul, build_backhaul
 from bench.made_fleet import MadeFleet, make_fleet
-from bench.parked import poll_once
-from bench.poll_client import connect, hang_up
+from bench.parked import park, poll_once
 from bench.processes import Server, become_client, build_runner, run_server
 from bench.results import Result, compare
 
@@ -77,13 +76,9 @@ async def _park(
     await poll_once(contender, server, range(agents))
     await server.settle()
     before = await read(server)
-    requests = [contender.build_poll(number, LONG_S) for number in range(agents)]
-    connections = await connect(server.port, requests)
-    for one in connections:
-        one.poll()
-    await server.settle()
+    parked = await park(contender, server, agents)
     after = await read(server)
-    hang_up(connections)
+    parked.hang_up()
     return before, after
 
 

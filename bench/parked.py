@@ -23,6 +23,7 @@ from bench.processes import Server, run_server
 _AT_ONCE = 8
 """How many agents warm a server up at a time: what more of them left free would hide what the
 parked ones take."""
+_PARKING_AT_ONCE = 1000
 _OPERATORS = 16
 _PAUSE_S = 0.005
 _PATIENCE_S = 300.0
@@ -81,15 +82,19 @@ class Ledger:
 class Agents:
     """The parked agents of a server, by number."""
 
-    def __init__(self, contender: Contender, connections: Sequence[PollConnection]) -> None:
+    def __init__(self, contender: Contender) -> None:
         self._contender = contender
-        self._connections = connections
-        self._requests = [one.request for one in connections]
-        self.polls: list[asyncio.Future[Answer]] = [one.poll() for one in connections]
+        self.connections: list[PollConnection] = []
+        self.polls: list[asyncio.Future[Answer]] = []
         self.ledger = Ledger()
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self.connections)
+
+    def add(self, connections: Sequence[PollConnection]) -> None:
+        """Take in more agents, who poll at once."""
+        self.connections += connections
+        self.polls += [one.poll() for one in connections]
 
     async def take(self, number: int) -> tuple[bytes, float]:
         """Give what comes for an agent, and when it was here."""
@@ -104,7 +109,7 @@ class Agents:
 
     async def report_and_park(self, number: int, command: bytes) -> None:
         """Report on a job, all of it, and poll again."""
-        connection = self._connections[number]
+        connection = self.connections[number]
         for report in self._contender.build_reports(number, command):
             body, _ = await connection.poll(report)
             assert not self._contender.has_polls or b'"receipts"' in body, body
@@ -113,7 +118,7 @@ class Agents:
         self.polls[number] = connection.poll()
 
     def hang_up(self) -> None:
-        hang_up(self._connections)
+        hang_up(self.connections)
 
 
 async def measure(contender: Contender, scale: Scale) -> Figures:
@@ -147,13 +152,21 @@ async def _park(contender: Contender, server: Server, scale: Scale, figures: Fig
         await server.settle()
         figures["first_poll"] = (server.read_cpu_s() - cpu) / scale.agents * 1e6
         cpu = server.read_cpu_s()
-    numbers = range(scale.agents)
-    requests = [contender.build_poll(number, LONG_S) for number in numbers]
-    connections = await connect(server.port, requests, contender.connection)
-    agents = Agents(contender, connections)
-    await server.settle()
+    agents = await park(contender, server, scale.agents)
     figures["intake"] = (server.read_cpu_s() - cpu) / scale.agents * 1e6
     figures["memory"] = (server.read_memory_kib() - memory) / scale.agents
+    return agents
+
+
+async def park(contender: Contender, server: Server, count: int) -> Agents:
+    """Connect agents and let them poll, so many at a time as come back to a server in a second."""
+    agents = Agents(contender)
+    for begin in range(0, count, _PARKING_AT_ONCE):
+        numbers = range(begin, min(begin + _PARKING_AT_ONCE, count))
+        requests = [contender.build_poll(number, LONG_S) for number in numbers]
+        agents.add(await connect(server.port, requests, contender.connection))
+        await server.settle()
+    assert not any(poll.done() for poll in agents.polls), "a poll did not park"
     return agents
 
 

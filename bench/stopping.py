@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from bench.contenders import LONG_S, Contender
-from bench.parked import Figures
+from bench.contenders import Contender
+from bench.parked import Figures, park, poll_once
 from bench.poll_client import Answer, PollConnection, connect, hang_up
 from bench.processes import CLIENT_CORE, SERVER_CORE, Server, run_server
 
@@ -66,16 +66,14 @@ async def measure_stop(contender: Contender, agents: int) -> Figures:
     ):
         await first.wait_until_it_listens()
         await second.wait_until_it_listens()
-        requests = [contender.build_poll(number, LONG_S) for number in range(agents)]
-        connections = await connect(first.port, requests)
-        polls = [one.poll() for one in connections]
-        await first.settle()
+        await poll_once(contender, first, range(agents))
+        parked = await park(contender, first, agents)
         await second.settle()
         watching = asyncio.create_task(_watch(second))
         begun = time.perf_counter()
         ending = asyncio.create_task(_stop(first))
         visit = _Visit(contender, second, begun)
-        numbered = enumerate(zip(connections, polls, strict=True))
+        numbered = enumerate(zip(parked.connections, parked.polls, strict=True))
         await asyncio.gather(*(_come_back(visit, number, *one) for number, one in numbered))
         exit_s, seen = await ending, visit.seen
         watching.cancel()
@@ -141,8 +139,8 @@ async def _come_back(
     seen = visit.seen
     try:
         body, at = await poll
-        reply = _decoder.decode(body)
-        if connection.status != 200 or reply.envelopes or reply.pause <= 0:
+        reply = _decoder.decode(body) if connection.status == 200 else None
+        if reply is None or reply.envelopes or reply.pause <= 0:
             seen.errors += 1
             return
         connection.hang_up()
