@@ -21,8 +21,10 @@ _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") / 1024
 _TICKS = os.sysconf("SC_CLK_TCK")
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 60.0
-_QUIET_SHARE = 0.04
+_QUIET_SHARE = 0.05
 """Of a core: what a server with parked polls may do besides."""
+_QUIET_PAUSE_S = 0.2
+_QUIET_TIMES = 2
 
 
 class Server:
@@ -41,14 +43,12 @@ class Server:
         return (int(stat[11]) + int(stat[12])) / _TICKS
 
     async def settle(self) -> None:
-        """Wait until it has nothing to do."""
-        pause_s = 0.25
-        last = self.read_cpu_s()
-        while True:
-            await asyncio.sleep(pause_s)
+        """Wait until it has nothing to do, twice in a row: it may only wait for its database."""
+        last, quiet = self.read_cpu_s(), 0
+        while quiet < _QUIET_TIMES:
+            await asyncio.sleep(_QUIET_PAUSE_S)
             now = self.read_cpu_s()
-            if now - last <= _QUIET_SHARE * pause_s:
-                return
+            quiet = quiet + 1 if now - last <= _QUIET_SHARE * _QUIET_PAUSE_S else 0
             last = now
 
     def send_signal(self, number: int) -> None:
