@@ -308,7 +308,7 @@ GROWN = {"memory": "KiB", "repoll": "Âµs", "dispatch_p50": "ms", "broadcast": "Â
 
 
 def _summarise_growth(medians: Medians) -> Iterator[Result]:
-    """Give all of it, and compare the most agents with the most but those: 1,000."""
+    """Give all of it, and compare the most agents with a thousand, where those are more."""
     for name, by_agents in build_growth(medians).items():
         agents = sorted(by_agents)
         if len(agents) < 2:
@@ -316,8 +316,8 @@ def _summarise_growth(medians: Medians) -> Iterator[Result]:
         for measure, unit in GROWN.items():
             for number in agents:
                 yield compare(f"growth.{measure}.{name}.{number}", by_agents[number][measure], unit)
-            if name == SQLITE:
-                least, most = (by_agents[number][measure] for number in agents[-2:])
+            if name == SQLITE and GROWTH[-1] in agents[:-1]:
+                least, most = (by_agents[number][measure] for number in (GROWTH[-1], agents[-1]))
                 yield compare(f"growth.{measure}", most, unit, least)
 
 

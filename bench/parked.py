@@ -320,35 +320,37 @@ async def measure_short_polls(contender: Contender, *, interval_s: float, jobs: 
     seen: list[float] = []
     with run_server(contender.command, contender.environment) as server:
         await server.wait_until_it_listens()
-        requests = [contender.build_poll(number, 0.0) for number in range(jobs)]
-        agents = await connect(server.port, requests)
-        operators = await connect(server.port, [b""] * jobs)
 
-        async def run(number: int, agent: PollConnection, operator: PollConnection) -> None:
+        async def run(number: int) -> None:
             next_poll = time.perf_counter() + random.random() * interval_s
             asked = time.perf_counter() + random.random() * interval_s
-            asking = asyncio.create_task(_ask_at(asked, operator, contender, number))
+            (job,) = contender.build_jobs([number])
+            asking = asyncio.create_task(_ask_at(asked, server, job))
             body = b""
             while b"command.run" not in body:
                 await asyncio.sleep(next_poll - time.perf_counter())
                 next_poll += interval_s
-                body, at = await agent.poll()
+                body, at = await _ask_once(server, contender.build_poll(number, 0.0))
             seen.append((at - await asking) * 1000)
 
-        await asyncio.gather(*map(run, range(jobs), agents, operators))
-        hang_up([*agents, *operators])
+        await asyncio.gather(*map(run, range(jobs)))
     return {
         "dispatch_p50": statistics.median(seen),
         "dispatch_p99": statistics.quantiles(seen, n=100)[98],
     }
 
 
-async def _ask_at(
-    moment: float, operator: PollConnection, contender: Contender, number: int
-) -> float:
-    """Make a job at a moment; gives when that was."""
+async def _ask_at(moment: float, server: Server, request: bytes) -> float:
+    """Send a request at a moment; gives when that was."""
     await asyncio.sleep(moment - time.perf_counter())
-    (request,) = contender.build_jobs([number])
     begun = time.perf_counter()
-    await operator.poll(request)
+    await _ask_once(server, request)
     return begun
+
+
+async def _ask_once(server: Server, request: bytes) -> Answer:
+    """Send a request over a connection of its own: uvicorn closes one that is idle for so long."""
+    (connection,) = await connect(server.port, [request])
+    answer = await connection.poll()
+    connection.hang_up()
+    return answer
