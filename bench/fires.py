@@ -86,8 +86,10 @@ async def measure_backhaul(
     contender = build_backhaul("backhaul", fleet, folder, database_url)
     with run_server(contender.command, contender.environment) as server:
         await server.wait_until_it_listens()
-        sent = await _send(server, fleet, load)
-        refused_again = await _send_again(server, fleet, load, sent.clients)
+        # One for both: what is sent again are the same slots, whatever the clock says by then.
+        fires = Fires(fleet, clients=load.clients, size=load.batch)
+        sent = await _send(server, fires, load)
+        refused_again = await _send_again(server, fires, load, sent.clients)
     stored = len((await read_jobs(database_url)).ids)
     kept = sent.statuses[ReceiptStatus.OK]
     return {
@@ -113,7 +115,8 @@ async def measure_orm(fleet: MadeFleet, folder: Path, database_url: str, load: L
     command = [sys.executable, "-m", "bench.baselines.orm_fires"]
     with run_server(lambda port: [*command, str(port), database_url, str(file)]) as server:
         await server.wait_until_it_listens()
-        sent = await _send(server, fleet, load)
+        fires = Fires(fleet, clients=load.clients, size=load.batch)
+        sent = await _send(server, fires, load)
     assert set(sent.statuses) == {ReceiptStatus.OK}, sent.statuses
     return {"fires": sent.rate}
 
@@ -129,10 +132,9 @@ class Sent:
     """Fires a second that got one."""
 
 
-async def _send(server: Server, fleet: MadeFleet, load: Load) -> Sent:
+async def _send(server: Server, fires: Fires, load: Load) -> Sent:
     """Send fires for a while."""
     sent = Sent()
-    fires = Fires(fleet, clients=load.clients, size=load.batch)
     connections = await connect(server.port, [b""] * load.clients)
     begun = time.perf_counter()
     ends = begun + load.seconds
@@ -158,12 +160,11 @@ async def _send(server: Server, fleet: MadeFleet, load: Load) -> Sent:
     return sent
 
 
-async def _send_again(server: Server, fleet: MadeFleet, load: Load, clients: Sequence[int]) -> int:
+async def _send_again(server: Server, fires: Fires, load: Load, clients: Sequence[int]) -> int:
     """Send the first fires of some clients again, as agents do that missed a receipt.
 
     Gives how many are refused. One that makes another job shows in the database.
     """
-    fires = Fires(fleet, clients=load.clients, size=load.batch)
     (connection,) = await connect(server.port, [b""])
     statuses: Counter[ReceiptStatus] = Counter()
     for client in clients[: max(1, _AGAIN // load.batch)]:
