@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse bench-growth bench-cold-start sizing lock clean
+.PHONY: help demo test chaos notebooks install fmt lint check bench bench-quick bench-memory bench-page bench-scheduler bench-sdk bench-browse bench-growth bench-cold-start sizing lock clean
 
 BIN := .venv/bin
 
@@ -40,6 +40,22 @@ lint: ## Check style and types
 
 check: lint test ## All of it, as .ci/run does
 
+bench: ## Measure it beside servers that do less, in minutes; ARGS="--agents 1000 --rounds 1"
+	@tools/setup.sh
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: ## The same with few agents, in less than a minute
+	@tools/setup.sh
+	@$(BIN)/python -m bench --quick $(ARGS)
+
+bench-memory: ## Show what a parked poll's memory consists of; ARGS="--agents 1000"
+	@tools/setup.sh
+	@$(BIN)/python -m bench.memory $(ARGS)
+
+bench-page: ## Write what was measured last into docs/performance.md, with its picture
+	@tools/setup.sh
+	@$(BIN)/python -m bench.page
+
 bench-scheduler: ## Measure 1,000 schedules, and compare 100,000 previews
 	@tools/setup.sh
 	@$(BIN)/python -m bench.scheduler $(ARGS)
@@ -55,10 +71,6 @@ bench-cold-start: ## Measure the first answer of a fresh process; ARGS="20" runs
 bench-browse: ## Measure how a snapshot of 200,000 files is paged through
 	@tools/setup.sh
 	@$(BIN)/python -m bench.browse $(ARGS)
-
-bench-poll: ## Measure 10,000 parked polls beside servers that do less; ARGS="--agents 1000"
-	@tools/setup.sh
-	@$(BIN)/python -m bench.parked $(ARGS)
 
 bench-growth: ## Compare calls with 10 million jobs to a few; ARGS="--jobs 500000" for fewer
 	@tools/setup.sh

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import msgspec
 import nacl.public
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import HostFacts, PollRequest
 from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.fleet import CreateRepository
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.db.engine import open_database
-from backhaul_api.db.tables import api_tokens, hosts, users
+from backhaul_api.db.tables import api_tokens, hosts, schedules, sources, users
 from backhaul_api.ids import new_id
 from backhaul_api.preparation import upgrade_database
 from backhaul_api.repositories import store as repositories
-from backhaul_api.server_identity import open_keys
+from backhaul_api.server_identity import follow_keys, open_keys
 from backhaul_api.settings import Settings
 
 FACTS = HostFacts(
@@ -40,14 +40,18 @@ class MadeFleet:
     operator_token: str
     tokens: list[str]
     names: list[str]
+    host_ids: list[UUID]
     boots: list[UUID]
+    schedule_ids: list[list[UUID]]
+    schedule_version: int = 0
+    """That all of them have applied."""
 
     def build_poll(self, number: int, hold_s: float) -> bytes:
         """Build the body of a host's poll."""
         return msgspec.json.encode(
             PollRequest(
                 boot_id=self.boots[number],
-                schedule_version=0,
+                schedule_version=self.schedule_version,
                 settings_version=0,
                 jobs=(),
                 clock=datetime.now(UTC),
@@ -56,9 +60,8 @@ class MadeFleet:
         )
 
 
-async def make_fleet(folder: Path, count: int) -> MadeFleet:
-    """Fill a SQLite database in a folder."""
-    settings = Settings(data_dir=folder)
+async def make_fleet(settings: Settings, count: int, *, schedules_each: int = 0) -> MadeFleet:
+    """Fill an empty database, which belongs to the key file that the settings name."""
     await upgrade_database(settings)
     database = open_database(settings)
     keys = await open_keys(settings, database)
@@ -67,9 +70,10 @@ async def make_fleet(folder: Path, count: int) -> MadeFleet:
         operator_token=build_token(TokenKind.API),
         tokens=[build_token(TokenKind.AGENT) for _ in range(count)],
         names=[f"host-{number}" for number in range(count)],
+        host_ids=[new_id() for _ in range(count)],
         boots=[uuid4() for _ in range(count)],
+        schedule_ids=[[new_id() for _ in range(schedules_each)] for _ in range(count)],
     )
-    key = bytes(nacl.public.PrivateKey.generate().public_key)
     user_id = new_id()
     async with database.writing() as connection:
         await connection.execute(
@@ -84,28 +88,68 @@ async def make_fleet(folder: Path, count: int) -> MadeFleet:
                 created_at=now,
             )
         )
-        await repositories.insert(
+        repository = await repositories.insert(
             connection,
             keys,
             CreateRepository(name="nas", location="/srv/nas", password="only of the bench"),
             now=now,
         )
-        await connection.execute(
-            sa.insert(hosts),
-            [
-                {
-                    "id": new_id(),
-                    "name": name,
-                    "labels": {},
-                    "facts": msgspec.to_builtins(FACTS),
-                    "public_key": key,
-                    "token_hash": hash_token(token),
-                    "boot_id": boot,
-                    "enrolled_at": now,
-                    "last_seen_at": now,
-                }
-                for name, token, boot in zip(fleet.names, fleet.tokens, fleet.boots, strict=True)
-            ],
-        )
+        await connection.execute(sa.insert(hosts), _build_hosts(fleet, now))
+        if schedules_each:
+            await _insert_schedules(connection, fleet, repository.id, now)
+    # As the first start of a server does, which then tells hosts their schedules anew.
+    await follow_keys(database, keys, now=now)
+    async with database.reading() as connection:
+        version = await connection.scalar(sa.select(sa.func.max(hosts.c.schedule_version)))
+    fleet.schedule_version = version or 0
     await database.close()
     return fleet
+
+
+def _build_hosts(fleet: MadeFleet, now: datetime) -> list[dict[str, object]]:
+    key = bytes(nacl.public.PrivateKey.generate().public_key)
+    rows = zip(fleet.host_ids, fleet.names, fleet.tokens, fleet.boots, strict=True)
+    return [
+        {
+            "id": host_id,
+            "name": name,
+            "labels": {},
+            "facts": msgspec.to_builtins(FACTS),
+            "public_key": key,
+            "token_hash": hash_token(token),
+            "boot_id": boot,
+            "enrolled_at": now,
+            "last_seen_at": now,
+        }
+        for host_id, name, token, boot in rows
+    ]
+
+
+async def _insert_schedules(
+    connection: AsyncConnection, fleet: MadeFleet, repository_id: UUID, now: datetime
+) -> None:
+    """Give each host its schedules, all of one source."""
+    source = {"id": new_id(), "name": "etc", "paths": ["/etc"], "excludes": [], "tags": []}
+    times = {"created_at": now, "updated_at": now}
+    await connection.execute(sa.insert(sources).values(**source, **times, one_file_system=False))
+    await connection.execute(
+        sa.insert(schedules),
+        [
+            {
+                "id": schedule_id,
+                "host_id": host_id,
+                "repository_id": repository_id,
+                "source_id": source["id"],
+                "kind": "backup",
+                "cron": "30 1 * * *",
+                "timezone": "UTC",
+                "enabled": True,
+                "catch_up": "once",
+                "jitter": 0.0,
+                "when_unreachable": "run",
+                **times,
+            }
+            for host_id, schedule_ids in zip(fleet.host_ids, fleet.schedule_ids, strict=True)
+            for schedule_id in schedule_ids
+        ],
+    )

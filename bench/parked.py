@@ -1,347 +1,356 @@
-"""What a parked poll costs, and how soon one is woken, beside servers that do less.
+"""What one server with parked agents costs, and how soon they have their jobs.
 
-    .venv/bin/python -m bench.parked                 # or: make bench-poll
-    .venv/bin/python -m bench.parked --agents 1000 --rounds 1
-
-Each server runs alone on one core and its clients on another, one server after the other, in
-rounds; the median counts. Backhaul's agents have real tokens, and its jobs are on disk before they
-are answered; the baselines store nothing. Prints a table and writes bench/results/parked.jsonl;
-`ratio` is by the bare ASGI app.
+`measure` runs a server and takes all the figures of it, in this order: the memory and CPU of
+parking; empty polls that come again; single jobs; jobs as fast as some clients can; one job for
+each agent. `measure_short_polls` does what agents did before polls were held.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import random
-import shutil
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
 
-import msgspec
+from bench.contenders import LONG_S, Contender, read_jobs
+from bench.poll_client import Answer, PollConnection, connect, hang_up
+from bench.processes import Server, run_server
 
-from bench.made_fleet import MadeFleet, make_fleet
-from bench.poll_client import PollConnection, build_request, connect
+_AT_ONCE = 8
+"""How many agents warm a server up at a time: what more of them left free would hide what the
+parked ones take."""
+_PARKING_AT_ONCE = 1000
+_OPERATORS = 16
+_PAUSE_S = 0.005
+_PATIENCE_S = 300.0
 
-AGENTS = 10_000
-ROUNDS = 3
-SERVER_CORE, CLIENT_CORE = 0, 1
-DISPATCHES = 200
-REPOLLING = 2000
-"""Agents whose empty polls come again and again."""
-REPOLL_HOLD_S = 4.0
-LONG_S = 600.0
-RESULTS = Path(__file__).parent / "results" / "parked.jsonl"
+Figures = dict[str, float]
+"""What one run saw of one server, by the name of the measure."""
 
-_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") / 1024
-_TICKS = os.sysconf("SC_CLK_TCK")
+UNITS = {
+    "memory": "KiB",
+    "first_poll": "µs",
+    "intake": "µs",
+    "repoll": "µs",
+    "dispatch_p50": "ms",
+    "dispatch_p99": "ms",
+    "jobs_16": "1/s",
+    "jobs_64": "1/s",
+    "broadcast": "ms",
+    "lost": "",
+    "doubled": "",
+}
+"""The measures. Memory is per parked agent; the CPU of the first poll since the server began, of
+taking in an agent that connects and parks, and of an empty poll that ends and comes again, is per
+poll; a dispatch is from the request that makes a job to the agent having it; `jobs_16` are jobs
+that 16 clients make and 16 agents report on, to the last receipt; a broadcast is until each agent
+has a job of its own, the making of the jobs included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is measured."""
+
+    agents: int
+    repolling: int = 2000
+    """Agents whose empty polls come again and again."""
+    repoll_hold_s: float = 2.0
+    repoll_s: float = 6.0
+    dispatches: int = 300
+    jobs_s: float = 3.0
+    clients: tuple[int, ...] = (16, 64)
+    """How many make jobs at a time."""
+
+    @property
+    def hosts(self) -> int:
+        return self.agents + self.repolling
 
 
 @dataclass
-class Figures:
-    """What one round saw of one server; the names are those of the results."""
+class Ledger:
+    """Which jobs were made, and which were brought."""
 
-    memory_kib: float = 0.0
-    """Per parked poll."""
-    intake_us: float = 0.0
-    """CPU to take in an agent that connects and parks."""
-    repoll_us: float = 0.0
-    """CPU of an empty poll that ends and comes again."""
-    dispatch_p50_ms: float = 0.0
-    """From the request that makes a job to the agent having it."""
-    dispatch_p99_ms: float = 0.0
-    broadcast_ms: float = 0.0
-    """Until every agent has a job of its own, the making of the jobs included."""
+    made: list[UUID] = field(default_factory=list)
+    brought: Counter[UUID] = field(default_factory=Counter)
+    reported: int = 0
 
 
-@dataclass(kw_only=True)
-class Contender:
-    """A server, and how its agents and its operator speak."""
+class Agents:
+    """The parked agents of a server, by number."""
 
-    name: str
-    command: Callable[[int], list[str]]
-    fleet: MadeFleet
-    make_job: Callable[[int], bytes]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    def __init__(self, contender: Contender) -> None:
+        self._contender = contender
+        self.connections: list[PollConnection] = []
+        self.polls: list[asyncio.Future[Answer]] = []
+        self.ledger = Ledger()
 
-    def poll(self, number: int, hold_s: float) -> bytes:
-        body = self.fleet.build_poll(number, hold_s)
-        return build_request("POST", "/v1/agent/poll", body, token=self.fleet.tokens[number])
+    def __len__(self) -> int:
+        return len(self.connections)
 
+    def add(self, connections: Sequence[PollConnection]) -> None:
+        """Take in more agents, who poll at once."""
+        self.connections += connections
+        self.polls += [one.poll() for one in connections]
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the results."""
+    async def take(self, number: int) -> tuple[bytes, float]:
+        """Give what comes for an agent, and when it was here."""
+        body, at = await asyncio.wait_for(self.polls[number], _PATIENCE_S)
+        self.read(body)
+        return body, at
 
-    name: str
-    value: float
-    unit: str
-    baseline: float | None = None
-    ratio: float | None = None
+    def read(self, body: bytes) -> None:
+        # What is pushed may be compressed, and is nothing but jobs.
+        assert not self._contender.has_polls or b"command.run" in body, body
+        self.ledger.brought.update(self._contender.read_delivered(body))
 
+    async def report_and_park(self, number: int, command: bytes) -> None:
+        """Report on a job, all of it, and poll again."""
+        connection = self.connections[number]
+        for report in self._contender.build_reports(number, command):
+            body, _ = await connection.poll(report)
+            assert not self._contender.has_polls or b'"receipts"' in body, body
+            assert b"rejected" not in body, body
+        self.ledger.reported += 1
+        self.polls[number] = connection.poll()
 
-class Server:
-    """The process that is measured."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-
-    def read_memory_kib(self) -> float:
-        statm = Path(f"/proc/{self._process.pid}/statm").read_text()
-        return int(statm.split()[1]) * _PAGE_KIB
-
-    def read_cpu_s(self) -> float:
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(stat[11]) + int(stat[12])) / _TICKS
-
-    async def settle(self) -> None:
-        """Wait until it has nothing to do."""
-        last = self.read_cpu_s()
-        while True:
-            await asyncio.sleep(0.5)
-            now = self.read_cpu_s()
-            if now - last < 0.02:
-                return
-            last = now
+    def hang_up(self) -> None:
+        hang_up(self.connections)
 
 
-async def measure(contender: Contender, *, agents: int) -> Figures:
-    """Measure one server, once."""
-    figures = Figures()
-    with _running(contender) as (port, server):
-        await _wait_for(port)
-        # Each has polled before, as it has in a server that has run for a minute.
-        await _poll_once(contender, port, agents + min(agents, REPOLLING))
-        await server.settle()
-        memory, cpu = server.read_memory_kib(), server.read_cpu_s()
-        connections = await connect(port, [contender.poll(n, LONG_S) for n in range(agents)])
-        polls = [one.poll() for one in connections]
-        await server.settle()
-        figures.intake_us = (server.read_cpu_s() - cpu) / agents * 1e6
-        figures.memory_kib = (server.read_memory_kib() - memory) / agents
-        await _dispatch(contender, port, polls, figures)
-        await _broadcast(contender, port, polls, figures)
-        _hang_up(connections)
-        await server.settle()
-        figures.repoll_us = await _repoll(contender, port, server, agents)
+async def measure(contender: Contender, scale: Scale) -> Figures:
+    """Run a server and take its figures."""
+    figures: Figures = {}
+    with run_server(contender.command, contender.environment) as server:
+        await server.wait_until_it_listens()
+        agents = await _park(contender, server, scale, figures)
+        if contender.has_polls:
+            figures["repoll"] = await _repoll(contender, server, scale)
+        await _dispatch(contender, server, agents, scale, figures)
+        for clients in scale.clients:
+            figures[f"jobs_{clients}"] = await _work(contender, server, agents, clients, scale)
+        await _broadcast(contender, server, agents, figures)
+        agents.hang_up()
+    if contender.database_url is not None:
+        await _count(contender.database_url, agents.ledger, figures)
     return figures
 
 
-async def _poll_once(contender: Contender, port: int, count: int) -> None:
-    for begin in range(0, count, 500):
-        some = range(begin, min(begin + 500, count))
-        connections = await connect(port, [contender.poll(n, 0.1) for n in some])
-        await asyncio.wait([one.poll() for one in connections])
-        _hang_up(connections)
+async def _park(contender: Contender, server: Server, scale: Scale, figures: Figures) -> Agents:
+    """Park all agents."""
+    if contender.has_polls:
+        await poll_once(contender, server, range(scale.agents, scale.hosts))
+    else:
+        await _connect_once(contender, server, _AT_ONCE)
+    await server.settle()
+    memory, cpu = server.read_memory_kib(), server.read_cpu_s()
+    if contender.has_polls:
+        await poll_once(contender, server, range(scale.agents))
+        await server.settle()
+        figures["first_poll"] = (server.read_cpu_s() - cpu) / scale.agents * 1e6
+        cpu = server.read_cpu_s()
+    agents = await park(contender, server, scale.agents)
+    figures["intake"] = (server.read_cpu_s() - cpu) / scale.agents * 1e6
+    figures["memory"] = (server.read_memory_kib() - memory) / scale.agents
+    return agents
 
 
-async def _dispatch(
-    contender: Contender,
-    port: int,
-    polls: Sequence[asyncio.Future[tuple[bytes, float]]],
-    figures: Figures,
-) -> None:
-    (operator,) = await connect(port, [b""])
-    seen = []
-    for number in random.sample(range(len(polls)), min(DISPATCHES, len(polls) // 4)):
-        begun = time.perf_counter()
-        made = operator.poll(contender.make_job(number))
-        body, at = await asyncio.wait_for(polls[number], 10)
-        assert b"command.run" in body, body
-        await made
-        seen.append((at - begun) * 1000)
-        await asyncio.sleep(0.005)
-    figures.dispatch_p50_ms = statistics.median(seen)
-    figures.dispatch_p99_ms = statistics.quantiles(seen, n=100)[98]
-    _hang_up([operator])
+async def park(contender: Contender, server: Server, count: int) -> Agents:
+    """Connect agents and let them poll, so many at a time as come back to a server in a second."""
+    agents = Agents(contender)
+    for begin in range(0, count, _PARKING_AT_ONCE):
+        numbers = range(begin, min(begin + _PARKING_AT_ONCE, count))
+        requests = [contender.build_poll(number, LONG_S) for number in numbers]
+        agents.add(await connect(server.port, requests, contender.connection))
+        await server.settle()
+    assert not any(poll.done() for poll in agents.polls), "a poll did not park"
+    return agents
 
 
-async def _broadcast(
-    contender: Contender,
-    port: int,
-    polls: Sequence[asyncio.Future[tuple[bytes, float]]],
-    figures: Figures,
-) -> None:
-    waiting = [number for number, poll in enumerate(polls) if not poll.done()]
-    operators = await connect(port, [b""] * 16)
-    numbers = iter(waiting)
+async def poll_once(contender: Contender, server: Server, numbers: Sequence[int]) -> None:
+    """Let agents poll without a hold, a few at a time."""
+    connections = await connect(server.port, [b""] * _AT_ONCE)
+    waiting = iter(numbers)
 
-    async def make(operator: PollConnection) -> None:
-        for number in numbers:
-            await operator.poll(contender.make_job(number))
+    async def poll(connection: PollConnection) -> None:
+        for number in waiting:
+            await connection.poll(contender.build_poll(number, 0.0))
+            assert connection.status == 200, connection.status
 
-    begun = time.perf_counter()
-    await asyncio.gather(*map(make, operators))
-    await asyncio.wait([polls[number] for number in waiting], timeout=300)
-    bodies = [polls[number].result() for number in waiting]
-    assert all(b"command.run" in body for body, _ in bodies)
-    figures.broadcast_ms = (max(at for _, at in bodies) - begun) * 1000
-    _hang_up(operators)
+    await asyncio.gather(*map(poll, connections))
+    hang_up(connections)
 
 
-async def _repoll(contender: Contender, port: int, server: Server, agents: int) -> float:
-    """Let a fleet poll again and again, with a hold that is short enough to see many."""
-    numbers = range(agents, agents + min(agents, REPOLLING))
-    connections = await connect(port, [contender.poll(n, REPOLL_HOLD_S) for n in numbers])
-    ends = time.perf_counter() + 4 * REPOLL_HOLD_S
+async def _connect_once(contender: Contender, server: Server, count: int) -> None:
+    requests = [contender.build_poll(number, 0.0) for number in range(count)]
+    hang_up(await connect(server.port, requests, contender.connection))
+
+
+async def _repoll(contender: Contender, server: Server, scale: Scale) -> float:
+    """Let some agents poll again and again, with a hold that is short enough to see many."""
+    hold_s = scale.repoll_hold_s
+    numbers = range(scale.agents, scale.hosts)
+    requests = [contender.build_poll(number, hold_s) for number in numbers]
+    connections = await connect(server.port, requests)
+    begins = time.perf_counter() + 1.2 * hold_s
+    ends = begins + scale.repoll_s
     polled = 0
 
     async def again(connection: PollConnection) -> None:
         nonlocal polled
-        await asyncio.sleep(random.random() * REPOLL_HOLD_S)
+        await asyncio.sleep(random.random() * hold_s)
         while time.perf_counter() < ends:
             await connection.poll()
             polled += 1
 
     running = asyncio.gather(*map(again, connections))
-    await asyncio.sleep(REPOLL_HOLD_S * 1.2)
+    await asyncio.sleep(begins - time.perf_counter())
     cpu, before = server.read_cpu_s(), polled
-    await asyncio.sleep(REPOLL_HOLD_S * 2.5)
+    await asyncio.sleep(ends - time.perf_counter())
     spent, seen = server.read_cpu_s() - cpu, polled - before
     await running
-    _hang_up(connections)
+    hang_up(connections)
+    await server.settle()
     return spent / seen * 1e6
 
 
-def _hang_up(connections: Sequence[PollConnection]) -> None:
-    for one in connections:
-        if one.transport is not None:
-            one.transport.abort()
+async def _dispatch(
+    contender: Contender, server: Server, agents: Agents, scale: Scale, figures: Figures
+) -> None:
+    """Make one job after the other, each for an idle agent of an idle server."""
+    (operator,) = await _connect_operators(contender, server, 1)
+    seen = []
+    for _ in range(scale.dispatches):
+        number = random.randrange(len(agents))
+        (request,) = contender.build_jobs([number])
+        begun = time.perf_counter()
+        made = operator.poll(request)
+        command, at = await agents.take(number)
+        seen.append((at - begun) * 1000)
+        _note(contender, operator, (await made)[0], agents.ledger)
+        await agents.report_and_park(number, command)
+        await asyncio.sleep(_PAUSE_S)
+    figures["dispatch_p50"] = statistics.median(seen)
+    figures["dispatch_p99"] = statistics.quantiles(seen, n=100)[98]
+    hang_up([operator])
 
 
-@contextmanager
-def _running(contender: Contender) -> Iterator[tuple[int, Server]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    process = subprocess.Popen(
-        contender.command(port),
-        env=os.environ | dict(contender.environment),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
-    )
-    try:
-        yield port, Server(process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+async def _work(
+    contender: Contender, server: Server, agents: Agents, clients: int, scale: Scale
+) -> float:
+    """Make jobs as fast as some clients can, each for an agent that reports on them."""
+    operators = await _connect_operators(contender, server, min(clients, len(agents)))
+    ends = time.perf_counter() + scale.jobs_s
+    done = 0
+
+    async def work(number: int, operator: PollConnection) -> None:
+        nonlocal done
+        while time.perf_counter() < ends:
+            (request,) = contender.build_jobs([number])
+            made = operator.poll(request)
+            command, _ = await agents.take(number)
+            _note(contender, operator, (await made)[0], agents.ledger)
+            await agents.report_and_park(number, command)
+            done += 1
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(work(number, one) for number, one in enumerate(operators)))
+    took_s = time.perf_counter() - begun
+    hang_up(operators)
+    return done / took_s
 
 
-async def _wait_for(port: int) -> None:
-    deadline = time.perf_counter() + 60
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            assert time.perf_counter() < deadline
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            return
+async def _broadcast(
+    contender: Contender, server: Server, agents: Agents, figures: Figures
+) -> None:
+    """Give each agent a job, in the way that the server has for it."""
+    await server.settle()
+    operators = await _connect_operators(contender, server, _OPERATORS)
+    requests = iter(contender.build_jobs(range(len(agents))))
+    begun = time.perf_counter()
+    await asyncio.gather(*(_make_all(contender, one, requests, agents.ledger) for one in operators))
+    await asyncio.wait(agents.polls, timeout=_PATIENCE_S)
+    answers = [poll.result() for poll in agents.polls]
+    figures["broadcast"] = (max(at for _, at in answers) - begun) * 1000
+    for body, _ in answers:
+        agents.read(body)
+    hang_up(operators)
 
 
-def build_contenders(folder: Path, fleet: MadeFleet) -> list[Contender]:
-    """Build the servers; Backhaul's has its data in the folder."""
-
-    def build_baseline(name: str) -> Contender:
-        def make_job(number: int) -> bytes:
-            body = json.dumps({"host": fleet.tokens[number]}).encode()
-            return build_request("POST", "/v1/jobs", body, token="-")
-
-        command = [sys.executable, "-m", f"bench.baselines.{name}"]
-        return Contender(
-            name=name,
-            command=lambda port: [*command, str(port)],
-            fleet=fleet,
-            make_job=make_job,
-        )
-
-    def make_real_job(number: int) -> bytes:
-        job = {"kind": "backup", "host": fleet.names[number], "repository": "nas"}
-        body = json.dumps({**job, "paths": ["/etc"]}).encode()
-        return build_request("POST", "/v1/jobs", body, token=fleet.operator_token)
-
-    serve = [sys.executable, "-m", "backhaul", "serve", "--data-dir", str(folder)]
-    return [
-        build_baseline("bare_asgi"),
-        build_baseline("minimal_litestar"),
-        Contender(
-            name="backhaul",
-            command=lambda port: [*serve, "--port", str(port)],
-            fleet=fleet,
-            make_job=make_real_job,
-            # As the baselines are told by their polls: none must end while it is measured.
-            environment={"BACKHAUL_API_POLL_HOLD": str(LONG_S)},
-        ),
-    ]
+async def _make_all(
+    contender: Contender, operator: PollConnection, requests: Iterator[bytes], ledger: Ledger
+) -> None:
+    for request in requests:
+        _note(contender, operator, (await operator.poll(request))[0], ledger)
 
 
-def run(agents: int, rounds: int) -> dict[str, list[Figures]]:
-    """Measure all of them, in rounds."""
-    seen: dict[str, list[Figures]] = {}
-    with tempfile.TemporaryDirectory(prefix="bh-bench-") as name:
-        made = Path(name) / "made"
-        made.mkdir()
-        fleet = asyncio.run(make_fleet(made, agents + min(agents, REPOLLING)))
-        for number in range(rounds):
-            folder = Path(name) / f"round-{number}"
-            shutil.copytree(made, folder)
-            for contender in build_contenders(folder, fleet):
-                figures = asyncio.run(measure(contender, agents=agents))
-                seen.setdefault(contender.name, []).append(figures)
-                print(f"round {number + 1}: {contender.name}: {_describe(figures)}", flush=True)
-    return seen
+def _note(contender: Contender, operator: PollConnection, answer: bytes, ledger: Ledger) -> None:
+    """Note the jobs that a server says it has made."""
+    assert operator.status in {0, 200, 201, 202}, (operator.status, answer)
+    ledger.made += contender.read_made(answer)
 
 
-def _describe(figures: Figures) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in asdict(figures).items())
+async def _connect_operators(
+    contender: Contender, server: Server, count: int
+) -> list[PollConnection]:
+    openings = [contender.build_opening()] * count
+    return await connect(server.port, openings, contender.connection)
 
 
-def summarise(seen: Mapping[str, Sequence[Figures]]) -> list[Result]:
-    """Take the medians, and Backhaul's by those of the bare ASGI app."""
-    medians = {
-        name: {key: statistics.median(getattr(one, key) for one in rounds) for key in _KEYS}
-        for name, rounds in seen.items()
+async def _count(database_url: str, ledger: Ledger, figures: Figures) -> None:
+    """Count what got lost between the three who should agree: those who made jobs, the agents, and
+    the database; and what is there more than once."""
+    stored, made = await read_jobs(database_url), set(ledger.made)
+    missing = (made - stored.ids) | (made - ledger.brought.keys())
+    unreported = max(0, ledger.reported - stored.succeeded)
+    again = sum(ledger.brought.values()) - len(ledger.brought)
+    unasked = (stored.ids | ledger.brought.keys()) - made
+    figures["lost"] = len(missing) + unreported
+    figures["doubled"] = again + len(unasked) + len(ledger.made) - len(made)
+
+
+async def measure_short_polls(contender: Contender, *, interval_s: float, jobs: int) -> Figures:
+    """Give jobs to agents that ask at an interval instead of waiting, each at a moment of its own.
+
+    Takes two intervals. The agents are as many as the jobs, so that none waits for another.
+    """
+    seen: list[float] = []
+    with run_server(contender.command, contender.environment) as server:
+        await server.wait_until_it_listens()
+
+        async def run(number: int) -> None:
+            next_poll = time.perf_counter() + random.random() * interval_s
+            asked = time.perf_counter() + random.random() * interval_s
+            (job,) = contender.build_jobs([number])
+            asking = asyncio.create_task(_ask_at(asked, server, job))
+            body = b""
+            while b"command.run" not in body:
+                await asyncio.sleep(next_poll - time.perf_counter())
+                next_poll += interval_s
+                body, at = await _ask_once(server, contender.build_poll(number, 0.0))
+            seen.append((at - await asking) * 1000)
+
+        await asyncio.gather(*map(run, range(jobs)))
+    return {
+        "dispatch_p50": statistics.median(seen),
+        "dispatch_p99": statistics.quantiles(seen, n=100)[98],
     }
-    return [
-        Result(
-            name=f"parked.{key}",
-            value=round(medians["backhaul"][key], 4),
-            unit=key.rpartition("_")[2],
-            baseline=round(medians["bare_asgi"][key], 4),
-            ratio=round(medians["backhaul"][key] / medians["bare_asgi"][key], 3),
-        )
-        for key in _KEYS
-    ]
 
 
-_KEYS = tuple(asdict(Figures()))
+async def _ask_at(moment: float, server: Server, request: bytes) -> float:
+    """Send a request at a moment; gives when that was."""
+    await asyncio.sleep(moment - time.perf_counter())
+    begun = time.perf_counter()
+    await _ask_once(server, request)
+    return begun
 
 
-def main() -> int:
-    """Run it. Gives the exit code."""
-    parser = argparse.ArgumentParser(prog="make bench-poll", description=__doc__.partition("\n")[0])
-    parser.add_argument("--agents", type=int, default=AGENTS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args()
-    os.sched_setaffinity(0, {CLIENT_CORE})
-    results = summarise(run(options.agents, options.rounds))
-    print(f"{'':26}{'backhaul':>12}{'bare ASGI':>12}{'ratio':>8}")
-    for one in results:
-        print(f"{one.name:26}{one.value:>12}{one.baseline:>12}{one.ratio:>8}")
-    RESULTS.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in results))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+async def _ask_once(server: Server, request: bytes) -> Answer:
+    """Send a request over a connection of its own: uvicorn closes one that is idle for so long."""
+    (connection,) = await connect(server.port, [request])
+    answer = await connection.poll()
+    connection.hang_up()
+    return answer

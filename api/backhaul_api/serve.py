@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 _SETUP_TOKEN_LIFETIME = timedelta(hours=24)
 _BACKLOG = 2048
+_LOOK_GRACE_S = 1.0  # how long polls may still wait for the database once the server stops
 _GRACE_S = 10  # how long answers that are under way may still take once the server stops
 
 # A server that parks thousands of polls holds many objects that live long. Looking through them
@@ -97,10 +98,15 @@ class Server(uvicorn.Server):
         """
         if self._loop is not None:
             # The loop may be asleep; a plain call from here would not wake it.
-            self._loop.call_soon_threadsafe(self._wakeups.drain)
+            self._loop.call_soon_threadsafe(self._drain)
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+
+    def _drain(self) -> None:
+        self._wakeups.drain()
+        assert self._loop is not None  # noqa: S101 (it is what calls this)
+        self._loop.call_later(_LOOK_GRACE_S, self._wakeups.cut_looks)
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:

@@ -1,17 +1,18 @@
-"""A bare ASGI app on uvicorn, as one would write it: an Event and a timeout for each poll."""
+"""A bare ASGI app on uvicorn, as one would write it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
 
-HOLD_S = 25.0
+from bench.baselines.parking import HOLD_S, Parking, build_receipts
 
-_events: dict[str, asyncio.Event] = {}
+_parking = Parking()
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -26,20 +27,15 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/v1/agent/poll":
         headers = dict(scope["headers"])
         token = headers[b"authorization"].decode().removeprefix("Bearer ")
-        asked_s = json.loads(body)["hold"]
-        event = _events[token] = asyncio.Event()
-        found = []
-        try:
-            async with asyncio.timeout(min(HOLD_S, asked_s)):
+        event = _parking.enter(token)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(HOLD_S, json.loads(body)["hold"])):
                 await event.wait()
-            found = [{"type": "command.run"}]
-        except TimeoutError:
-            pass
-        await _answer(send, 200, {"envelopes": found, "hold": HOLD_S, "pause": 0.0})
+        await _answer(send, 200, _parking.build_reply(token))
+    elif scope["path"] == "/v1/agent/envelopes":
+        await _answer(send, 200, build_receipts(json.loads(body)["envelopes"]))
     elif scope["path"] == "/v1/jobs":
-        event = _events[json.loads(body)["host"]]
-        event.set()
-        await _answer(send, 201, {"state": "queued"})
+        await _answer(send, 201, _parking.wake(json.loads(body)["hosts"]))
     else:
         await _answer(send, 200, {})
 

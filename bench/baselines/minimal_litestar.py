@@ -4,38 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
 from litestar import Litestar, Request, post
 
-HOLD_S = 25.0
+from bench.baselines.parking import HOLD_S, Parking, build_receipts
 
-_events: dict[str, asyncio.Event] = {}
+_parking = Parking()
 
 
 @post("/v1/agent/poll", status_code=200)
 async def poll(request: Request[Any, Any, Any]) -> dict[str, Any]:
     token = request.headers["authorization"].removeprefix("Bearer ")
     asked_s = (await request.json())["hold"]
-    event = _events[token] = asyncio.Event()
-    found = []
-    try:
+    event = _parking.enter(token)
+    with suppress(TimeoutError):
         async with asyncio.timeout(min(HOLD_S, asked_s)):
             await event.wait()
-        found = [{"type": "command.run"}]
-    except TimeoutError:
-        pass
-    return {"envelopes": found, "hold": HOLD_S, "pause": 0.0}
+    return _parking.build_reply(token)
+
+
+@post("/v1/agent/envelopes", status_code=200)
+async def send_envelopes(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    return build_receipts((await request.json())["envelopes"])
 
 
 @post("/v1/jobs")
 async def create_job(request: Request[Any, Any, Any]) -> dict[str, str]:
-    _events[(await request.json())["host"]].set()
-    return {"state": "queued"}
+    return _parking.wake((await request.json())["hosts"])
 
 
-app = Litestar([poll, create_job], openapi_config=None, logging_config=None)
+app = Litestar([poll, send_envelopes, create_job], openapi_config=None, logging_config=None)
 
 if __name__ == "__main__":
     uvicorn.run(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import memory, page, results
+from bench.__main__ import FILE
 from tests.house.modules import ROOT
 from tools import draw_kinds, draw_states
 
@@ -25,8 +27,16 @@ def test_the_page_of_repositories_and_kinds_is_drawn_from_what_was_seen() -> Non
     )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+def test_the_page_of_performance_tells_what_was_measured_last() -> None:
+    text = page.PAGE.read_text()
 
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert page.draw(text, results.read(FILE), results.read(memory.FILE)) == text, (
+        "run: .venv/bin/python -m bench.page"
+    )
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_one(file: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text())
+
+    assert [link for link in links if not (file.parent / link).exists()] == []

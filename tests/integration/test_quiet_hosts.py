@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import PollReply
 from backhaul.wire.commands import CommandRun
@@ -161,6 +162,55 @@ async def test_newer_process_takes_the_host_from_a_quiet_one(
         answer = await asyncio.wait_for(parked, 5)
 
     assert answer.status_code == 409
+
+
+@pytest.mark.parametrize("stage", ["token", "look", "wake"])
+async def test_server_that_stops_waits_for_no_database(
+    app: Litestar,
+    agent: FakeAgent,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+) -> None:
+    """Whether the database hangs when the poll's token is looked up, in its first look, or in the
+    one after it was woken."""
+    asked = asyncio.Event()
+    left = {"token": 0, "look": 1, "wake": 0}[stage]
+    reading = services.database.reading
+
+    @asynccontextmanager
+    async def hang() -> AsyncIterator[AsyncConnection]:
+        nonlocal left
+        if left:
+            left -= 1
+            async with reading() as connection:
+                yield connection
+        else:
+            asked.set()
+            await asyncio.Event().wait()
+
+    async with connected(app, agent) as client:
+        if stage == "wake":
+            parked = asyncio.create_task(poll(client, agent, hold=20.0))
+            await wait_until_parked(services)
+            monkeypatch.setattr(services.database, "reading", hang)
+            services.wakeups.wake(agent.host_id)
+        else:
+            monkeypatch.setattr(services.database, "reading", hang)
+            services.wakeups.wake(agent.host_id)  # what is remembered is old
+            parked = asyncio.create_task(poll(client, agent, hold=20.0))
+        await asyncio.wait_for(asked.wait(), 5)
+        services.wakeups.drain()
+        services.wakeups.cut_looks()
+        answer = await asyncio.wait_for(parked, 5)
+        late = await poll(client, agent, hold=20.0)
+        monkeypatch.undo()
+
+    for one in (answer, late):
+        assert one.status_code == 200
+        reply = msgspec.json.decode(one.content, type=PollReply)
+        assert reply.envelopes == ()
+        assert 1.0 <= reply.pause <= 5.0
 
 
 async def test_quiet_client_that_hangs_up_leaves_nothing_behind(

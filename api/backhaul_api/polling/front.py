@@ -20,7 +20,7 @@ from backhaul.wire.tokens import hash_token
 from backhaul_api.auth import find_agent
 from backhaul_api.ids import new_id
 from backhaul_api.polling.parking import CONNECTION
-from backhaul_api.polling.poll import Poll
+from backhaul_api.polling.poll import Poll, build_farewell
 from backhaul_api.polling.receive import receive as apply_batch
 from backhaul_api.services import Services
 
@@ -101,6 +101,9 @@ class Front:
         if header is None or protocol != _PROTOCOL:
             return None
         body = _decoder.decode(message.get("body", b""))
+        if services.wakeups.is_draining:
+            # Whoever it is: there is nothing in it, and the database may be slow.
+            return build_farewell(services)
         memory = services.wakeups.memory
         quiet = memory.find(hash_token(header[_BEARER_LENGTH:])) if memory.is_trusted else None
         # From here to the wait nothing is awaited: no wake-up can be missed.
@@ -110,7 +113,10 @@ class Front:
                 services, quiet.host_id, body, receive, quiet.name, quiet.token_hash, connection
             )
             return await poll.wait_quietly()
-        agent = await find_agent(services, header)
+        with services.wakeups.cuttable() as cut:
+            agent = await find_agent(services, header)
+        if cut.is_cut:
+            return build_farewell(services)
         poll = Poll(
             services, agent.host_id, body, receive, agent.name, agent.token_hash, connection
         )

@@ -114,11 +114,11 @@ class Looks:
             await self._look_together(together)
         except Exception as error:  # noqa: BLE001 (it is told to whoever asked)
             left = [asked for asked in together if not asked.seen.done()]
-            if len(together) == 1:
-                left[0].seen.set_exception(error)
-                return
             for asked in left:
-                await self._look_at([asked])
+                if len(together) == 1:
+                    asked.seen.set_exception(error)
+                else:
+                    await self._look_at([asked])
 
     async def _look_together(self, together: Sequence[_Asked]) -> None:
         now = self._clock.now()

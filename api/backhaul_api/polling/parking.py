@@ -73,6 +73,8 @@ async def look_until(
         return wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
 
     async with _parked(wait) as bell:
+        if bell.has_ended():
+            return found
         # Again, now that the bell is there: what changed since the first look did not ring it.
         found = await look()
         if is_enough(found):

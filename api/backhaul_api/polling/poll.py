@@ -41,9 +41,6 @@ from backhaul_api.queries.store import mark_taken
 from backhaul_api.services import Services
 from backhaul_api.settings import HOLD_JITTER
 
-DRAIN_PAUSE_S = (1.0, 5.0)
-"""Spreads those whom a stopping server sends away."""
-
 REPEAT_PAUSE_S = 1.0
 """Before asking again when the answer would be the same: a cancel is due until the job ended, a set
 of schedules until the agent has applied it."""
@@ -93,7 +90,7 @@ class Poll:
             recheck_s=self.services.recheck_s,
         )
         due = await look_until(
-            self._look,
+            self._look_or_leave,
             _has_news,
             wait,
             again_in=lambda due: due.again_in_s,
@@ -115,7 +112,7 @@ class Poll:
         deadline = asyncio.get_running_loop().time() + hold_s
         try:
             due = await wait_until(
-                self._look,
+                self._look_or_leave,
                 _has_news,
                 bell,
                 deadline,
@@ -128,6 +125,13 @@ class Poll:
             self.connection.on_hang_up = None
             wakeups.leave(self.host_id, bell)
         return self._build_reply(due)
+
+    async def _look_or_leave(self) -> Due:
+        """Look; finds nothing when the server stops before the database has answered."""
+        due = _NOTHING
+        with self.services.wakeups.cuttable():
+            due = await self._look()
+        return due  # noqa: RET504 (where it was cut, it is still nothing)
 
     async def _look(self) -> Due:
         services = self.services
@@ -295,10 +299,21 @@ class Poll:
     def _choose_pause(self, due: Due) -> float:
         settings = self.services.settings
         if self.services.wakeups.is_draining:
-            return _random.uniform(*DRAIN_PAUSE_S)
+            return _random.uniform(*self.services.wakeups.drain_pause_s)
         if min(self.body.hold, settings.poll_hold) <= 0:
             return settings.poll_pause
         return REPEAT_PAUSE_S if due.is_old_news else 0.0
+
+
+def build_farewell(services: Services) -> PollReply:
+    """Build the answer of a stopping server to a poll that it has not looked for, or not to the
+    end."""
+    return PollReply(
+        envelopes=(),
+        server_time=services.clock.now(),
+        hold=services.settings.poll_hold,
+        pause=_random.uniform(*services.wakeups.drain_pause_s),
+    )
 
 
 def choose_hold(*, asked_s: float, allowed_s: float) -> float:

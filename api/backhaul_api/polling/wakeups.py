@@ -16,11 +16,20 @@ import asyncio
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from backhaul_api.polling.memory import Memory
 
 TICK_S = 0.1
+
+DRAIN_PAUSE_S = (1.0, 5.0)
+"""Between these a stopping server spreads those whom it sends away."""
+
+RETURNS_A_SECOND = 250
+"""More of them than this is too much for the instance that takes them in, which knows none of them
+yet: many are spread further."""
 
 
 class Bell:
@@ -116,6 +125,13 @@ class Wheel:
             self._set_timer(loop)
 
 
+@dataclass(slots=True)
+class Cut:
+    """Whether a look was ended before it found anything."""
+
+    is_cut: bool = False
+
+
 class Wakeups:
     """The bells of one process, by topic: a host's id for its polls, a job's id for its readers."""
 
@@ -125,6 +141,10 @@ class Wakeups:
         """Most topics have one: a host's poll. A set for each would cost more than the bell."""
         self.memory = Memory()
         self.is_draining = False
+        self.drain_pause_s = DRAIN_PAUSE_S
+        """The shortest and the longest pause of those who are sent away."""
+        self._looking: set[asyncio.Task[Any]] = set()
+        self._cut: set[asyncio.Task[Any]] = set()
 
     @contextmanager
     def listen(self, topic: UUID, *, alone: bool = False) -> Iterator[Bell]:
@@ -177,10 +197,37 @@ class Wakeups:
 
     def drain(self) -> None:
         """End all waiting, now and from now on: the process is about to stop."""
+        least_s, most_s = DRAIN_PAUSE_S
+        self.drain_pause_s = (least_s, max(most_s, self.waiting / RETURNS_A_SECOND))
         self.is_draining = True
         for present in self._bells.values():
             for bell in _each(present):
                 bell.end()
+
+    @contextmanager
+    def cuttable(self) -> Iterator[Cut]:
+        """Let `cut_looks` end the block, which asks the database for a poll. Afterwards `is_cut`
+        tells."""
+        cut, task = Cut(), asyncio.current_task()
+        assert task is not None  # noqa: S101 (whoever waits for a database runs in one)
+        self._looking.add(task)
+        try:
+            yield cut
+        except asyncio.CancelledError:
+            if task not in self._cut:
+                raise
+            task.uncancel()
+            cut.is_cut = True
+        finally:
+            self._looking.discard(task)
+            self._cut.discard(task)
+
+    def cut_looks(self) -> None:
+        """End the looks of polls that are not over yet: a server that stops does not wait for a
+        database that is slow, or away."""
+        for task in self._looking:
+            self._cut.add(task)
+            task.cancel()
 
     @property
     def waiting(self) -> int:

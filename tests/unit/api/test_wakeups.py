@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from backhaul_api.polling.parking import Wait, look_until
 from backhaul_api.polling.wakeups import Wakeups
 
@@ -73,6 +75,57 @@ async def test_drain_ends_waits_that_are_and_those_that_come() -> None:
             assert before.has_ended()
             assert after.has_ended()
             assert await after.wait_until(later())
+
+
+@pytest.mark.parametrize(("parked", "most_s"), [(0, 5.0), (1_000, 5.0), (10_000, 40.0)])
+async def test_drain_spreads_many_further_than_few(parked: int, most_s: float) -> None:
+    wakeups = Wakeups()
+    for _ in range(parked):
+        wakeups.enter(uuid4())
+
+    wakeups.drain()
+
+    assert wakeups.drain_pause_s == (1.0, most_s)
+
+
+async def test_only_looks_that_are_under_way_are_cut() -> None:
+    wakeups = Wakeups()
+    cut = []
+
+    async def look() -> None:
+        with wakeups.cuttable() as one:
+            await asyncio.sleep(0)
+        with wakeups.cuttable() as other:
+            await asyncio.Event().wait()
+        cut.extend([one.is_cut, other.is_cut])
+        await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    while not wakeups._looking:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+    wakeups.cut_looks()
+    await looking
+
+    assert cut == [False, True]
+    assert not wakeups._looking
+
+
+async def test_whoever_is_cancelled_for_another_reason_stays_so() -> None:
+    wakeups = Wakeups()
+
+    async def look() -> None:
+        with wakeups.cuttable():
+            await asyncio.Event().wait()
+
+    looking = asyncio.create_task(look())
+    await asyncio.sleep(0)
+    looking.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await looking
 
 
 async def test_nothing_is_kept_of_those_who_left() -> None:
