@@ -37,8 +37,8 @@ users = Table(
     Column("disabled_at", Moment),
 )
 
-# The token that opens an empty control plane; at most one row. Once there is an operator it opens
-# nothing more, but lets the answer that got lost be given again.
+# The tokens that open an empty control plane, one for each start of an instance. Once there is an
+# operator they open nothing more, but let the answer that got lost be given again.
 setup_tokens = Table(
     "setup_tokens",
     metadata,
