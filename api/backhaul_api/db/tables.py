@@ -433,6 +433,14 @@ changes = Table(
     Column("at", Moment, nullable=False, index=True),
 )
 
+# What code must know to serve this database: a revision that contracts notes here the one from
+# which on code does without what it takes away. See `db.migrate`.
+needed_revisions = Table(
+    "needed_revisions",
+    metadata,
+    Column("revision", Text, primary_key=True),
+)
+
 # Creating requests that came through within the last day. The id is made of the operator and the
 # key.
 idempotency_keys = Table(
