@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-browse lock clean
+.PHONY: help demo test chaos cluster notebooks install fmt lint check bench-scheduler bench-sdk bench-poll bench-instances bench-browse lock clean
 
 BIN := .venv/bin
 
@@ -19,6 +19,10 @@ test: ## Run all tests; ARGS="-k name" for some
 chaos: ## Kill and cut off a real fleet for 200 jobs; ARGS="--jobs 40" for fewer
 	@tools/setup.sh need restic
 	@$(BIN)/python -m tests.system.chaos $(ARGS)
+
+cluster: ## The same with three instances behind nginx, killed and rolled; ARGS="--jobs 40"
+	@tools/setup.sh need restic nginx
+	@$(BIN)/python -m tests.system.cluster $(ARGS)
 
 notebooks: ## Execute the notebooks; ARGS="01" for one, ARGS="--write" stores their pages
 	@tools/setup.sh need restic
@@ -55,6 +59,10 @@ bench-browse: ## Measure how a snapshot of 200,000 files is paged through
 bench-poll: ## Measure 10,000 parked polls beside servers that do less; ARGS="--agents 1000"
 	@tools/setup.sh
 	@$(BIN)/python -m bench.parked $(ARGS)
+
+bench-instances: ## Measure how soon a job of one instance reaches a poll of another
+	@tools/setup.sh
+	@$(BIN)/python -m bench.instances $(ARGS)
 
 lock: ## Renew requirements/dev.lock
 	@tools/setup.sh

@@ -56,12 +56,26 @@ class MadeFleet:
         )
 
 
-async def make_fleet(folder: Path, count: int) -> MadeFleet:
-    """Fill a SQLite database in a folder."""
-    settings = Settings(data_dir=folder)
+async def make_fleet(folder: Path, count: int, *, url: str | None = None) -> MadeFleet:
+    """Fill a SQLite database in a folder, or the one that the URL names."""
+    settings = Settings(data_dir=folder, database_url=url)
     await upgrade_database(settings)
     database = Database(settings.effective_database_url)
     keys = await open_keys(settings, database)
+    async with database.writing() as connection:
+        await repositories.insert(
+            connection,
+            keys,
+            CreateRepository(name="nas", location="/srv/nas", password="only of the bench"),
+            now=datetime.now(UTC),
+        )
+    fleet = await add_fleet(database, count)
+    await database.close()
+    return fleet
+
+
+async def add_fleet(database: Database, count: int, *, name: str = "ada") -> MadeFleet:
+    """Add an operator of that name, and hosts."""
     now = datetime.now(UTC) - timedelta(seconds=1)
     fleet = MadeFleet(
         operator_token=build_token(TokenKind.API),
@@ -70,10 +84,24 @@ async def make_fleet(folder: Path, count: int) -> MadeFleet:
         boots=[uuid4() for _ in range(count)],
     )
     key = bytes(nacl.public.PrivateKey.generate().public_key)
+    rows = [
+        {
+            "id": new_id(),
+            "name": host,
+            "labels": {},
+            "facts": msgspec.to_builtins(FACTS),
+            "public_key": key,
+            "token_hash": hash_token(token),
+            "boot_id": boot,
+            "enrolled_at": now,
+            "last_seen_at": now,
+        }
+        for host, token, boot in zip(fleet.names, fleet.tokens, fleet.boots, strict=True)
+    ]
     user_id = new_id()
     async with database.writing() as connection:
         await connection.execute(
-            sa.insert(users).values(id=user_id, username="ada", password_hash="x", created_at=now)
+            sa.insert(users).values(id=user_id, username=name, password_hash="x", created_at=now)
         )
         await connection.execute(
             sa.insert(api_tokens).values(
@@ -84,28 +112,6 @@ async def make_fleet(folder: Path, count: int) -> MadeFleet:
                 created_at=now,
             )
         )
-        await repositories.insert(
-            connection,
-            keys,
-            CreateRepository(name="nas", location="/srv/nas", password="only of the bench"),
-            now=now,
-        )
-        await connection.execute(
-            sa.insert(hosts),
-            [
-                {
-                    "id": new_id(),
-                    "name": name,
-                    "labels": {},
-                    "facts": msgspec.to_builtins(FACTS),
-                    "public_key": key,
-                    "token_hash": hash_token(token),
-                    "boot_id": boot,
-                    "enrolled_at": now,
-                    "last_seen_at": now,
-                }
-                for name, token, boot in zip(fleet.names, fleet.tokens, fleet.boots, strict=True)
-            ],
-        )
-    await database.close()
+        if rows:
+            await connection.execute(sa.insert(hosts), rows)
     return fleet

@@ -22,14 +22,16 @@ from typing import Any
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
 
-# Nothing here has to survive a crash; -h '' means: no TCP port, only the socket in the folder.
+# -h '' means: no TCP port, only the socket in the folder.
 _OPTIONS = [
     *("-h", ""),
+    *("-c", "max_connections=200"),
+    *("-c", "timezone=Europe/Berlin"),  # not UTC, so that a time which loses its zone is noticed
+]
+_HASTY = [
     *("-c", "fsync=off"),
     *("-c", "synchronous_commit=off"),
     *("-c", "full_page_writes=off"),
-    *("-c", "max_connections=200"),
-    *("-c", "timezone=Europe/Berlin"),  # not UTC, so that a time which loses its zone is noticed
 ]
 
 
@@ -62,8 +64,10 @@ class PostgresqlServer:
 
 
 @contextmanager
-def run_postgresql(folder: Path) -> Iterator[PostgresqlServer]:
+def run_postgresql(folder: Path, *, is_durable: bool = False) -> Iterator[PostgresqlServer]:
     """Run a server in an empty folder, whose path should be short: a socket's holds 107 bytes.
+
+    Unless it is durable, a commit does not wait for the disk: nothing has to survive a crash.
 
     Raises:
         PostgresqlMissingError: the package is not installed, or not for this platform.
@@ -76,7 +80,12 @@ def run_postgresql(folder: Path) -> Iterator[PostgresqlServer]:
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **options)
     postgres = [str(programs / "postgres"), "-D", str(folder / "data"), "-k", str(folder)]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([*postgres, *_OPTIONS], stdout=log, stderr=log, **options)
+        process = subprocess.Popen(
+            [*postgres, *_OPTIONS, *([] if is_durable else _HASTY)],
+            stdout=log,
+            stderr=log,
+            **options,
+        )
     try:
         _wait_until_ready(programs, folder, process)
         yield PostgresqlServer(programs, folder)

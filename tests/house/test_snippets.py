@@ -14,6 +14,7 @@ RUN_BY = {
     ("docs/agent.md", "ini"): "tests/system/test_console_pages.py",
     ("docs/agent.md", "toml"): "tests/system/test_console_pages.py",
     ("docs/cli.md", "console"): "tests/system/test_console_pages.py",
+    ("docs/instances.md", "nginx"): "tests/system/test_cluster.py",
     ("docs/job-states.md", "mermaid"): "tests/house/test_docs.py",
     ("docs/repositories-and-kinds.md", "console"): "tests/system/test_repository_kinds.py",
     ("docs/schedules.md", "console"): "tests/system/test_schedules_page.py",
