@@ -17,6 +17,7 @@ from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from backhaul_api.db import changes
@@ -32,6 +33,9 @@ POOL_PATIENCE_S = 10.0
 # PostgreSQL 18 manual, Appendix A: no connection, a deadlock or another transaction that was first,
 # too many connections, a server that starts or stops.
 _PASSING_STATES = ("08", "40001", "40P01", "53", "57P")
+
+# An instance of a newer version has widened a column; the statement is prepared anew next time.
+_OUTDATED_STATEMENT = AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +132,7 @@ def _explaining() -> Iterator[None]:
 
 
 def _is_passing(error: sa.exc.DBAPIError) -> bool:
-    if error.connection_invalidated:
+    if error.connection_invalidated or isinstance(error.orig, _OUTDATED_STATEMENT):
         return True
     if isinstance(error.orig, sqlite3.OperationalError):
         return error.orig.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
