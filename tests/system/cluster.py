@@ -138,7 +138,7 @@ def _open_database(url: str | None) -> Iterator[str]:
 def main() -> int:
     """Run it. Gives the exit code."""
     parser = argparse.ArgumentParser(prog="make cluster", description=__doc__.partition("\n")[0])
-    parser.add_argument("--jobs", type=int, default=200, help="in all; at least 20")
+    parser.add_argument("--jobs", type=int, default=200, help="in all; at least 16")
     parser.add_argument("--database-url", help="an empty database on a PostgreSQL of yours")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of the dispatch latency")
     parser.add_argument("--seed", type=int, default=None, help="repeats the dice, not the timing")

@@ -16,13 +16,13 @@ from tests.system.cluster_fleet import find_nginx
 def test_rolled_cluster_loses_nothing_and_does_nothing_twice(restic: str) -> None:
     if find_nginx() is None:
         stop_for_missing("nginx")
-    command = [sys.executable, "-m", "tests.system.cluster", "--jobs", "20", "--samples", "20"]
+    command = [sys.executable, "-m", "tests.system.cluster", "--jobs", "16", "--samples", "20"]
 
     run = subprocess.run(command, capture_output=True, text=True, check=False)
 
     *_, last = run.stdout.splitlines()
     found = re.fullmatch(
-        r"cluster: ok jobs=20 faults=(\d+) kills=(\d+) rolled=3 errors=0 lost=0 doubled=0 stuck=0",
+        r"cluster: ok jobs=16 faults=(\d+) kills=(\d+) rolled=3 errors=0 lost=0 doubled=0 stuck=0",
         last,
     )
     assert found, run.stdout + run.stderr
