@@ -1,7 +1,7 @@
 # The commands of everyday work. Each sets up what it needs by itself: see tools/setup.sh.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos notebooks install fmt lint check bench bench-quick bench-memory bench-page bench-scheduler bench-sdk bench-browse bench-growth bench-cold-start sizing lock clean
+.PHONY: help demo test chaos cluster notebooks install fmt lint check bench bench-quick bench-memory bench-page bench-scheduler bench-sdk bench-browse bench-instances bench-growth bench-cold-start sizing lock clean
 
 BIN := .venv/bin
 
@@ -19,6 +19,10 @@ test: ## Run all tests; ARGS="-k name" for some
 chaos: ## Kill and cut off a real fleet for 200 jobs; ARGS="--jobs 40" for fewer
 	@tools/setup.sh need restic
 	@$(BIN)/python -m tests.system.chaos $(ARGS)
+
+cluster: ## The same with three instances behind nginx, killed and rolled; ARGS="--jobs 40"
+	@tools/setup.sh need restic nginx
+	@$(BIN)/python -m tests.system.cluster $(ARGS)
 
 notebooks: ## Execute the notebooks; ARGS="01" for one, ARGS="--write" stores their pages
 	@tools/setup.sh need restic
@@ -79,6 +83,10 @@ bench-growth: ## Compare calls with 10 million jobs to a few; ARGS="--jobs 50000
 sizing: ## Simulate fleets of 100 to 10,000 agents, and print what a server takes
 	@tools/setup.sh
 	@$(BIN)/python -m tools.sizing $(ARGS)
+
+bench-instances: ## Measure how soon a job of one instance reaches a poll of another
+	@tools/setup.sh
+	@$(BIN)/python -m bench.instances $(ARGS)
 
 lock: ## Renew requirements/dev.lock
 	@tools/setup.sh

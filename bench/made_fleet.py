@@ -15,7 +15,7 @@ from backhaul.wire.agents import HostFacts, PollRequest
 from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.fleet import CreateRepository
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
-from backhaul_api.db.engine import open_database
+from backhaul_api.db.engine import Database, open_database
 from backhaul_api.db.tables import api_tokens, hosts, schedules, sources, users
 from backhaul_api.ids import new_id
 from backhaul_api.preparation import upgrade_database
@@ -65,6 +65,34 @@ async def make_fleet(settings: Settings, count: int, *, schedules_each: int = 0)
     await upgrade_database(settings)
     database = open_database(settings)
     keys = await open_keys(settings, database)
+    async with database.writing() as connection:
+        repository = await repositories.insert(
+            connection,
+            keys,
+            CreateRepository(name="nas", location="/srv/nas", password="only of the bench"),
+            now=datetime.now(UTC),
+        )
+    fleet = await add_fleet(
+        database, count, repository_id=repository.id, schedules_each=schedules_each
+    )
+    # As the first start of a server does, which then tells hosts their schedules anew.
+    await follow_keys(database, keys, now=datetime.now(UTC))
+    async with database.reading() as connection:
+        version = await connection.scalar(sa.select(sa.func.max(hosts.c.schedule_version)))
+    fleet.schedule_version = version or 0
+    await database.close()
+    return fleet
+
+
+async def add_fleet(
+    database: Database,
+    count: int,
+    *,
+    name: str = "ada",
+    repository_id: UUID | None = None,
+    schedules_each: int = 0,
+) -> MadeFleet:
+    """Add an operator of that name, and hosts; with a repository, schedules for each."""
     now = datetime.now(UTC) - timedelta(seconds=1)
     fleet = MadeFleet(
         operator_token=build_token(TokenKind.API),
@@ -77,7 +105,7 @@ async def make_fleet(settings: Settings, count: int, *, schedules_each: int = 0)
     user_id = new_id()
     async with database.writing() as connection:
         await connection.execute(
-            sa.insert(users).values(id=user_id, username="ada", password_hash="x", created_at=now)
+            sa.insert(users).values(id=user_id, username=name, password_hash="none", created_at=now)
         )
         await connection.execute(
             sa.insert(api_tokens).values(
@@ -88,21 +116,10 @@ async def make_fleet(settings: Settings, count: int, *, schedules_each: int = 0)
                 created_at=now,
             )
         )
-        repository = await repositories.insert(
-            connection,
-            keys,
-            CreateRepository(name="nas", location="/srv/nas", password="only of the bench"),
-            now=now,
-        )
-        await connection.execute(sa.insert(hosts), _build_hosts(fleet, now))
-        if schedules_each:
-            await _insert_schedules(connection, fleet, repository.id, now)
-    # As the first start of a server does, which then tells hosts their schedules anew.
-    await follow_keys(database, keys, now=now)
-    async with database.reading() as connection:
-        version = await connection.scalar(sa.select(sa.func.max(hosts.c.schedule_version)))
-    fleet.schedule_version = version or 0
-    await database.close()
+        if count:
+            await connection.execute(sa.insert(hosts), _build_hosts(fleet, now))
+        if repository_id is not None and schedules_each:
+            await _insert_schedules(connection, fleet, repository_id, now)
     return fleet
 
 

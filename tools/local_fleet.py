@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import backhaul
@@ -59,10 +60,13 @@ class LocalFleet:
     def start_api(self) -> None:
         """Start the API, sign in as its first operator, and let the command line in as well."""
         self.api = self._start("api", "serve", "--data-dir", str(self.folder / "api"), "--port=0")
-        url = self.api.wait_for_output(r"Backhaul API on (\S+)")
-        self.secrets["setup token"] = self.api.wait_for_output(r"Setup token \(use once\): (\S+)")
+        self._sign_in(self.api.wait_for_output(r"Backhaul API on (\S+)"), self.api)
+
+    def _sign_in(self, url: str, api: Child) -> None:
+        """Become the first operator, with the setup token that an instance has printed."""
+        self.secrets["setup token"] = api.wait_for_output(r"Setup token \(use once\): (\S+)")
         # Whoever runs `backhaul serve` reads the token on the terminal; here it went to a file.
-        self.api.redact_output()
+        api.redact_output()
         self.secrets["operator's password"] = secrets.token_urlsafe(24)
         self.client = backhaul.Client(url)
         session = self.client.bootstrap(
@@ -183,8 +187,10 @@ class LocalFleet:
         run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         return run.stdout
 
-    def _start(self, name: str, *arguments: str) -> Child:
-        command = [str(BACKHAUL), *arguments]
+    def _start(
+        self, name: str, *arguments: str, program: Sequence[str] = (str(BACKHAUL),)
+    ) -> Child:
+        command = [*program, *arguments]
         child = Child(name, command, logs=self.logs, environment=self.environment)
         self._children.append(child)
         return child

@@ -206,7 +206,7 @@ async def _sign_in(services: Services, client: AsyncClient) -> None:
     token = build_token(TokenKind.SETUP)
     now = services.clock.now()
     async with services.database.writing() as connection:
-        await users.replace_setup_token(
+        await users.insert_setup_token(
             connection, hash_token(token), now=now, expires_at=now + timedelta(hours=1)
         )
     # Nobody signs in with this password again: who looks at the fleet has the API token.

@@ -100,11 +100,11 @@ def upgrade_database(
     with _one_line_for_errors():
         settings = _load_prepared(data_dir, database_url, config)
         from backhaul_api import preparation
-        from backhaul_api.db.revisions import head_revision
 
         with preparation.hold_database(settings):
             asyncio.run(preparation.upgrade_database(settings))
-        typer.echo(f"The database is at revision {head_revision()}.")
+        revision = asyncio.run(preparation.read_revision(settings))
+        typer.echo(f"The database is at revision {revision}.")
 
 
 @db.command("downgrade")

@@ -13,7 +13,6 @@ import msgspec
 import sqlalchemy as sa
 
 from backhaul_api.db import migrate
-from backhaul_api.db.revisions import head_revision
 from backhaul_api.db.urls import DatabaseUrlError, check_database_url, sqlite_file
 from backhaul_api.settings import Settings
 
@@ -113,11 +112,20 @@ async def read_revision(settings: Settings) -> str | None:
         return await migrate.current_revision(settings.effective_database_url)
 
 
+async def _is_fit(settings: Settings) -> bool:
+    file = sqlite_file(settings.effective_database_url)
+    if file is not None and not file.exists():
+        return False
+    with explaining(settings):
+        return await migrate.is_database_fit(settings.effective_database_url)
+
+
 async def upgrade_database(settings: Settings) -> None:
-    """Bring the database to this version's revision. On SQLite, `hold_database` goes around it.
+    """Bring the database to this version's revision, or leave it at a newer one that this version
+    can serve. On SQLite, `hold_database` goes around it.
 
     Raises:
-        StartError: it does not answer, or is at a revision that is newer than this version.
+        StartError: it does not answer, or is at a newer revision that this version cannot serve.
     """
     with explaining(settings):
         await migrate.upgrade(settings.effective_database_url)
@@ -134,12 +142,13 @@ async def downgrade_database(settings: Settings, revision: str) -> None:
 
 
 async def upgrade_if_behind(settings: Settings) -> None:
-    """Bring the database to this version's revision; one that is there already may be in use.
+    """Bring the database to a revision that this version can serve; one that is there already may
+    be in use.
 
     Raises:
         StartError: as `upgrade_database`, or another process keeps a database that is behind.
     """
-    if await read_revision(settings) != head_revision():
+    if not await _is_fit(settings):
         with hold_database(settings):
             await upgrade_database(settings)
 

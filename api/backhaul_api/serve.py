@@ -137,14 +137,20 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _offer_setup_token(services: Services) -> None:
-    """Print a token for the first operator, in place of any that was printed before."""
+    """Print a token for the first operator, in place of any that was printed before; but what other
+    instances have printed serves as well."""
     now = services.clock.now()
     async with services.database.writing() as connection:
         if await users.has_any(connection):
             return
         token = build_token(TokenKind.SETUP)
-        await users.replace_setup_token(
-            connection, hash_token(token), now=now, expires_at=now + _SETUP_TOKEN_LIFETIME
+        await users.insert_setup_token(
+            connection,
+            hash_token(token),
+            now=now,
+            expires_at=now + _SETUP_TOKEN_LIFETIME,
+            # SQLite has no other instance; on PostgreSQL, they may be starting just now.
+            is_only=services.database.is_sqlite,
         )
     _say(f"Setup token (use once): {token}")
 

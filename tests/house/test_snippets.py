@@ -15,6 +15,7 @@ RUN_BY = {
     ("docs/agent.md", "toml"): "tests/system/test_console_pages.py",
     ("docs/cli.md", "console"): "tests/system/test_console_pages.py",
     ("docs/functions.md", "console"): "tests/system/test_functions_page.py",
+    ("docs/instances.md", "nginx"): "tests/system/test_cluster.py",
     ("docs/job-states.md", "mermaid"): "tests/house/test_docs.py",
     ("docs/postgresql.md", "console"): "tests/system/test_postgresql.py",
     ("docs/repositories-and-kinds.md", "console"): "tests/system/test_repository_kinds.py",

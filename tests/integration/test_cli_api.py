@@ -393,10 +393,26 @@ def test_unacceptable_setting_is_one_line_without_a_secret(
     assert len(error.splitlines()) == 1
 
 
-def test_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    _run("db", "upgrade", "--data-dir", str(tmp_path))
-    with sqlite3.connect(tmp_path / "backhaul.sqlite3") as connection:
+def _make_newer_database(folder: Path) -> sqlite3.Connection:
+    _run("db", "upgrade", "--data-dir", str(folder))
+    connection = sqlite3.connect(folder / "backhaul.sqlite3")
+    with connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    return connection
+
+
+def test_upgrade_leaves_a_database_that_a_newer_version_has_expanded(tmp_path: Path) -> None:
+    _make_newer_database(tmp_path).close()
+
+    upgraded = _run("db", "upgrade", "--data-dir", str(tmp_path))
+
+    assert upgraded[:2] == (0, "The database is at revision 9999.\n")
+
+
+def test_database_from_which_a_newer_version_has_taken_something_is_refused(tmp_path: Path) -> None:
+    connection = _make_newer_database(tmp_path)
+    with connection:
+        connection.execute("INSERT INTO needed_revisions VALUES ('9998')")
     connection.close()
 
     code, _, error = _run("serve", "--data-dir", str(tmp_path), "--port", "0")

@@ -11,9 +11,11 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar, get
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from backhaul_api.auth import NOBODY
 from backhaul_api.db.engine import Database
+from backhaul_api.db.tables import jobs
 from backhaul_api.errors import NotReadyError
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
@@ -98,6 +100,27 @@ async def _hang(database: Database) -> None:
             while not driver.is_closed():
                 await asyncio.sleep(0.01)
         await connection.execute(sa.text("SELECT 1"))
+
+
+@ON_POSTGRESQL
+async def test_column_that_a_newer_version_has_widened_is_not_a_fault(
+    small_database: Database,
+) -> None:
+    """PostgreSQL refuses what was prepared before, once."""
+
+    async def look() -> None:
+        async with small_database.reading() as connection:
+            await connection.execute(sa.select(jobs.c.missed))
+
+    await look()
+    engine = create_async_engine(small_database.url)
+    async with engine.begin() as newer:
+        await newer.execute(sa.text("ALTER TABLE jobs ALTER missed TYPE bigint"))
+    await engine.dispose()
+
+    with pytest.raises(NotReadyError):
+        await look()
+    await look()
 
 
 @ON_SQLITE

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from backhaul_api.app import create_app
 from backhaul_api.db.engine import Database
+from backhaul_api.db.tables import needed_revisions
 from backhaul_api.services import Services
 from tests.conftest import build_client
 
@@ -43,16 +44,20 @@ async def test_instance_that_drains_lives_but_is_not_ready(
     assert (await api.get("/health/live")).status_code == 200
 
 
-async def test_database_at_another_revision_is_not_ready(
-    api: httpx.AsyncClient, services: Services
+@pytest.mark.parametrize("revision", ["0001", "9999"])
+async def test_database_at_a_revision_that_this_version_cannot_serve_is_not_ready(
+    api: httpx.AsyncClient, services: Services, revision: str
 ) -> None:
     async with services.database.writing() as connection:
-        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        await connection.execute(sa.insert(needed_revisions).values(revision="9998"))
+        await connection.execute(
+            sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision}
+        )
 
     ready = await api.get("/health/ready")
 
     assert ready.status_code == 503
-    assert "9999" in ready.json()["detail"]
+    assert revision in ready.json()["detail"]
 
 
 async def test_database_that_does_not_answer_is_not_ready(services: Services) -> None:

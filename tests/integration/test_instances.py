@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 from litestar import Litestar
 
-from backhaul.wire.agents import PollReply
+from backhaul.wire.agents import BatchReply, PollReply
 from backhaul.wire.commands import CommandRun
+from backhaul.wire.schedules import ScheduleFire
 from backhaul_api.app import create_app
 from backhaul_api.db.changes import KEPT_FOR, touch
 from backhaul_api.db.engine import Database
@@ -26,8 +27,18 @@ from backhaul_api.polling import heartbeats
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.polling.watching import Watcher
 from backhaul_api.services import Services
+from tests.conftest import build_client
 from tests.fakes.clock import FakeClock
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
+from tests.fakes.fleet import (
+    FakeAgent,
+    add_agent,
+    add_job,
+    add_repository,
+    add_schedule,
+    add_source,
+    build_batch,
+    read_commands,
+)
 from tests.fakes.served import serve
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -264,3 +275,47 @@ async def test_two_instances_write_who_polled_without_waiting_for_each_other(
 
     async with services.database.reading() as connection:
         assert await connection.scalar(sa.select(hosts.c.last_seen_at)) == clock.now()
+
+
+async def test_request_that_two_instances_get_at_once_creates_one_job(
+    services: Services, other: Services, agent: FakeAgent, operator: httpx.AsyncClient
+) -> None:
+    request = {"kind": "backup", "host": agent.name, "repository": "nas", "paths": ["/etc"]}
+    key = {"Idempotency-Key": "9d0c"}
+    async with build_client(create_app(other)) as there:
+        there.headers["Authorization"] = operator.headers["Authorization"]
+
+        answers = await asyncio.gather(
+            *(
+                client.post("/v1/jobs", json=request, headers=key)
+                for client in (operator, there) * 3
+            )
+        )
+
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len((await operator.get("/v1/jobs")).json()["items"]) == 1
+
+
+async def test_fire_that_two_instances_get_at_once_has_one_job(
+    services: Services, other: Services, agent: FakeAgent, operator: httpx.AsyncClient
+) -> None:
+    await add_source(operator)
+    schedule_id = UUID((await add_schedule(operator))["id"])
+    slot = services.clock.now() - timedelta(minutes=10)
+    fire = ScheduleFire(schedule_id=schedule_id, scheduled_at=slot, fired_at=slot)
+    async with build_client(create_app(other)) as there:
+        there.headers.update(agent.client.headers)
+
+        answers = await asyncio.gather(
+            *(
+                client.post("/v1/agent/envelopes", content=build_batch(fire))
+                for client in (agent.client, there) * 3
+            )
+        )
+
+    assert {answer.status_code for answer in answers} == {200}
+    receipts = [msgspec.json.decode(one.content, type=BatchReply).receipts[0] for one in answers]
+    assert len({receipt.job_id for receipt in receipts}) == 1
+    assert sorted(receipt.status for receipt in receipts) == [*["duplicate"] * 5, "ok"]
+    assert len((await operator.get("/v1/jobs")).json()["items"]) == 1

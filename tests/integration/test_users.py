@@ -29,7 +29,7 @@ async def _offer_setup_token(services: Services) -> str:
     token = build_token(TokenKind.SETUP)
     now = services.clock.now()
     async with services.database.writing() as connection:
-        await store.replace_setup_token(
+        await store.insert_setup_token(
             connection, hash_token(token), now=now, expires_at=now + timedelta(hours=24)
         )
     return token
@@ -78,6 +78,34 @@ async def test_setup_token_used_by_five_at_once_makes_one_operator(
     )
 
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409, 409]
+
+
+async def test_setup_tokens_of_three_instances_make_one_operator(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    tokens = [await _offer_setup_token(services) for _ in range(3)]
+
+    answers = await asyncio.gather(
+        *(
+            api.post(
+                "/v1/bootstrap",
+                json={"setup_token": token, "username": f"ada{n}", "password": ADA_PASSWORD},
+            )
+            for n, token in enumerate(tokens)
+        )
+    )
+
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409]
+
+
+async def test_setup_token_of_an_instance_serves_though_another_one_has_started_since(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    earlier, _ = [await _offer_setup_token(services) for _ in range(2)]
+
+    answer = await api.post("/v1/bootstrap", json={"setup_token": earlier, **ADA})
+
+    assert answer.status_code == 201
 
 
 async def test_bootstrap_is_refused_once_there_is_an_operator(

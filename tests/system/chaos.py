@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -101,7 +101,7 @@ class Chaos:
         self.fleet.start(*HOSTS)
         for host in HOSTS:
             self._schedules[host] = self.fleet.schedule(host, "run").id
-        _say(f"{len(HOSTS)} hosts on {self.fleet.client.url}; now the faults")
+        say(f"{len(HOSTS)} hosts on {self.fleet.client.url}; now the faults")
         self.fleet.proxy.share = FAULTS
         while (count := self._count()) < self._wanted - TOP_UP:
             self._strike()
@@ -119,7 +119,15 @@ class Chaos:
         if now < self._next_blow:
             return
         self._next_blow = now + self._dice.uniform(0.5, 3.0)
-        blows = {
+        blows = self._weigh_blows()
+        (blow,) = self._dice.choices(list(blows), weights=list(blows.values()))
+        try:
+            blow(now)
+        except BackhaulError as error:
+            say(f"(the operator was refused: {error})")
+
+    def _weigh_blows(self) -> dict[Callable[[float], None], int]:
+        return {
             self._kill_agent: 8,
             self._kill_api: 3,
             self._cut_off: 2,
@@ -127,11 +135,6 @@ class Chaos:
             self._cancel: 3,
             self._edit: 2,
         }
-        (blow,) = self._dice.choices(list(blows), weights=list(blows.values()))
-        try:
-            blow(now)
-        except BackhaulError as error:
-            _say(f"(the operator was refused: {error})")
 
     def _bring_back(self, now: float) -> None:
         for name, moment in list(self._restarts.items()):
@@ -190,7 +193,7 @@ class Chaos:
             if waiting < OUTSTANDING and count < self._wanted:
                 self._made.add(self.fleet.client.create_job(self._choose_request()).id)
         except BackhaulError as error:
-            _say(f"(no job was made: {error})")
+            say(f"(no job was made: {error})")
 
     def _choose_request(self) -> BackupRequest | CheckRequest | PruneRequest:
         host = self._dice.choice(HOSTS)
@@ -226,7 +229,7 @@ class Chaos:
         for schedule_id in self._schedules.values():
             # Not disabled: what has fired before is to get its job.
             self.fleet.client.update_schedule(schedule_id, UpdateSchedule(cron="@yearly"))
-        _say(f"{self._faults} faults; now peace")
+        say(f"{self._faults} faults; now peace")
 
     def _wait_for_ends(self) -> list[Job]:
         """Wait until the hosts follow, and all jobs have ended; as long as is reasonable."""
@@ -349,7 +352,7 @@ def _database_url(database: str) -> Iterator[str | None]:
         yield server.create_database("chaos")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     sys.stdout.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
     sys.stdout.flush()
 
@@ -366,16 +369,16 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="backhaul-chaos-")).resolve()
     verdict = Verdict()
     for database in chosen:
-        _say(f"{options.jobs // len(chosen)} jobs on {database}, seed {seed}")
+        say(f"{options.jobs // len(chosen)} jobs on {database}, seed {seed}")
         dice = random.Random(f"{seed}/{database}")
         verdict += run_on(database, jobs=options.jobs // len(chosen), dice=dice, folder=folder)
-        _say(f"{dict(verdict.states)}")
+        say(f"{dict(verdict.states)}")
     for finding in (*verdict.lost, *verdict.doubled, *verdict.stuck):
-        _say(finding)
+        say(finding)
     if verdict.is_good:
         shutil.rmtree(folder)
     else:
-        _say(f"everything is left in {folder}")
+        say(f"everything is left in {folder}")
     sys.stdout.write(f"{verdict}\n")
     return 0 if verdict.is_good else 1
 

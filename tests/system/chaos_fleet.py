@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from uuid import UUID
@@ -18,7 +18,7 @@ from backhaul.wire.accounts import CreateEnrollmentToken
 from backhaul_agent.journal_file import FILE_NAME
 from tests.fakes.fault_proxy import FaultProxy
 from tests.system.scheduled_fleet import Patience, ScheduledFleet
-from tools.children import Child
+from tools.children import BACKHAUL, Child
 
 _RUNS = "runs"
 """A line for each backup that restic was started for: the id of its job."""
@@ -64,13 +64,19 @@ class ChaosFleet(ScheduledFleet):
 
     # Processes ---------------------------------------------------------------------------------
 
-    def _start(self, name: str, *arguments: str) -> Child:
+    def _start(
+        self, name: str, *arguments: str, program: Sequence[str] = (str(BACKHAUL),)
+    ) -> Child:
         self._lives[name] += 1
         if name == "api":
-            arguments = ("serve", "--data-dir", str(self.folder / "api"), f"--port={self._port}")
-            if self._database_url is not None:
-                arguments += ("--database-url", self._database_url)
-        return super()._start(f"{name}-{self._lives[name]}", *arguments)
+            arguments = self._build_serve(self._port)
+        return super()._start(f"{name}-{self._lives[name]}", *arguments, program=program)
+
+    def _build_serve(self, port: int) -> tuple[str, ...]:
+        serve = ("serve", "--data-dir", str(self.folder / "api"), f"--port={port}")
+        if self._database_url is None:
+            return serve
+        return *serve, "--database-url", self._database_url
 
     def restart_api(self) -> None:
         self.api = self._start("api")

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from backhaul_api.db import changes
@@ -38,6 +39,9 @@ _POOLED_STATES = frozenset({"26000", "42P05"})
 _ANSWER_MARGIN_S = 5.0  # after PostgreSQL itself should have given up
 
 _DEFAULTS = Settings()
+
+# An instance of a newer version has widened a column; the statement is prepared anew next time.
+_OUTDATED_STATEMENT = AsyncAdapt_asyncpg_dbapi.InvalidCachedStatementError
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +176,7 @@ def _explaining() -> Iterator[None]:
 
 
 def _is_passing(error: sa.exc.DBAPIError) -> bool:
-    if error.connection_invalidated:
+    if error.connection_invalidated or isinstance(error.orig, _OUTDATED_STATEMENT):
         return True
     if isinstance(error.orig, sqlite3.OperationalError):
         return error.orig.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

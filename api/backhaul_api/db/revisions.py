@@ -9,6 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul_api.db.tables import needed_revisions
+
 _FILES = "[0-9][0-9][0-9][0-9]_*.py"
 
 
@@ -22,18 +24,41 @@ def find_migrations() -> Path:
 @lru_cache(maxsize=1)
 def head_revision() -> str:
     """Give the newest revision that this code knows. Each has its number in its file's name."""
-    files = (find_migrations() / "versions").glob(_FILES)
-    head = max((file.name[:4] for file in files), default=None)
-    if head is None:
+    if not known_revisions():
         raise RuntimeError(f"no migrations in {find_migrations()}")
-    return head
+    return max(known_revisions())
+
+
+@lru_cache(maxsize=1)
+def known_revisions() -> frozenset[str]:
+    """Give every revision that this code knows."""
+    files = (find_migrations() / "versions").glob(_FILES)
+    return frozenset(file.name[:4] for file in files)
 
 
 async def fetch_revision(connection: AsyncConnection) -> str | None:
     """Fetch the revision that a database is at; None for an empty one."""
-    if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table(_REVISIONS.name)):
+    if not await _has_table(connection, _REVISIONS.name):
         return None
     return await connection.scalar(sa.select(_REVISIONS.c.version_num))
+
+
+async def is_fit(connection: AsyncConnection) -> bool:
+    """Tell whether this code can serve a database: it is at this code's revision, or at a newer one
+    that has left what this code needs."""
+    current = await fetch_revision(connection)
+    if current is None or current in known_revisions():
+        return current == head_revision()
+    if not await connection.run_sync(
+        lambda sync: sa.inspect(sync).has_table(needed_revisions.name)
+    ):
+        return False
+    needed = await connection.scalars(sa.select(needed_revisions.c.revision))
+    return known_revisions().issuperset(needed)
+
+
+async def _has_table(connection: AsyncConnection, name: str) -> bool:
+    return await connection.run_sync(lambda sync: sa.inspect(sync).has_table(name))
 
 
 # Alembic's own; no part of ours, or a new revision would want to drop it.

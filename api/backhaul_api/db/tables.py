@@ -37,8 +37,8 @@ users = Table(
     Column("disabled_at", Moment),
 )
 
-# The token that opens an empty control plane; at most one row. Once there is an operator it opens
-# nothing more, but lets the answer that got lost be given again.
+# The tokens that open an empty control plane, one for each start of an instance. Once there is an
+# operator they open nothing more, but let the answer that got lost be given again.
 setup_tokens = Table(
     "setup_tokens",
     metadata,
@@ -452,6 +452,14 @@ changes = Table(
     Column("transaction_id", BigInteger, nullable=False, index=True),
     Column("topics", sa.LargeBinary, nullable=False),
     Column("at", Moment, nullable=False, index=True),
+)
+
+# What code must know to serve this database: a revision that contracts notes here the one from
+# which on code does without what it takes away. See `db.migrate`.
+needed_revisions = Table(
+    "needed_revisions",
+    metadata,
+    Column("revision", Text, primary_key=True),
 )
 
 # Creating requests that came through within the last day. The id is made of the operator and the

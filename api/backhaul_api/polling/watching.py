@@ -36,6 +36,9 @@ class Watcher:
         self._database = services.database
         self._wakeups = services.wakeups
         self._may_remember = services.settings.poll_hold > 0
+        # A pooler that lends a connection for each transaction passes no notifications on, and
+        # would leave the LISTEN behind on a connection of somebody else's.
+        self._may_talk = services.settings.database_pooler != "transaction"
         self._look_now = asyncio.Event()
         self._name = uuid4().hex
         self._looked_at = -_DEAF_LIMIT_S
@@ -46,7 +49,8 @@ class Watcher:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._look_forever())
-                tasks.create_task(self._talk_forever())
+                if self._may_talk:
+                    tasks.create_task(self._talk_forever())
         finally:
             self._wakeups.memory.is_trusted = False
 

@@ -50,8 +50,8 @@ TokenId = Annotated[UUID, PathParameter(description="The token's id.")]
     summary="Create the first operator and sign in",
     description=(
         "`backhaul serve` prints the setup token when it starts on an empty database. It serves "
-        "once, for 24 hours; each start replaces it. If the answer gets lost, the same request "
-        "again signs in."
+        "once, for 24 hours. On SQLite each start replaces it; on PostgreSQL, that of any instance "
+        "serves. If the answer gets lost, the same request again signs in."
     ),
 )
 async def bootstrap(services: Needs, data: JSONBody[BootstrapRequest]) -> NewSession:
@@ -66,7 +66,7 @@ async def bootstrap(services: Needs, data: JSONBody[BootstrapRequest]) -> NewSes
     _refuse_bootstrap(is_over=is_over, is_known=is_known)
     password_hash = await services.passwords.hash(data.password)
     async with services.database.writing() as connection:
-        await store.lock_setup_token(connection, setup_hash)
+        await store.lock_setup_tokens(connection)
         is_known = await store.has_setup_token(connection, setup_hash, now=now)
         _refuse_bootstrap(is_over=await store.has_any(connection), is_known=is_known)
         user = await store.insert(connection, data.username, password_hash=password_hash, now=now)

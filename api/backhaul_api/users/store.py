@@ -146,11 +146,17 @@ async def update_password(
 # The setup token ---------------------------------------------------------------------------------
 
 
-async def replace_setup_token(
-    connection: AsyncConnection, token_hash: bytes, *, now: datetime, expires_at: datetime
+async def insert_setup_token(
+    connection: AsyncConnection,
+    token_hash: bytes,
+    *,
+    now: datetime,
+    expires_at: datetime,
+    is_only: bool = False,
 ) -> None:
-    """Make this the only setup token."""
-    await connection.execute(sa.delete(setup_tokens))
+    """Insert a setup token: the only one from now on, or beside those of other instances."""
+    outdated = sa.true() if is_only else setup_tokens.c.expires_at <= now
+    await connection.execute(sa.delete(setup_tokens).where(outdated))
     await connection.execute(
         sa.insert(setup_tokens).values(token_hash=token_hash, created_at=now, expires_at=expires_at)
     )
@@ -164,13 +170,11 @@ async def has_setup_token(connection: AsyncConnection, token_hash: bytes, *, now
     return await connection.scalar(query) is not None
 
 
-async def lock_setup_token(connection: AsyncConnection, token_hash: bytes) -> None:
-    """Let those who use the setup token at the same time follow one another."""
-    await connection.execute(
-        sa.select(setup_tokens.c.token_hash)
-        .where(setup_tokens.c.token_hash == token_hash)
-        .with_for_update()
-    )
+async def lock_setup_tokens(connection: AsyncConnection) -> None:
+    """Let those who use a setup token at the same time follow one another, whichever they have."""
+    # Whoever comes later sees, and waits for, the row of whoever was earlier.
+    query = sa.select(setup_tokens.c.token_hash).order_by(setup_tokens.c.token_hash)
+    await connection.execute(query.with_for_update())
 
 
 # Sessions ----------------------------------------------------------------------------------------

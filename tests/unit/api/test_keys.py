@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_signing_key_outlives_a_rotation() -> None:
     old = bytes(32)
 
     assert KeyRing([bytes(range(32)), old]).verify_key == KeyRing([old]).verify_key
+
+
+def test_new_key_reaches_instances_in_two_rounds_without_one_that_cannot_read() -> None:
+    old, new = bytes(32), bytes(range(32))
+    rounds = [KeyRing([old]), KeyRing([old, new, old]), KeyRing([new, old])]
+
+    for earlier, later in itertools.pairwise(rounds):
+        assert _decrypt(_encrypt(earlier), later) == b"hunter2"
+        assert _decrypt(_encrypt(later), earlier) == b"hunter2"
+    assert len({ring.verify_key for ring in rounds}) == 1
 
 
 def test_signature_is_checked_by_the_verify_key() -> None:
