@@ -59,26 +59,6 @@ def build_services(
 def create_app(services: Services) -> Api:
     """Build the app over an upgraded database."""
 
-    @asynccontextmanager
-    async def live(_: Litestar) -> AsyncIterator[None]:
-        memory = services.wakeups.memory
-        tasks = {asyncio.create_task(heartbeats.write_forever(services))}
-        if services.database.is_sqlite:
-            # A function has no time to write down later what it remembers.
-            memory.is_trusted = services.settings.poll_hold > 0
-        else:
-            tasks.add(asyncio.create_task(Watcher(services).run_forever()))
-        try:
-            yield
-        finally:
-            memory.is_trusted = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            with suppress(NotReadyError):
-                await heartbeats.write(services)
-            await services.database.close()
-
     app = Api(
         route_handlers=[
             health_router,
@@ -97,16 +77,43 @@ def create_app(services: Services) -> Api:
             *agent_routers,
             docs_router,
         ],
-        dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
+        dependencies={"services": Provide(lambda: app.state.services, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=[DefineMiddleware(AuthenticationMiddleware)],
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY_BYTES,
-        lifespan=[live],
+        lifespan=[_live],
         # The document is our own: see `openapi`.
         openapi_config=None,
         logging_config=None,
     )
+    put_into(app, services)
+    return app
+
+
+def put_into(app: Api, services: Services) -> None:
+    """Let an app work with these services from now on: its routes are what takes long to build."""
     app.state.services = services
     app.front = Front(services, app.answer).answer
-    return app
+
+
+@asynccontextmanager
+async def _live(app: Litestar) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    memory = services.wakeups.memory
+    tasks = {asyncio.create_task(heartbeats.write_forever(services))}
+    if services.database.is_sqlite:
+        # A function has no time to write down later what it remembers.
+        memory.is_trusted = services.settings.poll_hold > 0
+    else:
+        tasks.add(asyncio.create_task(Watcher(services).run_forever()))
+    try:
+        yield
+    finally:
+        memory.is_trusted = False
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        with suppress(NotReadyError):
+            await heartbeats.write(services)
+        await services.database.close()
