@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
@@ -108,7 +108,7 @@ class EmptiedDatabase:
         self._connection = self._loop.run_until_complete(self._connect())
         return self
 
-    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect(self) -> Any:
         connection = await asyncpg.connect(self.url.replace("+asyncpg", "", 1))
         await connection.execute(_REFUSE_DDL)
         # No foreign key asks for an order, and none is checked.
