@@ -107,18 +107,26 @@ class EmptiedDatabase:
 
     def __enter__(self) -> Self:
         self._connection = self._loop.run_until_complete(self._connect())
+        self._loop.run_until_complete(self._connection.execute(_REFUSE_DDL))
         return self
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(self.url.replace("+asyncpg", "", 1))
-        await connection.execute(_REFUSE_DDL)
         # No foreign key asks for an order, and none is checked.
         await connection.execute("SET session_replication_role = replica")
         return connection
 
     def empty(self) -> None:
         """End whoever is connected, and delete all rows but the revision."""
-        self._loop.run_until_complete(self._connection.execute(_EMPTY))
+        self._loop.run_until_complete(self._empty())
+
+    async def _empty(self) -> None:
+        try:
+            await self._connection.execute(_EMPTY)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError):
+            # The test before ended all connections.
+            self._connection = await self._connect()
+            await self._connection.execute(_EMPTY)
 
     def __exit__(
         self,
