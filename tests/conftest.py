@@ -1,12 +1,14 @@
 """What tests of every kind share: fresh databases, a fake clock, the API and a way to ask it.
 
-Each test has a database of its own, copied from one that was upgraded once. A part that is missing
-on this machine (restic, PostgreSQL) skips the tests that need it, but fails them when CI is set.
+Each test has a database of its own: with SQLite a copy of a file that was upgraded once, with
+PostgreSQL one that is emptied before it. A part that is missing on this machine (restic,
+PostgreSQL) skips the tests that need it, but fails them when CI is set.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import shutil
@@ -16,7 +18,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import argon2
 import httpx
@@ -33,8 +35,16 @@ from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
 from tests.fakes.clock import FakeClock
-from tests.fakes.postgresql import PostgresqlMissingError, PostgresqlServer, run_postgresql
+from tests.fakes.postgresql import (
+    EmptiedDatabase,
+    PostgresqlMissingError,
+    PostgresqlServer,
+    run_postgresql,
+)
 from tools.local_fleet import name_restic
+
+if TYPE_CHECKING:
+    from backhaul_api.access_log import Api
 
 FAST_ARGON2 = argon2.Parameters(
     type=argon2.Type.ID,
@@ -50,12 +60,20 @@ FAST_ARGON2 = argon2.Parameters(
 ADA_PASSWORD = "correct horse battery"
 
 _database_numbers = itertools.count()
+_lent: list[Api] = []
+"""The one app of this process, once there is one: see `lend_app`."""
 
 
 def pytest_configure() -> None:
     # A run in the background of a script begins with SIGINT ignored, and whatever it starts would
     # inherit that; Ctrl-C is part of what is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    # What was imported stays: the garbage collector need not walk through it in each test.
+    gc.collect()
+    gc.freeze()
 
 
 def stop_for_missing(part: str) -> NoReturn:
@@ -84,10 +102,11 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(scope="session")
-def _postgresql_template(postgresql_server: PostgresqlServer) -> str:
-    url = postgresql_server.create_database("template_of_tests")
+def _postgresql_database(postgresql_server: PostgresqlServer) -> Iterator[EmptiedDatabase]:
+    url = postgresql_server.create_database("emptied")
     asyncio.run(migrate.upgrade(url))
-    return "template_of_tests"
+    with EmptiedDatabase(url) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -109,11 +128,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copyfile(request.getfixturevalue("_sqlite_template"), file)
         yield f"sqlite+aiosqlite:///{file}"
         return
-    server: PostgresqlServer = request.getfixturevalue("postgresql_server")
-    template: str = request.getfixturevalue("_postgresql_template")
-    name = f"test_{next(_database_numbers)}"
-    yield server.create_database(name, template=template)
-    server.drop_database(name)
+    database: EmptiedDatabase = request.getfixturevalue("_postgresql_database")
+    database.empty()
+    yield database.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -150,11 +167,23 @@ async def services(database_url: str, clock: FakeClock, tmp_path: Path) -> Async
 
 @pytest.fixture
 def app(services: Services) -> Litestar:
-    """Build the app. Its lifespan does not run; `services` closes what it opened."""
-    # Imported here: tests of the SDK and of the agent do without all the routes.
-    from backhaul_api.app import create_app
+    """Give the app. Its lifespan does not run; `services` closes what it opened.
 
-    return create_app(services)
+    It is the same for all tests, and only what it works with is their own: 100 routes take longer
+    to build than most tests to run. Who changes it takes `create_app`.
+    """
+    return lend_app(services)
+
+
+def lend_app(services: Services) -> Litestar:
+    """Give the one app of this process, which from now on works with these services."""
+    # Imported here: tests of the SDK and of the agent do without all the routes.
+    from backhaul_api.app import create_app, put_into
+
+    if not _lent:
+        _lent.append(create_app(services))
+    put_into(_lent[0], services)
+    return _lent[0]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -68,7 +69,7 @@ def run_fleet(number: str, folder: Path) -> Iterator[dict[str, str]]:
 @contextmanager
 def _serve_simulated(folder: Path) -> Iterator[dict[str, str]]:
     data = folder / "fleet"
-    simulator.run(data, hosts=12, days=31, seed=7)
+    shutil.copytree(Path(_simulate().name) / "fleet", data)
     command = [str(BACKHAUL), "serve", "--data-dir", str(data), "--port=0"]
     environment = build_environment(folder)
     api = Child("api", command, logs=folder, environment=environment)
@@ -77,6 +78,14 @@ def _serve_simulated(folder: Path) -> Iterator[dict[str, str]]:
         yield environment | {"BACKHAUL_URL": url, "BACKHAUL_TOKEN_FILE": str(data / "token")}
     finally:
         api.stop(signal.SIGTERM)
+
+
+@cache
+def _simulate() -> tempfile.TemporaryDirectory[str]:
+    """Simulate a month, which takes longer than to look at it: once for all who do."""
+    folder = tempfile.TemporaryDirectory(prefix="backhaul-simulated-")
+    simulator.run(Path(folder.name) / "fleet", hosts=12, days=31, seed=7)
+    return folder
 
 
 def execute(path: Path, folder: Path) -> Any:

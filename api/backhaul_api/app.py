@@ -61,29 +61,6 @@ def build_services(
 def create_app(services: Services) -> Api:
     """Build the app over an upgraded database."""
 
-    @asynccontextmanager
-    async def live(_: Litestar) -> AsyncIterator[None]:
-        memory = services.wakeups.memory
-        tasks: list[asyncio.Task[None]] = []
-        if services.settings.background:
-            loops = [heartbeats.write_forever(services), timer.tick_forever(services)]
-            if services.database.is_sqlite:
-                # A function has no time to write down later what it remembers.
-                memory.is_trusted = services.settings.poll_hold > 0
-            else:
-                loops.append(Watcher(services).run_forever())
-            tasks += [asyncio.create_task(loop) for loop in loops]
-        try:
-            yield
-        finally:
-            memory.is_trusted = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            with suppress(NotReadyError):
-                await heartbeats.write(services)
-            await services.database.close()
-
     app = Api(
         route_handlers=[
             health_router,
@@ -103,17 +80,47 @@ def create_app(services: Services) -> Api:
             *agent_routers,
             docs_router,
         ],
-        dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
+        dependencies={"services": Provide(lambda: app.state.services, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=[DefineMiddleware(AuthenticationMiddleware)],
         request_class=ApiRequest,
         request_max_body_size=MAX_BODY_BYTES,
-        lifespan=[live],
+        lifespan=[_live],
         # The document is our own: see `openapi`.
         openapi_config=None,
         logging_config=None,
     )
+    put_into(app, services)
+    return app
+
+
+def put_into(app: Api, services: Services) -> None:
+    """Let an app work with these services from now on: its routes are what takes long to build."""
     app.state.services = services
     front = Front(services, app.answer)
     app.fronts = {"/v1/agent/poll": front.answer, "/v1/agent/envelopes": front.take}
-    return app
+
+
+@asynccontextmanager
+async def _live(app: Litestar) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    memory = services.wakeups.memory
+    tasks: list[asyncio.Task[None]] = []
+    if services.settings.background:
+        loops = [heartbeats.write_forever(services), timer.tick_forever(services)]
+        if services.database.is_sqlite:
+            # A function has no time to write down later what it remembers.
+            memory.is_trusted = services.settings.poll_hold > 0
+        else:
+            loops.append(Watcher(services).run_forever())
+        tasks += [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+    finally:
+        memory.is_trusted = False
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(NotReadyError):
+            await heartbeats.write(services)
+        await services.database.close()

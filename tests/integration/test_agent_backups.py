@@ -14,11 +14,12 @@ import pytest
 
 from backhaul.wire.commands import CommandCancel
 from backhaul.wire.jobs import FailureClass, Outcome
-from backhaul.wire.kinds import BackupArguments, BackupResult, InitArguments
+from backhaul.wire.kinds import BackupArguments, BackupResult
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_agent.settings import DumpSettings, Settings
 from tests.fakes.fake_api import FakeApi
+from tests.fakes.light_repository import make_light_repository
 from tests.integration.test_agent_restic import RunningHost, run_agent
 from tests.integration.test_agent_run import Machine
 from tests.unit.agent.hosts import PASSWORD, build_credentials
@@ -90,7 +91,7 @@ async def host(tmp_path: Path, restic: str) -> AsyncIterator[DumpingHost]:
     async with run_agent(settings) as api:
         running = DumpingHost(api, build_credentials(location=str(tmp_path / "repo")))
         running.repository = tmp_path / "repo"
-        await running.run(InitArguments())
+        make_light_repository(tmp_path / "repo")
         yield running
 
 
@@ -291,7 +292,7 @@ async def test_agent_that_is_killed_in_a_dump_leaves_no_snapshot(
 ) -> None:
     repository, ready = tmp_path / "repo", tmp_path / "ready"
     (tmp_path / "content").write_bytes(CONTENT)
-    run_restic(repository, "init")
+    make_light_repository(repository)
     machine = Machine(tmp_path)
     machine.environment["BACKHAUL_AGENT_RESTIC"] = restic
     script = f"cat {tmp_path}/content; touch {ready}; exec sleep 600"

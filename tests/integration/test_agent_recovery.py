@@ -19,11 +19,11 @@ from backhaul.wire.kinds import (
     DiffResult,
     DrillArguments,
     DrillResult,
-    InitArguments,
     RestoreArguments,
     RestoreResult,
 )
 from backhaul_agent.settings import PolicySettings, Settings
+from tests.fakes.light_repository import make_light_repository
 from tests.integration.test_agent_restic import RunningHost, read_tree, run_agent
 from tests.unit.agent.hosts import build_credentials
 
@@ -51,7 +51,7 @@ async def host(tmp_path: Path, restic: str) -> AsyncIterator[RunningHost]:
     (tmp_path / "live").mkdir()
     async with run_agent(settings) as api:
         running = RunningHost(api, build_credentials(location=str(tmp_path / "repo")))
-        await running.run(InitArguments())
+        make_light_repository(tmp_path / "repo")
         yield running
 
 

@@ -73,6 +73,7 @@ from backhaul_agent.spool import Spool
 from backhaul_agent.spool_loop import send_forever
 from backhaul_api.repositories.coverage import choose_part
 from tests.fakes.fake_api import FakeApi
+from tests.fakes.light_repository import make_light_repository
 from tests.unit.agent.hosts import FACTS, PASSWORD, build_credentials, build_identity
 
 pytestmark = pytest.mark.timeout(120)
@@ -270,7 +271,7 @@ async def test_upkeep_removes_what_no_rule_keeps_and_leaves_a_sound_repository(
 ) -> None:
     tree = tmp_path / "tree"
     make_tree(tree)
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     for number in range(3):
         (tree / "plain").write_text(f"text {number}\n")
         await host.run(BackupArguments(paths=(str(tree),), tags=("nightly",)))
@@ -291,7 +292,7 @@ async def test_upkeep_removes_what_no_rule_keeps_and_leaves_a_sound_repository(
 
 
 async def test_lock_of_a_process_that_died_is_removed(host: RunningHost, tmp_path: Path) -> None:
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     # As restic leaves it when it is killed: of this host, of a process that is gone.
     left = await asyncio.to_thread(leave_lock, host.credentials)
     refused = await host.run(PruneArguments())
@@ -309,7 +310,7 @@ async def test_lock_of_a_process_that_died_is_removed(host: RunningHost, tmp_pat
 async def test_lock_counts_as_removed_only_when_none_of_the_job_is_left(
     host: RunningHost, restic: str
 ) -> None:
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     locks = Path(host.credentials.location) / "locks"
     environment = build_restic_environment(host.credentials)
     stopped = await asyncio.to_thread(begin_backup, host.credentials)
@@ -351,9 +352,10 @@ async def test_snapshots_are_copied_once_to_a_second_repository(
         repository_id=uuid4(), location=str(tmp_path / "second"), password="of the second"
     )
     make_tree(tmp_path / "tree")
-    for credentials in (destination, source):
-        host.credentials = credentials
-        await host.run(InitArguments())
+    make_light_repository(Path(source.location))
+    host.credentials = destination
+    await host.run(InitArguments())
+    host.credentials = source
     for tag in ("nightly", "other", "nightly"):
         await host.run(BackupArguments(paths=(str(tmp_path / "tree"),), tags=(tag,)))
     arguments = CopyArguments(destination_id=destination.repository_id, tags=("nightly",))
@@ -432,7 +434,7 @@ async def test_password_is_changed_however_often_each_step_is_done(
     host: RunningHost, tmp_path: Path
 ) -> None:
     everyday = host.credentials
-    await host.run(InitArguments())
+    make_light_repository(Path(everyday.location))
     add, remove = PasswdArguments(step=PasswdStep.ADD), PasswdArguments(step=PasswdStep.REMOVE)
 
     # The agent may die after any of restic's commands: each step is then done from its beginning.
@@ -463,7 +465,7 @@ async def test_password_is_changed_however_often_each_step_is_done(
 
 
 async def test_no_key_is_removed_while_the_new_password_opens_nothing(host: RunningHost) -> None:
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     everyday = host.credentials
     host.credentials = msgspec.structs.replace(
         everyday, new_password="never added", old_password=PASSWORD
@@ -481,7 +483,7 @@ async def test_repository_and_its_newest_snapshot_are_measured(
     host: RunningHost, tmp_path: Path
 ) -> None:
     files = make_tree(tmp_path / "tree")
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     empty = await host.run(StatsArguments())
     await host.run(BackupArguments(paths=(str(tmp_path / "tree"),)))
 
@@ -496,7 +498,7 @@ async def test_repository_and_its_newest_snapshot_are_measured(
 
 async def test_damage_in_a_pack_is_found_by_reading_it(host: RunningHost, tmp_path: Path) -> None:
     make_tree(tmp_path / "tree")
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     await host.run(BackupArguments(paths=(str(tmp_path / "tree"),)))
     for pack in (tmp_path / "repo" / "data").rglob("*"):
         if pack.is_file():
@@ -514,7 +516,7 @@ async def test_flipped_byte_is_found_within_one_round_of_parts(
 ) -> None:
     make_tree(tmp_path / "tree")
     (tmp_path / "tree" / "random").write_bytes(os.urandom(300_000))
-    await host.run(InitArguments())
+    make_light_repository(Path(host.credentials.location))
     await host.run(BackupArguments(paths=(str(tmp_path / "tree"),)))
     packs = [pack for pack in (tmp_path / "repo" / "data").rglob("*") if pack.is_file()]
     # The folders are in a small one, which every check reads.

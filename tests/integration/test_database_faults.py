@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from litestar import Litestar, get
+from litestar import get
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from backhaul_api.app import create_app
 from backhaul_api.auth import NOBODY
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import jobs
@@ -142,7 +143,7 @@ async def test_wrong_statement_is_a_fault(small_database: Database) -> None:
 
 @ON_SQLITE
 async def test_caller_is_told_to_come_back(
-    app: Litestar, services: Services, caplog: pytest.LogCaptureFixture
+    services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     nowhere = Database("postgresql+asyncpg://ada:hunter2@127.0.0.1:1/nothing")
 
@@ -151,6 +152,7 @@ async def test_caller_is_told_to_come_back(
         async with nowhere.reading():
             pass
 
+    app = create_app(services)
     app.register(ask)
     async with build_client(app) as client:
         answer: httpx.Response = await client.get("/ask")

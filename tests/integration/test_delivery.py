@@ -36,7 +36,6 @@ from backhaul.wire.jobs import MOVES, TERMINAL_STATES, FailureClass, JobState
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_agent.identity import Identity
-from backhaul_api.app import create_app
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import setup_tokens
 from backhaul_api.hosts import store as hosts
@@ -45,7 +44,7 @@ from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
-from tests.conftest import ADA_PASSWORD, FAST_ARGON2, build_client
+from tests.conftest import ADA_PASSWORD, FAST_ARGON2, build_client, lend_app
 from tests.fakes.clock import START
 from tests.fakes.fleet import FACTS
 from tests.fakes.lossy_transport import Fate
@@ -100,7 +99,7 @@ class Server:
         )
         # Were it ever older than a change, a job would wait for ever.
         self.services.wakeups.memory.is_trusted = True
-        self.app = create_app(self.services)
+        self.app = lend_app(self.services)
 
     def _count(self, *_: object) -> None:
         if self.is_dead:

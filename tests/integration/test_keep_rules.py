@@ -21,6 +21,7 @@ from backhaul.wire.kinds import ForgetArguments, Retention
 from backhaul_agent.restic import forget
 from backhaul_agent.restic.keep_rules import Dated, choose, does_keep_oldest
 from backhaul_agent.restic.version import parse_version
+from tests.fakes.light_repository import PASSWORD, make_light_repository
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -50,12 +51,12 @@ class Repository:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "RESTIC_REPOSITORY": str(folder / "repository"),
-            "RESTIC_PASSWORD": "secret",
+            "RESTIC_PASSWORD": PASSWORD,
             "RESTIC_CACHE_DIR": str(folder / "cache"),
         }
         self._file = folder / "file"
         self._file.write_text("content\n")
-        self.run("init")
+        make_light_repository(folder / "repository")
         version = parse_version(self.run("version"))
         assert version is not None
         self.keeps_oldest = does_keep_oldest(version)

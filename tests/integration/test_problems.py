@@ -12,8 +12,10 @@ from litestar import Litestar, get
 
 from backhaul.wire.problems import Problem, decode_problem
 from backhaul_api.access_log import REQUEST_ID_HEADER
+from backhaul_api.app import create_app
 from backhaul_api.auth import NOBODY
 from backhaul_api.logs import JsonFormatter
+from backhaul_api.services import Services
 from tests.conftest import build_client
 from tests.fakes.served import serve
 
@@ -126,12 +128,13 @@ async def test_refused_method_tells_what_is_allowed(operator: httpx.AsyncClient)
 
 
 async def test_unexpected_failure_shows_no_detail_and_is_logged_with_the_request_id(
-    app: Litestar, caplog: pytest.LogCaptureFixture
+    services: Services, caplog: pytest.LogCaptureFixture
 ) -> None:
     @get("/broken", opt=NOBODY)
     async def break_down() -> None:
         raise RuntimeError("the secret is hunter2")
 
+    app = create_app(services)
     app.register(break_down)
     caplog.set_level(logging.INFO)
     async with build_client(app) as client:

@@ -14,6 +14,7 @@ import pytest
 from backhaul.objects.fleet import Fleet
 from backhaul.wire.jobs import JobState
 from tests.conftest import stop_for_missing
+from tests.system.conftest import give_repository
 from tools.local_fleet import HOST, LocalFleet
 
 LIMIT_S = 60.0
@@ -41,7 +42,7 @@ def full_fleet(restic: str, tmp_path: Path, small_disk: Path) -> Iterator[LocalF
         fleet.start_api()
         fleet.enrol_host()
         fleet.start_agent()
-        fleet.create_repository()
+        give_repository(fleet)
         yield fleet
     finally:
         fleet.stop()

@@ -21,9 +21,9 @@ from backhaul.wire.problems import Problem
 from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_agent.identity import Identity
 from backhaul_agent.link import Link
+from tests.fakes.light_repository import PASSWORD as PASSWORD
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-PASSWORD = "correct-horse"
 OK = Receipt(status=ReceiptStatus.OK)
 FACTS = HostFacts(
     hostname="web-1",
