@@ -85,8 +85,11 @@ class Contender:
         return build_request("POST", path, body, token=token) if self.has_polls else body
 
 
-class _Id(msgspec.Struct):
-    id: UUID
+class _Made(msgspec.Struct):
+    """A job, or the ids of many."""
+
+    id: UUID | None = None
+    ids: tuple[UUID, ...] = ()
 
 
 class _Polled(msgspec.Struct):
@@ -97,7 +100,7 @@ class _Received(msgspec.Struct):
     receipts: tuple[dict[str, object], ...]
 
 
-_id_decoder = msgspec.json.Decoder(_Id)
+_made_decoder = msgspec.json.Decoder(_Made)
 _polled_decoder = msgspec.json.Decoder(_Polled)
 
 
@@ -106,13 +109,17 @@ class Backhaul(Contender):
     """`backhaul serve`: its agents have real tokens, and its jobs are on disk when it says so."""
 
     def build_jobs(self, numbers: Sequence[int]) -> list[bytes]:
-        # One request for each: it has no other way to make jobs for many hosts.
-        return [self._build_job(number) for number in numbers]
-
-    def _build_job(self, number: int) -> bytes:
-        job = {"kind": "backup", "host": self.fleet.names[number], "repository": "nas"}
-        body = json.dumps({**job, "paths": ["/etc"]}).encode()
-        return self._post("/v1/jobs", body, token=self.fleet.operator_token)
+        jobs = [
+            {
+                "kind": "backup",
+                "host": self.fleet.names[number],
+                "repository": "nas",
+                "paths": ["/etc"],
+            }
+            for number in numbers
+        ]
+        path, body = ("/v1/jobs", jobs[0]) if len(jobs) == 1 else ("/v1/jobs/batch", {"jobs": jobs})
+        return [self._post(path, json.dumps(body).encode(), token=self.fleet.operator_token)]
 
     def build_reports(self, number: int, command: bytes) -> list[bytes]:
         (run,) = _polled_decoder.decode(command).envelopes
@@ -136,7 +143,8 @@ class Backhaul(Contender):
         ]
 
     def read_made(self, answer: bytes) -> list[UUID]:
-        return [_id_decoder.decode(answer).id]
+        made = _made_decoder.decode(answer)
+        return [*made.ids, *filter(None, [made.id])]
 
     def read_delivered(self, answer: bytes) -> list[UUID]:
         return [run.job_id for run in _polled_decoder.decode(answer).envelopes]
