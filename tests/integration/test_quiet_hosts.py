@@ -18,6 +18,7 @@ from backhaul.wire.agents import PollReply
 from backhaul.wire.commands import CommandRun
 from backhaul_api.db.tables import hosts
 from backhaul_api.polling import heartbeats
+from backhaul_api.polling import poll as poll_module
 from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
@@ -104,6 +105,23 @@ async def test_job_reaches_a_quiet_host_at_once(
         [command] = read_commands(msgspec.json.decode(one.content, type=PollReply))
         assert isinstance(command, CommandRun)
         assert command.job_id == job_id
+
+
+async def test_poll_in_a_crowd_is_sent_away_before_the_database_is_asked(
+    app: Litestar, agent: FakeAgent, statements: Statements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poll_module, "MAX_CROWD", 0)
+    async with connected(app, agent) as client:
+        before = statements.count
+        crowded = await poll(client, agent, hold=20.0)
+        asked = statements.count - before
+        monkeypatch.setattr(poll_module, "MAX_CROWD", 1)
+        alone = await poll(client, agent)
+
+    reply = msgspec.json.decode(crowded.content, type=PollReply)
+    assert (crowded.status_code, reply.envelopes, asked) == (200, (), 0)
+    assert 2.0 <= reply.pause <= 10.0
+    assert msgspec.json.decode(alone.content, type=PollReply).pause == 0.0
 
 
 async def test_change_between_two_polls_is_seen_by_the_second(

@@ -20,7 +20,7 @@ from backhaul.wire.tokens import hash_token
 from backhaul_api.auth import find_agent
 from backhaul_api.ids import new_id
 from backhaul_api.polling.parking import CONNECTION
-from backhaul_api.polling.poll import Poll, build_farewell
+from backhaul_api.polling.poll import Poll, build_farewell, build_refusal, is_crowded
 from backhaul_api.polling.receive import receive as apply_batch
 from backhaul_api.services import Services
 
@@ -104,6 +104,9 @@ class Front:
         if services.wakeups.is_draining:
             # Whoever it is: there is nothing in it, and the database may be slow.
             return build_farewell(services)
+        if is_crowded(services):
+            # Nor is the database asked who it is: that would be the same crowd before another door.
+            return build_refusal(services)
         memory = services.wakeups.memory
         quiet = memory.find(hash_token(header[_BEARER_LENGTH:])) if memory.is_trusted else None
         # From here to the wait nothing is awaited: no wake-up can be missed.

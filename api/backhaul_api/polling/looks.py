@@ -85,6 +85,11 @@ class Looks:
         self._rounds: set[asyncio.Task[None]] = set()
         self._max_rounds = 1 if database.is_sqlite else ROUNDS_AT_ONCE
 
+    @property
+    def waiting(self) -> int:
+        """How many polls wait for their round."""
+        return len(self._waiting)
+
     async def take(self, poll: Looking, find_silence: FindSilence) -> Seen:
         """Look. `find_silence` gives the `silent_since` of `turns.find_obstacles` at a time.
 

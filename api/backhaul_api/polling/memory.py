@@ -103,6 +103,11 @@ class Memory:
         finally:
             self._introductions.discard(look)
 
+    @property
+    def introducing(self) -> int:
+        """How many tokens are being looked up."""
+        return len(self._introductions)
+
     def begin(self, host_id: UUID) -> Look:
         """Begin a look. Of several at a time, the one that began last is believed."""
         look = self._looks[host_id] = Look(host_id)

@@ -41,6 +41,13 @@ from backhaul_api.queries.store import mark_taken
 from backhaul_api.services import Services
 from backhaul_api.settings import HOLD_JITTER
 
+MAX_CROWD = 1000
+"""Polls that wait for the database at a time. After an outage a whole fleet comes at once, and who
+waits for longer than its client does comes again, and is one more."""
+
+CROWD_PAUSE_S = (2.0, 10.0)
+"""Spreads those who come in a crowd."""
+
 REPEAT_PAUSE_S = 1.0
 """Before asking again when the answer would be the same: a cancel is due until the job ended, a set
 of schedules until the agent has applied it."""
@@ -313,6 +320,21 @@ def build_farewell(services: Services) -> PollReply:
         server_time=services.clock.now(),
         hold=services.settings.poll_hold,
         pause=_random.uniform(*services.wakeups.drain_pause_s),
+    )
+
+
+def is_crowded(services: Services) -> bool:
+    """Tell whether so many polls wait for the database that one more would only wait longer."""
+    return services.looks.waiting + services.wakeups.memory.introducing >= MAX_CROWD
+
+
+def build_refusal(services: Services) -> PollReply:
+    """Build the answer to a poll that has to come again when there are fewer."""
+    return PollReply(
+        envelopes=(),
+        server_time=services.clock.now(),
+        hold=services.settings.poll_hold,
+        pause=_random.uniform(*CROWD_PAUSE_S),
     )
 
 
