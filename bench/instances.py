@@ -93,12 +93,10 @@ async def measure(
     finally:
         await database.close()
     seen = Latencies()
-    operators = [(await connect(port, [b""]))[0] for port in ports]
     at_once = PARKED_EACH * len(ports)
     for begin in range(0, 2 * samples, at_once):
         numbers = list(range(begin, min(begin + at_once, 2 * samples)))
-        await _sample(fleet, numbers, ports, operators, seen, repository=repository)
-    _hang_up(operators)
+        await _sample(fleet, numbers, ports, seen, repository=repository)
     return seen
 
 
@@ -106,7 +104,6 @@ async def _sample(
     fleet: MadeFleet,
     numbers: Sequence[int],
     ports: Sequence[int],
-    operators: Sequence[PollConnection],
     seen: Latencies,
     *,
     repository: str,
@@ -121,6 +118,8 @@ async def _sample(
         for number, connection in zip(mine, connections, strict=True):
             parked[number] = (at, connection, connection.poll(_build_poll(fleet, number, LONG_S)))
     await asyncio.sleep(_SETTLING_S)
+    # Only now: an instance hangs up on who says nothing for five seconds.
+    operators = [(await connect(port, [b""]))[0] for port in ports]
     for number in random.sample(numbers, len(numbers)):
         at, _, poll = parked[number]
         is_across = len(seen.across) < len(seen.within)
@@ -129,12 +128,13 @@ async def _sample(
         ]
         begun = perf_counter()
         made = operator.poll(_build_job(fleet, number, repository))
+        answer, _ = await asyncio.wait_for(made, _ANSWER_LIMIT_S)
+        assert b'"queued"' in answer, answer
         body, got_at = await asyncio.wait_for(poll, _ANSWER_LIMIT_S)
         assert b"command.run" in body, body
-        await made
         (seen.across if is_across else seen.within).append((got_at - begun) * 1000)
         await asyncio.sleep(0.005)
-    _hang_up([connection for _, connection, _ in parked.values()])
+    _hang_up([*operators, *(connection for _, connection, _ in parked.values())])
 
 
 def _build_poll(fleet: MadeFleet, number: int, hold_s: float) -> bytes:
