@@ -20,7 +20,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul_api.db.engine import Database, build_single_engine
+from backhaul_api.db.engine import build_single_engine
 from backhaul_api.db.revisions import head_revision
 from backhaul_api.db.tables import metadata
 from backhaul_api.db.urls import sqlite_file
@@ -123,11 +123,12 @@ async def _refuse_rows(connection: AsyncConnection, target: Settings) -> None:
 
 
 async def _copy(source: Settings, target: Settings, tell: Tell) -> dict[str, int]:
-    database = Database(source.effective_database_url)
+    source_engine = build_single_engine(source.effective_database_url)
     engine = build_single_engine(target.effective_database_url)
     try:
-        # SQLite's writer: nobody else writes while it is ours.
-        async with database.writing() as old, engine.begin() as new:
+        async with source_engine.connect() as old, engine.begin() as new:
+            # As whoever writes: nobody else does while this lasts.
+            await old.exec_driver_sql("BEGIN IMMEDIATE")
             await _take_over(new, target)
             counts = {table.name: await _count(old, table) for table in metadata.sorted_tables}
             for table in metadata.sorted_tables:
@@ -140,7 +141,7 @@ async def _copy(source: Settings, target: Settings, tell: Tell) -> dict[str, int
             return counts
     finally:
         await engine.dispose()
-        await database.close()
+        await source_engine.dispose()
 
 
 async def _take_over(new: AsyncConnection, target: Settings) -> None:

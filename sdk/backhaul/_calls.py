@@ -50,8 +50,9 @@ from backhaul.wire.fleet import (
     UpdateRepository,
     UpdateSource,
 )
+from backhaul.wire.job_batches import CreatedJobs, CreateJobs
 from backhaul.wire.jobs import Job, JobLogPage, JobState
-from backhaul.wire.kinds import CreatedJobs, CreateJobs, JobKind, JobRequest
+from backhaul.wire.kinds import JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import FileList, Snapshot

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from backhaul_api.app import create_app
 from backhaul_api.auth import NOBODY
+from backhaul_api.db import migrate
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import NotReadyError
@@ -103,18 +104,20 @@ async def _hang(database: Database) -> None:
         await connection.execute(sa.text("SELECT 1"))
 
 
-@ON_POSTGRESQL
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 async def test_column_that_a_newer_version_has_widened_is_not_a_fault(
-    small_database: Database,
+    empty_database_url: str,
 ) -> None:
     """PostgreSQL refuses what was prepared before, once."""
+    await migrate.upgrade(empty_database_url)
+    database = Database(empty_database_url)
 
     async def look() -> None:
-        async with small_database.reading() as connection:
+        async with database.reading() as connection:
             await connection.execute(sa.select(jobs.c.missed))
 
     await look()
-    engine = create_async_engine(small_database.url)
+    engine = create_async_engine(database.url)
     async with engine.begin() as newer:
         await newer.execute(sa.text("ALTER TABLE jobs ALTER missed TYPE bigint"))
     await engine.dispose()
@@ -122,6 +125,7 @@ async def test_column_that_a_newer_version_has_widened_is_not_a_fault(
     with pytest.raises(NotReadyError):
         await look()
     await look()
+    await database.close()
 
 
 @ON_SQLITE

@@ -323,7 +323,7 @@ async def test_repository_in_use_is_not_deleted(
     answer = await operator.delete("/v1/repositories/nas")
 
     assert answer.status_code == 409
-    assert "Wait for them" in answer.json()["detail"]
+    assert "Wait, then delete it" in answer.json()["detail"]
 
 
 async def test_deleted_repository_loses_its_secrets_and_its_jobs_keep_its_name(

@@ -28,6 +28,13 @@ def newer(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+async def database_url(empty_database_url: str) -> str:
+    """Give a database of its own: what is tested here changes the tables."""
+    await migrate.upgrade(empty_database_url)
+    return empty_database_url
+
+
 @contextmanager
 def as_next_version(folder: Path) -> Iterator[None]:
     """Have the code find these migrations for the block."""

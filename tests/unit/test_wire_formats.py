@@ -20,6 +20,7 @@ from backhaul.wire import (
     base,
     commands,
     honesty,
+    job_batches,
     jobs,
     kinds,
     problems,
@@ -1064,10 +1065,10 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
         {"kind": "init", "host": "web1", "repository": "nas", "chunker_of": "cloud"},
     ),
     (
-        kinds.CreateJobs(jobs=(kinds.InitRequest(host="web1", repository="nas"),)),
-        {"jobs": [{"kind": "init", "host": "web1", "repository": "nas"}]},
+        job_batches.CreateJobs(jobs=(kinds.InitRequest(host="web1", repository="nas"),)),
+        {"jobs": [{"kind": "init", "host": "web1", "repository": "nas", "chunker_of": None}]},
     ),
-    (kinds.CreatedJobs(ids=(ONE,)), {"ids": [str(ONE)]}),
+    (job_batches.CreatedJobs(ids=(ONE,)), {"ids": [str(ONE)]}),
     (
         kinds.SnapshotsRequest(host="web1", repository="nas"),
         {"kind": "snapshots", "host": "web1", "repository": "nas"},

@@ -10,6 +10,7 @@ from litestar import Router, get, post
 from litestar.params import FromPath, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul.wire.job_batches import CreatedJobs, CreateJobs
 from backhaul.wire.jobs import (
     TERMINAL_STATES,
     Job,
@@ -17,7 +18,7 @@ from backhaul.wire.jobs import (
     JobLogPage,
     JobState,
 )
-from backhaul.wire.kinds import CreatedJobs, CreateJobs, JobKind, JobRequest
+from backhaul.wire.kinds import JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest

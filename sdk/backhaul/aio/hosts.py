@@ -16,7 +16,8 @@ from backhaul.aio.schedules import AsyncSchedules
 from backhaul.aio.snapshots import AsyncSnapshots
 from backhaul.wire.fleet import Host as HostData
 from backhaul.wire.fleet import HostState, UpdateHost
-from backhaul.wire.kinds import MAX_JOBS_AT_ONCE, Compression, IoClass, JobKind
+from backhaul.wire.job_batches import MAX_JOBS_AT_ONCE
+from backhaul.wire.kinds import Compression, IoClass, JobKind
 
 if TYPE_CHECKING:
     from backhaul.aio.fleet import AsyncFleet

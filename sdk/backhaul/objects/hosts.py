@@ -17,7 +17,8 @@ from backhaul.objects.schedules import Schedules
 from backhaul.objects.snapshots import Snapshots
 from backhaul.wire.fleet import Host as HostData
 from backhaul.wire.fleet import HostState, UpdateHost
-from backhaul.wire.kinds import MAX_JOBS_AT_ONCE, Compression, IoClass, JobKind
+from backhaul.wire.job_batches import MAX_JOBS_AT_ONCE
+from backhaul.wire.kinds import Compression, IoClass, JobKind
 
 if TYPE_CHECKING:
     from backhaul.objects.fleet import Fleet

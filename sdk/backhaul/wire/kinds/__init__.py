@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, TypeAlias
-from uuid import UUID
+from typing import TypeAlias
 
-import msgspec
-
-from backhaul.wire.base import Request, Wire
 from backhaul.wire.kinds.backup import (
     BackupArguments,
     BackupRequest,
@@ -99,22 +95,6 @@ JobRequest = (
     | DiffRequest
 )
 
-MAX_JOBS_AT_ONCE = 10_000
-
-
-class CreateJobs(Request, frozen=True, kw_only=True):
-    """Run jobs on many hosts: all of them are made, or none."""
-
-    jobs: Annotated[tuple[JobRequest, ...], msgspec.Meta(min_length=1, max_length=MAX_JOBS_AT_ONCE)]
-
-
-class CreatedJobs(Wire, frozen=True, kw_only=True):
-    """The jobs that were made."""
-
-    ids: tuple[UUID, ...]
-    """In the order of the requests."""
-
-
 Result = (
     InitResult
     | BackupResult
@@ -149,7 +129,6 @@ def find_options_type(kind: JobKind | str) -> type[ScheduleOptions] | None:
 
 
 __all__ = [
-    "MAX_JOBS_AT_ONCE",
     "AbsolutePath",
     "Arguments",
     "BackupArguments",
@@ -164,8 +143,6 @@ __all__ = [
     "CopyOptions",
     "CopyRequest",
     "CopyResult",
-    "CreateJobs",
-    "CreatedJobs",
     "DiffArguments",
     "DiffChange",
     "DiffCounts",
