@@ -43,6 +43,8 @@ from backhaul_api.tick.routes import router as tick_router
 from backhaul_api.users.operators import router as operators_router
 from backhaul_api.users.routes import routers as user_routers
 
+_LAST_WORDS_S = 2.0
+
 
 def build_services(
     settings: Settings, *, database: Database, keys: KeyRing, clock: Clock | None = None
@@ -121,6 +123,7 @@ async def _live(app: Litestar) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with suppress(NotReadyError):
-            await heartbeats.write(services)
+        with suppress(NotReadyError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await heartbeats.write(services)
         await services.database.close()

@@ -12,6 +12,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import hosts, repository_secrets, server_identity
 from backhaul_api.keys import KeyFileError, KeyRing, create_keys, load_keys, parse_keys
@@ -51,7 +52,9 @@ async def follow_keys(database: Database, keys: KeyRing, *, now: datetime) -> No
         if await connection.scalar(_KNOWN_KEYS) == keys.key_ids:
             return
         await connection.execute(sa.update(server_identity).values(key_ids=keys.key_ids))
-        await schedules.move_version(connection, schedules.runs_alone(), now=now)
+        await schedules.lock_hosts(connection, schedules.runs_alone())
+        moved = await schedules.move_version(connection, schedules.runs_alone(), now=now)
+        touch(connection, *moved)
 
 
 class _OtherKeysError(Exception):

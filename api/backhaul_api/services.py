@@ -51,9 +51,9 @@ class Services:
 
     @property
     def recheck_s(self) -> float:
-        """After how many seconds of silence to look again: in a function, what other processes do
-        rings no bell."""
-        is_told = self.database.is_sqlite or self.settings.background
+        """After how many seconds of silence to look again: what other processes do rings no bell in
+        a function, nor as long as an instance cannot hear of it."""
+        is_told = self.database.is_sqlite or self.wakeups.memory.is_trusted
         return math.inf if is_told else RECHECK_S
 
 

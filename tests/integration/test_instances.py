@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import BatchReply, PollReply
 from backhaul.wire.commands import CommandRun
@@ -28,7 +29,7 @@ from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.polling.watching import Watcher
 from backhaul_api.services import Services
 from tests.conftest import build_client
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
     FakeAgent,
     add_agent,
@@ -188,6 +189,63 @@ async def test_slow_transaction_is_heard_of_though_later_ones_were_before_it(
 
     assert before == [late]
     assert bells.rung == [late, early]
+
+
+async def test_change_that_was_read_is_told_of_though_the_look_ends_badly(
+    services: Services, other: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed has moved on by then, and gives it no second time."""
+    bells, watcher = Bells(other), Watcher(other)
+    await watcher.look()
+    topic = uuid4()
+    await touch_now(services, topic)
+    reading = other.database.reading
+
+    @asynccontextmanager
+    async def breaking() -> AsyncIterator[AsyncConnection]:
+        async with reading() as connection:
+            yield connection
+        raise NotReadyError("The database does not answer now.")
+
+    monkeypatch.setattr(other.database, "reading", breaking)
+    with pytest.raises(NotReadyError):
+        await watcher.look()
+
+    assert bells.rung == [topic]
+
+
+async def test_another_server_that_counts_anew_wakes_everybody(
+    services: Services, other: Services
+) -> None:
+    bells, watcher = Bells(other), Watcher(other)
+    await watcher.look()
+    other.database.feed._server = START
+
+    await watcher.look()
+
+    assert bells.for_all == 2
+
+
+async def test_watcher_outlives_a_fault_of_its_own(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    async def fail(_: Watcher) -> None:
+        tried.set()
+        raise LookupError
+
+    monkeypatch.setattr(Watcher, "_talk", fail)
+    async with watched(services):
+        await tried.wait()
+        topic = uuid4()
+        bells = Bells(services)
+        async with asyncio.timeout(10):
+            twin = build_twin(services)
+            await touch_now(twin, topic)
+            await twin.database.close()
+            while topic not in bells.rung:
+                await asyncio.sleep(0.02)
 
 
 async def test_undone_change_wakes_nobody(services: Services, other: Services) -> None:

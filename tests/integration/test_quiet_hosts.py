@@ -16,9 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import PollReply
 from backhaul.wire.commands import CommandRun
-from backhaul_api.db.tables import hosts
+from backhaul.wire.snapshots import ListFiles
+from backhaul_api.db.changes import touch
+from backhaul_api.db.tables import hosts, repositories
 from backhaul_api.polling import heartbeats
 from backhaul_api.polling import poll as poll_module
+from backhaul_api.queries.store import NewQuery
+from backhaul_api.queries.store import insert as insert_query
 from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
@@ -107,12 +111,46 @@ async def test_job_reaches_a_quiet_host_at_once(
         assert command.job_id == job_id
 
 
+async def test_host_whose_query_may_have_got_lost_on_the_way_is_not_quiet(
+    app: Litestar, agent: FakeAgent, services: Services, clock: FakeClock
+) -> None:
+    """Nobody rings for an answer that did not arrive; the next poll brings the query again."""
+    async with services.database.writing() as connection:
+        repository_id = await connection.scalar(sa.select(repositories.c.id))
+        assert repository_id is not None
+        new = NewQuery(
+            host_id=agent.host_id,
+            repository_id=repository_id,
+            arguments=ListFiles(snapshot="a" * 64, path="/", skip=0, limit=10),
+        )
+        expires_at = clock.now() + timedelta(seconds=25)
+        await insert_query(connection, new, now=clock.now(), expires_at=expires_at)
+        touch(connection, agent.host_id)
+    async with connected(app, agent) as client:
+        lost = await poll(client, agent)
+        nothing = await poll(client, agent)
+        clock.advance(3)
+        again = await poll(client, agent)
+
+    counts = [
+        len(msgspec.json.decode(one.content, type=PollReply).envelopes)
+        for one in (lost, nothing, again)
+    ]
+    assert counts == [1, 0, 1]
+
+
 async def test_poll_in_a_crowd_is_sent_away_before_the_database_is_asked(
-    app: Litestar, agent: FakeAgent, statements: Statements, monkeypatch: pytest.MonkeyPatch
+    app: Litestar,
+    agent: FakeAgent,
+    services: Services,
+    statements: Statements,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(poll_module, "MAX_CROWD", 0)
     async with connected(app, agent) as client:
         before = statements.count
+        quiet = await poll(client, agent)
+        services.wakeups.memory.forget_all()
         crowded = await poll(client, agent, hold=20.0)
         asked = statements.count - before
         monkeypatch.setattr(poll_module, "MAX_CROWD", 1)
@@ -121,7 +159,8 @@ async def test_poll_in_a_crowd_is_sent_away_before_the_database_is_asked(
     reply = msgspec.json.decode(crowded.content, type=PollReply)
     assert (crowded.status_code, reply.envelopes, asked) == (200, (), 0)
     assert 2.0 <= reply.pause <= 10.0
-    assert msgspec.json.decode(alone.content, type=PollReply).pause == 0.0
+    for one in (quiet, alone):
+        assert msgspec.json.decode(one.content, type=PollReply).pause == 0.0
 
 
 async def test_change_between_two_polls_is_seen_by_the_second(

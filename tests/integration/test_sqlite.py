@@ -238,6 +238,85 @@ async def test_slow_read_leaves_the_loop_and_gives_the_same(
     assert turns > 1
 
 
+async def test_read_that_is_never_slow_is_never_interrupted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite counts the steps of a statement, and of BEGIN, through all its runs."""
+    monkeypatch.setattr(sqlite, "READ_LIMIT_S", -1.0)
+
+    for _ in range(4000):
+        async with database.reading():
+            pass
+
+
+async def test_block_that_is_cancelled_in_a_thread_is_undone_alone(database: Database) -> None:
+    rows = [
+        {"token_hash": str(number).encode(), "created_at": START, "expires_at": START}
+        for number in range(20_000)
+    ]
+    begun = asyncio.Event()
+
+    async def write_many() -> None:
+        async with database.writing() as connection:
+            begun.set()
+            await connection.execute(sa.insert(setup_tokens), rows)
+
+    writing = asyncio.create_task(write_many())
+    await begun.wait()
+    neighbour = asyncio.create_task(write(database, "neighbour"))
+    await asyncio.sleep(0)
+    writing.cancel()
+    await neighbour
+
+    assert writing.cancelled()
+    assert await read(database) == {"neighbour"}
+
+
+async def test_slow_reads_keep_no_commit_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "READ_LIMIT_S", -1.0)
+    endless = sa.text(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT count(*) FROM n"
+    )
+
+    async def read_endlessly() -> None:
+        async with database.reading() as connection:
+            await connection.execute(endless)
+
+    reading = [asyncio.create_task(read_endlessly()) for _ in range(6)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await write(database, "quick")
+    for one in reading:
+        one.cancel()
+    await asyncio.wait(reading)
+
+    assert await read(database) == {"quick"}
+
+
+async def test_listener_that_fails_leaves_no_writer_waiting(database: Database) -> None:
+    def fail(_: object) -> None:
+        raise LookupError
+
+    database.on_changes = fail
+
+    async def change(name: str) -> None:
+        async with database.writing() as connection:
+            touch(connection, uuid4())
+            await connection.execute(
+                sa.insert(setup_tokens).values(
+                    token_hash=name.encode(), created_at=START, expires_at=START
+                )
+            )
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(change("a"), change("b"))
+
+    assert await read(database) == {"a", "b"}
+
+
 async def test_many_rows_at_once_leave_the_loop(database: Database) -> None:
     rows = [
         {"token_hash": str(number).encode(), "created_at": START, "expires_at": START}

@@ -113,7 +113,7 @@ async def test_instance_stays_ready_while_others_expand_its_database(
     assert (expanded.status_code, contracted.status_code) == (200, 503)
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 async def test_change_of_a_table_that_is_in_use_lets_others_through_until_it_has_its_turn(
     database_url: str, newer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

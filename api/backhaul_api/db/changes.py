@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import timedelta
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api.db.tables import changes
@@ -41,6 +42,7 @@ CHANNEL = "backhaul_changes"
 """Of PostgreSQL's NOTIFY, which only says: look at the table now."""
 
 _TOUCHED = "backhaul.touched"
+_NEVER = 2**62
 _UUID_BYTES = 16
 
 
@@ -62,12 +64,20 @@ def take_touched(connection: HasInfo) -> tuple[UUID, ...]:
     return tuple(connection.info.pop(_TOUCHED, ()))
 
 
-async def write(connection: AsyncConnection, topics: Iterable[UUID]) -> int:
-    """Write, as the last statement of a transaction, whom it touched; gives the row's id."""
+async def write(connection: AsyncConnection, topics: Iterable[UUID]) -> Row:
+    """Write, as the last statement of a transaction, whom it touched."""
     written = await connection.execute(
         _INSERT, {"topics": b"".join(topic.bytes for topic in topics)}
     )
-    return int(written.scalar_one())
+    row = written.one()
+    return Row(row.id, row.transaction_id)
+
+
+class Row(NamedTuple):
+    """A row of this process."""
+
+    id: int
+    transaction_id: int
 
 
 class Feed:
@@ -78,27 +88,30 @@ class Feed:
         """Rows that were heard of and can be found again: their transactions, by id."""
         self._settled = 0
         """Every transaction below this one was over when last looked."""
+        self._server: datetime | None = None
+        """When the database's server had started: another one counts transactions anew."""
         self.has_news = asyncio.Event()
         """Set when this process has written a row since somebody cleared it."""
 
-    def note_own(self, row_id: int) -> None:
+    def note_own(self, row: Row) -> None:
         """Note a row of this process, which has told its own waiters by itself."""
-        self._known[row_id] = self._settled
+        self._known[row.id] = row.transaction_id
         self.has_news.set()
 
     async def read(self, connection: AsyncConnection) -> tuple[UUID, ...] | None:
         """Read whom the changes since the last call touched; None for everybody, in the first call
         and when the database is another than before."""
-        rows = (await connection.execute(_SELECT, {"settled": self._settled})).all()
-        settled: int = rows[0].settled
-        is_first = self._settled == 0 or settled < self._settled
-        new = {row.id: row for row in rows if row.id is not None and row.id not in self._known}
-        for row in rows:
-            if row.id is not None:
-                self._known[row.id] = row.transaction_id
-        self._settled = settled
+        # In the first call, everybody is woken anyway.
+        since = self._settled or _NEVER
+        which = {"settled": since, "known": list(self._known)}
+        rows = (await connection.execute(_SELECT, which)).all()
+        settled, server = rows[0].settled, rows[0].server
+        is_same = self._server == server and settled >= self._settled
+        new = [row for row in rows if row.id is not None]
+        self._known.update((row.id, row.transaction_id) for row in new)
+        self._settled, self._server = settled, server
         self._known = {id_: number for id_, number in self._known.items() if number >= settled}
-        return None if is_first else tuple({*_read_topics(row.topics for row in new.values())})
+        return tuple({*_read_topics(row.topics for row in new)}) if is_same else None
 
 
 async def sweep(connection: AsyncConnection) -> None:
@@ -121,14 +134,22 @@ _OLDEST_RUNNING: sa.ColumnClause[int] = sa.literal_column(
 _INSERT = (
     sa.insert(changes)
     .values(transaction_id=_CURRENT_TRANSACTION, topics=sa.bindparam("topics"), at=sa.func.now())
-    .returning(changes.c.id)
+    .returning(changes.c.id, changes.c.transaction_id)
 )
 
 # One statement, and so one snapshot: what is over, and the rows that it has left.
-_now = sa.select(_OLDEST_RUNNING.label("settled")).subquery()
+_now = sa.select(
+    _OLDEST_RUNNING.label("settled"),
+    sa.func.pg_postmaster_start_time(type_=sa.DateTime(timezone=True)).label("server"),
+).subquery()
+_is_new = sa.and_(
+    changes.c.transaction_id >= sa.bindparam("settled", type_=sa.BigInteger),
+    # While a transaction is open somewhere, what came after it is found again in each look.
+    changes.c.id != sa.all_(sa.bindparam("known", type_=postgresql.ARRAY(sa.BigInteger))),
+)
 _SELECT = sa.select(
-    _now.c.settled, changes.c.id, changes.c.transaction_id, changes.c.topics
-).select_from(_now.outerjoin(changes, changes.c.transaction_id >= sa.bindparam("settled")))
+    _now.c.settled, _now.c.server, changes.c.id, changes.c.transaction_id, changes.c.topics
+).select_from(_now.outerjoin(changes, _is_new))
 
 _DELETE = sa.delete(changes).where(
     changes.c.at < sa.func.now() - sa.literal(KEPT_FOR, sa.Interval())

@@ -119,9 +119,9 @@ class Database:
                 async with connection.begin():
                     yield connection
                     touched = changes.take_touched(connection)
-                    row_id = await changes.write(connection, touched) if touched else None
-        if row_id is not None:
-            self.feed.note_own(row_id)
+                    row = await changes.write(connection, touched) if touched else None
+        if row is not None:
+            self.feed.note_own(row)
             self.on_changes(touched)
 
     def _tell(self, committed: Iterable[SqliteConnection]) -> None:

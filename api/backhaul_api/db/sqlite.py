@@ -17,9 +17,9 @@ import math
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
@@ -46,7 +46,7 @@ class SqliteConnection:
     """A connection for one block, with those methods of SQLAlchemy's `AsyncConnection` that are
     used here."""
 
-    def __init__(self, sync: sa.Connection, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, sync: sa.Connection, threads: Executor) -> None:
         self._sync = sync
         self._threads = threads
         self.dialect = sync.dialect
@@ -55,14 +55,12 @@ class SqliteConnection:
     async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any:
         if isinstance(parameters, Sequence) and len(parameters) >= MANY_ROWS:
             return await self._run(lambda: self._sync.execute(statement, parameters))
-        driver = _driver_of(self._sync)
-        driver.ends_at = time.monotonic() + READ_LIMIT_S
         try:
-            return self._sync.execute(statement, parameters)
+            with _driver_of(self._sync).watched():
+                return self._sync.execute(statement, parameters)
         except sa.exc.OperationalError as error:
             if not _is_interrupted(error):
                 raise
-        driver.ends_at = math.inf
         return await self._run(lambda: self._sync.execute(statement, parameters))
 
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
@@ -81,7 +79,19 @@ class SqliteConnection:
         return _Savepoint(_driver_of(self._sync))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Work in a thread. Who is cancelled meanwhile waits all the same: the connection is the
+        thread's until it is done, and a block that went on would not be one any more."""
+        working = self._threads.submit(work)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(working))
+        except asyncio.CancelledError:
+            driver = _driver_of(self._sync)
+            while not (working.cancel() or working.done()):
+                if driver.is_reader:
+                    # Of a writer's, SQLite would undo the whole transaction, neighbours and all.
+                    driver.interrupt()
+                await asyncio.sleep(_BUSY_STEP_S)
+            raise
 
 
 class Sqlite:
@@ -96,6 +106,8 @@ class Sqlite:
         self.on_commit: Callable[[list[SqliteConnection]], None] = lambda _: None
         """Called after each commit with the blocks that were in it."""
         self._threads = ThreadPoolExecutor(_THREADS, "backhaul-sqlite")
+        self._writing_thread = ThreadPoolExecutor(1, "backhaul-sqlite-writer")
+        """Of its own: slow reads must keep no commit waiting."""
         self._readers: list[sa.Connection] = []
         self._writer: sa.Connection | None = None
         self._queue: deque[_Turn] = deque()
@@ -108,12 +120,16 @@ class Sqlite:
         configure_sqlite(connection, busy_timeout_ms=BUSY_TIMEOUT_MS)
         return connection
 
+    def _connect_reader(self) -> sa.Connection:
+        sync = self.engine.connect()
+        _driver_of(sync).watch()
+        return sync
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[SqliteConnection]:
         """Lend a connection that sees one consistent state."""
-        sync = self._readers.pop() if self._readers else self.engine.connect()
+        sync = self._readers.pop() if self._readers else self._connect_reader()
         driver = _driver_of(sync)
-        driver.watch()
         try:
             driver.execute("BEGIN")
             yield SqliteConnection(sync, self._threads)
@@ -150,6 +166,7 @@ class Sqlite:
             _close(sync)
         self._readers, self._writer = [], None
         self._threads.shutdown(wait=True)
+        self._writing_thread.shutdown(wait=True)
 
     async def _run(self) -> None:
         """Give turns for as long as anybody waits for one."""
@@ -181,9 +198,11 @@ class Sqlite:
             if not isinstance(error, Exception):
                 raise
             return
-        self.on_commit([turn.connection for turn in done])
-        for turn in done:
-            turn.succeed()
+        try:
+            self.on_commit([turn.connection for turn in done])
+        finally:
+            for turn in done:
+                turn.succeed()
 
     async def _begin(self) -> sa.Connection:
         sync = self._writer = self._writer or self.engine.connect()
@@ -206,15 +225,23 @@ class Sqlite:
     async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> None:
         driver = _driver_of(sync)
         savepoint = _Savepoint(driver)
-        connection = SqliteConnection(sync, self._threads)
+        connection = SqliteConnection(sync, self._writing_thread)
         if not turn.grant(connection):
             return
-        savepoint.begin()
-        if await turn.ended:
-            savepoint.release()
+        try:
+            savepoint.begin()
+        except BaseException as error:
+            turn.fail(error)
+            raise
+        is_good = await turn.ended
+        if is_good:
+            # It waits for its commit from here on, or for what goes wrong before that.
             done.append(turn)
-        elif driver.in_transaction:
-            savepoint.undo()
+        if driver.in_transaction:
+            if is_good:
+                savepoint.release()
+            else:
+                savepoint.undo()
         else:
             # A full disk, say, undoes the whole transaction by itself.
             raise NotReadyError(
@@ -223,7 +250,7 @@ class Sqlite:
 
     async def _commit(self, sync: sa.Connection) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, sync.exec_driver_sql, "COMMIT")
+        await loop.run_in_executor(self._writing_thread, sync.exec_driver_sql, "COMMIT")
 
 
 class _Turn:
@@ -316,20 +343,31 @@ class _Cursor(sqlite3.Cursor):
 class _Driver(sqlite3.Connection):
     """The driver's connection, which interrupts a read that takes too long for the loop."""
 
-    ends_at = math.inf
+    _ends_at = math.inf
     """By the monotonic clock."""
-    _is_watched = False
+    is_reader = False
 
     def cursor(self, factory: Any = _Cursor) -> Any:
         return super().cursor(factory)
 
     def watch(self) -> None:
-        if not self._is_watched:
-            self._is_watched = True
-            self.set_progress_handler(self._is_late, _LOOK_EVERY)
+        """Interrupt, from now on, what runs for too long within `watched`."""
+        self.is_reader = True
+        self.set_progress_handler(self._is_late, _LOOK_EVERY)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Give what runs in the block only so much time."""
+        self._ends_at = time.monotonic() + READ_LIMIT_S
+        try:
+            yield
+        finally:
+            # Nothing else may be interrupted, not even a BEGIN after a long silence: SQLite counts
+            # the steps of a statement through all its runs.
+            self._ends_at = math.inf
 
     def _is_late(self) -> bool:
-        return time.monotonic() > self.ends_at
+        return time.monotonic() > self._ends_at
 
 
 def configure_sqlite(connection: sqlite3.Connection, *, busy_timeout_ms: int) -> None:

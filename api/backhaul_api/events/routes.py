@@ -109,7 +109,7 @@ async def list_events(  # noqa: PLR0913 (each is a parameter of the query)
         topic=EVENTS,
         seconds=services.settings.cap_wait(wait),
         receive=request.receive,
-        recheck_s=math.inf if services.database.is_sqlite else RECHECK_S,
+        recheck_s=min(services.recheck_s, RECHECK_S) if services.recheck_s < math.inf else math.inf,
     )
     return await look_until(look, lambda page: bool(page.items), wait_for)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -34,6 +34,8 @@ from backhaul_api.identity import AgentIdentity
 from backhaul_api.ids import new_id
 from backhaul_api.jobs import store as job_rows
 from backhaul_api.jobs import turns
+
+K = TypeVar("K")
 
 _KEYS_AT_ONCE = 1000
 """Parameters of one statement; databases have a limit."""
@@ -130,18 +132,22 @@ async def fetch_some(
     Returns:
         Those that there are, by what they were asked for.
     """
-    keys = list(dict.fromkeys(map(build_key, references)))
+    keys = set(map(build_key, references))
+    ids = {key for key in keys if isinstance(key, UUID)}
+    for names in _in_parts([key for key in keys if isinstance(key, str)]):
+        ids.update(await connection.scalars(_IDS, {"names": names}))
     found: dict[UUID | str, Host] = {}
-    for begin in range(0, len(keys), _KEYS_AT_ONCE):
-        some = keys[begin : begin + _KEYS_AT_ONCE]
-        wanted = {
-            "ids": [key for key in some if isinstance(key, UUID)],
-            "names": [key for key in some if isinstance(key, str)],
-        }
-        for row in await connection.execute(_SOME, wanted):
+    # In one order, so that two who want several cannot wait for each other.
+    for some in _in_parts(sorted(ids)):
+        for row in await connection.execute(_SOME, {"ids": some}):
             host = _build(row)
             found[host.id] = found[host.name] = host
     return found
+
+
+def _in_parts(keys: list[K]) -> Iterator[list[K]]:
+    for begin in range(0, len(keys), _KEYS_AT_ONCE):
+        yield keys[begin : begin + _KEYS_AT_ONCE]
 
 
 async def fetch_page(
@@ -304,14 +310,10 @@ _PRESENT = {
 }
 _SOME = (
     sa.select(hosts)
-    .where(
-        sa.or_(
-            hosts.c.id.in_(sa.bindparam("ids", expanding=True)),
-            hosts.c.name.in_(sa.bindparam("names", expanding=True)),
-        ),
-        _IS_PRESENT,
-    )
-    # In one order, so that two who want several cannot wait for each other.
+    .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)), _IS_PRESENT)
     .order_by(hosts.c.id)
-    .with_for_update()
+    .with_for_update(key_share=True)
+)
+_IDS = sa.select(hosts.c.id).where(
+    hosts.c.name.in_(sa.bindparam("names", expanding=True)), _IS_PRESENT
 )

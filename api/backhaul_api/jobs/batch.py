@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -45,6 +46,8 @@ async def create_many(
     sources = Sources(connection)
     new: list[store.NewJob] = []
     for number, request in enumerate(requests):
+        if number % 100 == 0:
+            await asyncio.sleep(0)  # SQLite answers without a pause, and others wait for the loop
         with _blaming(number):
             if isinstance(request, InitRequest):
                 raise InvalidError.of("kind", "initialise repositories one at a time")

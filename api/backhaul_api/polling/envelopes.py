@@ -49,6 +49,8 @@ class Due:
     """Jobs that have to expire, because this look came too late for them."""
     unsendable: dict[UUID, str] = field(default_factory=dict)
     """Jobs that have to fail, because what they need cannot be sent; and why."""
+    held_back: list[UUID] = field(default_factory=list)
+    """Jobs whose secrets do not open here now."""
     queries: list[UUID] = field(default_factory=list)
     """Whose envelopes are among them."""
     is_waiting: bool = False
@@ -126,7 +128,7 @@ async def hand_out(
     return dataclasses.replace(
         due,
         envelopes=[*cancels, *due.envelopes][:MAX_DUE],
-        is_waiting=bool(waiting) or again_at is not None,
+        is_waiting=bool(waiting or due.held_back) or again_at is not None,
         again_in_s=None if again_at is None else (again_at - now).total_seconds(),
         is_old_news=bool(cancels or repeated) and len(due.envelopes) == repeated,
     )
@@ -214,6 +216,7 @@ async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetim
         return
     except SecretDoesNotOpenError as error:
         # The server's own fault, which a person can mend: the job waits for that.
+        due.held_back.append(row["id"])
         log.error("job.unsendable", extra=facts(job=row["id"], reason=str(error)))
         return
     arguments = await complete(

@@ -96,9 +96,9 @@ class Fires:
     async def _apply(self, together: list[_Fired]) -> list[BatchReply | None]:
         async with self._database.writing() as connection:
             now = self._clock.now()
-            await _lock_hosts(connection, {fired.host_id for fired in together})
+            locked = await _lock_hosts(connection, {fired.host_id for fired in together})
             look = await _Look.take(connection, together, now=now)
-            planned = [look.plan(fired) for fired in together]
+            planned = [look.plan(fired) if fired.host_id in locked else None for fired in together]
             new = [job for jobs_of_batch in planned for job in jobs_of_batch or ()]
             await store.insert_many(connection, new, host_names=look.host_names, now=now)
             touch(connection, *{job.host_id for job in new})
@@ -186,11 +186,12 @@ def read_fires(batch: Batch, decode: Any) -> list[ScheduleFire] | None:
     return fires or None
 
 
-async def _lock_hosts(connection: AsyncConnection, host_ids: Iterable[UUID]) -> None:
-    """Wait for the batches of these hosts that are under way, in the order of all who wait for
-    several. SQLite has one writer."""
-    if connection.dialect.name != "sqlite":
-        await connection.execute(_LOCKED, {"ids": list(host_ids)})
+async def _lock_hosts(connection: AsyncConnection, host_ids: set[UUID]) -> set[UUID]:
+    """Keep other batches of these hosts waiting; gives the hosts that nobody else has locked. Waits
+    for none: one that is held up must hold up no other. SQLite has one writer."""
+    if connection.dialect.name == "sqlite":
+        return host_ids
+    return set(await connection.scalars(_LOCKED, {"ids": list(host_ids)}))
 
 
 def _build_reply(created: Iterable[store.NewJob]) -> BatchReply:
@@ -202,8 +203,7 @@ def _build_reply(created: Iterable[store.NewJob]) -> BatchReply:
 _LOCKED = (
     sa.select(hosts.c.id)
     .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
-    .order_by(hosts.c.id)
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True, skip_locked=True)
 )
 
 _SCHEDULES = (

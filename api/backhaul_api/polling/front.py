@@ -104,9 +104,6 @@ class Front:
         if services.wakeups.is_draining:
             # Whoever it is: there is nothing in it, and the database may be slow.
             return build_farewell(services)
-        if is_crowded(services):
-            # Nor is the database asked who it is: that would be the same crowd before another door.
-            return build_refusal(services)
         memory = services.wakeups.memory
         quiet = memory.find(hash_token(header[_BEARER_LENGTH:])) if memory.is_trusted else None
         # From here to the wait nothing is awaited: no wake-up can be missed.
@@ -116,6 +113,9 @@ class Front:
                 services, quiet.host_id, body, receive, quiet.name, quiet.token_hash, connection
             )
             return await poll.wait_quietly()
+        if is_crowded(services):
+            # Nor is the database asked who it is: that would be the same crowd before another door.
+            return build_refusal(services)
         with services.wakeups.cuttable() as cut:
             agent = await find_agent(services, header)
         if cut.is_cut:

@@ -35,6 +35,9 @@ async def write_forever(services: Services) -> None:
         except NotReadyError as error:
             # They poll again within a minute.
             log.warning("heartbeats.lost", extra=facts(reason=str(error)))
+        except Exception as error:
+            # A fault of ours must not end it for as long as the process lives.
+            log.error("heartbeats.broke", exc_info=error)
 
 
 async def write(services: Services) -> None:

@@ -99,20 +99,25 @@ class Looks:
         asked = _Asked(poll, find_silence, loop.create_future())
         self._waiting.append(asked)
         if len(self._rounds) < self._max_rounds:
-            task = loop.create_task(self._run())
-            self._rounds.add(task)
-            task.add_done_callback(self._rounds.discard)
+            self._rounds.add(loop.create_task(self._run()))
         return await asked.seen
 
     async def _run(self) -> None:
-        while self._waiting:
-            together = [
-                asked
-                for _ in range(min(len(self._waiting), MAX_TOGETHER))
-                if not (asked := self._waiting.popleft()).seen.done()
-            ]
-            await self._look_at(together)
-            await asyncio.sleep(0)
+        try:
+            while self._waiting:
+                together = [
+                    asked
+                    for _ in range(min(len(self._waiting), MAX_TOGETHER))
+                    if not (asked := self._waiting.popleft()).seen.done()
+                ]
+                if together:
+                    await self._look_at(together)
+                await asyncio.sleep(0)
+        finally:
+            # At once: whoever asks from here on begins a round again.
+            current = asyncio.current_task()
+            assert current is not None  # noqa: S101 (a coroutine of ours runs in a task)
+            self._rounds.discard(current)
 
     async def _look_at(self, together: Sequence[_Asked]) -> None:
         try:

@@ -37,7 +37,7 @@ from backhaul_api.polling.parking import Connection, Wait, look_until, wait_unti
 from backhaul_api.polling.query_runs import fetch_waiting
 from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
-from backhaul_api.queries.store import mark_taken
+from backhaul_api.queries.store import SENT_AGAIN_AFTER, mark_taken
 from backhaul_api.services import Services
 from backhaul_api.settings import HOLD_JITTER
 
@@ -216,7 +216,9 @@ class Poll:
         """Put first what somebody waits for."""
         waiting = await fetch_waiting(sealer, self.host_id, now=now)
         if not waiting:
-            return due
+            # The answer that brought one may have got lost, and nobody will ring for that.
+            again_in_s = min(due.again_in_s or math.inf, SENT_AGAIN_AFTER.total_seconds())
+            return dataclasses.replace(due, is_waiting=True, again_in_s=again_in_s)
         return dataclasses.replace(
             due,
             envelopes=[*waiting.values(), *due.envelopes],

@@ -63,11 +63,12 @@ class Watcher:
         begun_at = asyncio.get_running_loop().time()
         async with self._database.reading() as connection:
             touched = await self._database.feed.read(connection)
-        if touched is None or begun_at - self._looked_at > _DEAF_LIMIT_S:
-            self._wakeups.wake_all()
-        else:
-            self._wakeups.wake(*touched)
-        self._looked_at = begun_at
+            # Before anything is awaited: what was read is not read again.
+            if touched is None or begun_at - self._looked_at > _DEAF_LIMIT_S:
+                self._wakeups.wake_all()
+            else:
+                self._wakeups.wake(*touched)
+            self._looked_at = begun_at
         if begun_at - self._swept_at > SWEEP_EVERY_S:
             self._swept_at = begun_at
             async with self._database.writing() as connection:
@@ -97,6 +98,9 @@ class Watcher:
                 await self._talk()
             except NotReadyError as error:
                 log.warning("changes.deaf", extra=facts(reason=str(error)))
+            except Exception as error:
+                # Whatever it is: without this, a change is heard of within a second.
+                log.error("changes.broke", exc_info=error)
             await asyncio.sleep(LISTEN_AGAIN_S)
 
     async def _talk(self) -> None:

@@ -176,7 +176,7 @@ async def _ask(
         topic=query_id,
         seconds=wait_s,
         receive=receive,
-        recheck_s=math.inf if services.database.is_sqlite else RECHECK_S,
+        recheck_s=min(services.recheck_s, RECHECK_S) if services.recheck_s < math.inf else math.inf,
     )
     try:
         answer = await look_until(look, lambda found: found is not None, wait)

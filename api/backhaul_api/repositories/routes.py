@@ -22,6 +22,7 @@ from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.changes import touch
 from backhaul_api.idempotency import IdempotencyKey, Once
+from backhaul_api.jobs.store import fetch_hosts_at
 from backhaul_api.names import check_name
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -162,7 +163,9 @@ async def update_repository(
             target_id=changed.id,
             target=changed.name,
         )
-        touch(connection, *concerned)
+        # Jobs that could not be handed out for want of a secret wait for this.
+        waiting = await fetch_hosts_at(connection, changed.id)
+        touch(connection, *concerned, *waiting)
     return changed
 
 

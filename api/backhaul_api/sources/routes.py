@@ -93,6 +93,7 @@ async def update_source(
     async with services.database.writing() as connection:
         await schedules.take_turn(connection)
         found = await store.fetch(connection, source)
+        await schedules.lock_hosts(connection, schedules.uses_source(found.id))
         if data == UpdateSource():
             return found
         changed = await store.update(connection, found, data, now=now)

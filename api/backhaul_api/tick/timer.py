@@ -25,3 +25,6 @@ async def tick_forever(services: Services) -> None:
         except DomainError as error:
             # The database is away, or a job got on meanwhile: the next tick meets what is left.
             log.warning("tick.failed", extra=facts(reason=str(error)))
+        except Exception as error:
+            # A fault of ours must not end the ticks for as long as the process lives.
+            log.error("tick.broke", exc_info=error)
