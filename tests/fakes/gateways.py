@@ -16,7 +16,6 @@ Each has all the fields, and the habits, of the documented one:
 - A schedule: "Invoke a Lambda function on a schedule", https://docs.aws.amazon.com/lambda/latest/
   dg/with-eventbridge-scheduler.html.
 
-(All read on 2026-11-26.)
 """
 
 from __future__ import annotations

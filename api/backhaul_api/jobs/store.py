@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -313,15 +314,16 @@ async def move(
     if state is JobState.SUCCEEDED and is_real_backup(job):
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
     await connection.execute(
-        sa.insert(job_events).values(
-            id=new_id(),
-            job_id=job.id,
-            attempt=job.attempt,
-            at=at,
-            event=event,
-            from_state=job.state,
-            to_state=state,
-        )
+        _INSERT_EVENT,
+        {
+            "id": new_id(),
+            "job_id": job.id,
+            "attempt": job.attempt,
+            "at": at,
+            "event": event,
+            "from_state": job.state,
+            "to_state": state,
+        },
     )
     # That it is queued again says less than why.
     what = event if event is JobEvent.RETRY else state
@@ -331,10 +333,7 @@ async def move(
 
 async def _note_backup(connection: AsyncConnection, host_id: UUID, *, at: datetime) -> None:
     """Move the time of the host's last good backup; reports can come late and out of order."""
-    is_older = sa.or_(hosts.c.last_backup_at.is_(None), hosts.c.last_backup_at < at)
-    await connection.execute(
-        sa.update(hosts).where(hosts.c.id == host_id, is_older).values(last_backup_at=at)
-    )
+    await connection.execute(_NOTE_BACKUP, {"host": host_id, "at": at})
 
 
 async def request_cancel(connection: AsyncConnection, job: Job, *, at: datetime) -> Job:
@@ -473,13 +472,22 @@ def _overdue(now: datetime) -> sa.ColumnElement[bool]:
 
 
 async def _update(connection: AsyncConnection, job: Job, changes: dict[str, Any]) -> None:
-    changed = await connection.execute(
-        sa.update(jobs)
-        .where(jobs.c.id == job.id, jobs.c.state == job.state)
-        .values({**changes, "revision": jobs.c.revision + 1})
-    )
+    statement = _build_update(tuple(changes))
+    which = {"is_id": job.id, "was_state": job.state}
+    changed = await connection.execute(statement, {**changes, **which})
     if changed.rowcount != 1:
         raise LostRaceError(f"Job {job.id} changed meanwhile: it is no longer {job.state}.")
+
+
+@lru_cache(maxsize=64)
+def _build_update(names: tuple[str, ...]) -> sa.Update:
+    """Build the statement that changes these fields of a job in a state. There are few of them."""
+    values: dict[str, Any] = {name: sa.bindparam(name, type_=jobs.c[name].type) for name in names}
+    return (
+        sa.update(jobs)
+        .where(jobs.c.id == sa.bindparam("is_id"), jobs.c.state == sa.bindparam("was_state"))
+        .values({**values, "revision": jobs.c.revision + 1})
+    )
 
 
 async def _fetch_one(
@@ -510,6 +518,15 @@ _SELECT = sa.select(
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it. SQLite has one
 # writer and ignores the locks.
 _INSERT = sa.insert(jobs)
+_INSERT_EVENT = sa.insert(job_events)
+_NOTE_BACKUP = (
+    sa.update(hosts)
+    .where(
+        hosts.c.id == sa.bindparam("host"),
+        sa.or_(hosts.c.last_backup_at.is_(None), hosts.c.last_backup_at < sa.bindparam("at")),
+    )
+    .values(last_backup_at=sa.bindparam("at"))
+)
 _ONE = _SELECT.where(jobs.c.id == sa.bindparam("job_id"))
 _LOCKED = _ONE.with_for_update(of=jobs)
 _LOCKED_OF_HOST = _LOCKED.where(jobs.c.host_id == sa.bindparam("host_id"))

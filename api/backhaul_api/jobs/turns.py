@@ -205,19 +205,9 @@ async def find_next(connection: AsyncConnection, job: Job) -> set[UUID]:
     if job.repository_id is None:
         return {job.host_id}
     freed = [one for one in (job.repository_id, job.destination_id) if one is not None]
-    query = (
-        sa.select(jobs.c.host_id)
-        .distinct()
-        .where(
-            sa.or_(jobs.c.repository_id.in_(freed), jobs.c.destination_id.in_(freed)),
-            _IS_ACTIVE,
-            jobs.c.state == JobState.QUEUED,
-        )
-    )
-    if job.kind not in EXCLUSIVE_KINDS:
-        # The others did not wait for it. There may be thousands of them.
-        query = query.where(jobs.c.kind.in_(sorted(EXCLUSIVE_KINDS)))
-    return {job.host_id, *(await connection.scalars(query))}
+    # Only exclusive ones waited for another. There may be thousands of the rest.
+    query = _FREED if job.kind in EXCLUSIVE_KINDS else _FREED_EXCLUSIVE
+    return {job.host_id, *(await connection.scalars(query, {"freed": freed}))}
 
 
 async def _lock(connection: AsyncConnection, job: Waiting) -> bool:
@@ -376,3 +366,14 @@ _QUEUED_EXCLUSIVE = _SELECT.where(
     _IS_ACTIVE,
     jobs.c.state == JobState.QUEUED,
 )
+_freed: sa.BindParameter[Any] = sa.bindparam("freed", expanding=True)
+_FREED = (
+    sa.select(jobs.c.host_id)
+    .distinct()
+    .where(
+        sa.or_(jobs.c.repository_id.in_(_freed), jobs.c.destination_id.in_(_freed)),
+        _IS_ACTIVE,
+        jobs.c.state == JobState.QUEUED,
+    )
+)
+_FREED_EXCLUSIVE = _FREED.where(_IS_EXCLUSIVE)

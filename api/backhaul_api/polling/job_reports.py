@@ -220,14 +220,15 @@ def _check_end(job: Job, report: JobFinished) -> None:
 
 async def _note_existence(arrival: Arrival, job: Job, report: JobFinished) -> None:
     """A job that worked proves that its repository exists; a copy, that both do."""
-    where = sa.and_(
-        repositories.c.id.in_(list(filter(None, (job.repository_id, job.destination_id)))),
-        repositories.c.initialized_at.is_(None),
-    )
-    changes: dict[str, object] = {"initialized_at": arrival.now}
+    which = {
+        "ids": list(filter(None, (job.repository_id, job.destination_id))),
+        "now": arrival.now,
+    }
     if isinstance(report.result, InitResult):
-        changes["restic_id"] = report.result.repository_id
-    await arrival.connection.execute(sa.update(repositories).where(where).values(changes))
+        which["restic_id"] = report.result.repository_id
+        await arrival.connection.execute(_NOTE_INIT, which)
+    else:
+        await arrival.connection.execute(_NOTE_EXISTENCE, which)
 
 
 async def _take_result(arrival: Arrival, job: Job, report: JobFinished) -> None:
@@ -253,3 +254,14 @@ def _choose_time(said: datetime, *, earliest: datetime | None, now: datetime) ->
 
 def _cap_message(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:MAX_MESSAGE_LENGTH]} …"
+
+
+_NOTE_EXISTENCE = (
+    sa.update(repositories)
+    .where(
+        repositories.c.id.in_(sa.bindparam("ids", expanding=True)),
+        repositories.c.initialized_at.is_(None),
+    )
+    .values(initialized_at=sa.bindparam("now"))
+)
+_NOTE_INIT = _NOTE_EXISTENCE.values(restic_id=sa.bindparam("restic_id"))

@@ -25,6 +25,7 @@ from backhaul_api.errors import InvalidError, NotFoundError
 from backhaul_api.snapshots import rules
 
 SHORT_ID_LENGTH = 8
+FULL_ID_LENGTH = 64
 """How much of an id restic shows, and restic 0.14 tells after a backup."""
 
 _ID_OR_BEGIN = re.compile(r"[0-9a-f]{4,64}")
@@ -176,22 +177,14 @@ async def note_maker(connection: AsyncConnection, job: Job, told: str | None) ->
     if not rules.is_told(told):
         return
     assert told is not None  # noqa: S101 (as it was told)
-    other = jobs.alias()
-    named = other.c.result["snapshot_id"].as_string()
-    is_named = sa.exists().where(
-        other.c.id == snapshots.c.job_id,
-        sa.func.length(named) >= SHORT_ID_LENGTH,
-        snapshots.c.id.startswith(named),
-    )
-    await connection.execute(
-        sa.update(snapshots)
-        .where(
-            snapshots.c.repository_id == job.repository_id,
-            snapshots.c.id.startswith(told),
-            sa.not_(is_named),
-        )
-        .values(job_id=job.id, host_id=job.host_id)
-    )
+    which = {
+        "repository": job.repository_id,
+        "told": told,
+        "job": job.id,
+        "host": job.host_id,
+    }
+    statement = _NOTE_MAKER if len(told) == FULL_ID_LENGTH else _NOTE_MAKER_OF_SHORT
+    await connection.execute(statement, which)
 
 
 async def delete_unseen(
@@ -304,3 +297,19 @@ def _build(row: Any, now: datetime) -> Snapshot:
 
 def _convert(row: Any) -> Snapshot:
     return msgspec.convert(row, Snapshot, from_attributes=True)
+
+
+_other_jobs = jobs.alias()
+_named = _other_jobs.c.result["snapshot_id"].as_string()
+_is_named = sa.exists().where(
+    _other_jobs.c.id == snapshots.c.job_id,
+    sa.func.length(_named) >= SHORT_ID_LENGTH,
+    snapshots.c.id.startswith(_named),
+)
+_NOTE = (
+    sa.update(snapshots)
+    .where(snapshots.c.repository_id == sa.bindparam("repository"), sa.not_(_is_named))
+    .values(job_id=sa.bindparam("job"), host_id=sa.bindparam("host"))
+)
+_NOTE_MAKER = _NOTE.where(snapshots.c.id == sa.bindparam("told"))
+_NOTE_MAKER_OF_SHORT = _NOTE.where(snapshots.c.id.startswith(sa.bindparam("told")))
