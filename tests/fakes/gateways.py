@@ -15,7 +15,6 @@ Each has all the fields, and the habits, of the documented one:
   is an attribute of the target group.
 - A schedule: "Invoke a Lambda function on a schedule", https://docs.aws.amazon.com/lambda/latest/
   dg/with-eventbridge-scheduler.html.
-
 """
 
 from __future__ import annotations
