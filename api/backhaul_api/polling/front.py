@@ -20,7 +20,7 @@ from backhaul.wire.tokens import hash_token
 from backhaul_api.auth import find_agent
 from backhaul_api.ids import new_id
 from backhaul_api.polling.parking import CONNECTION
-from backhaul_api.polling.poll import Poll, build_farewell, build_refusal, is_crowded
+from backhaul_api.polling.poll import Poll, QuietPoll, build_farewell, build_refusal, is_crowded
 from backhaul_api.polling.receive import receive as apply_batch
 from backhaul_api.services import Services
 
@@ -54,10 +54,23 @@ class Front:
         """Answer a request for the path of polls."""
         message = await receive()
         try:
-            reply = await self._reply(scope, message, receive)
+            header, body = _read(scope, message)
+            quiet = self._find_quiet(scope, header, body, receive)
+            if quiet is None:
+                reply = await self._reply(scope, header, body, receive)
+            elif body.hold <= 0:
+                reply = quiet.answer_at_once()
+            else:
+                # Neither the message nor a coroutine below this one is kept while it is parked.
+                message = None
+                waiting = quiet.park()
+                try:
+                    await waiting
+                finally:
+                    quiet.leave()
+                reply = await quiet.answer()
         except Exception:  # noqa: BLE001 (whatever it is, the ordinary route meets it and says so)
-            reply = None
-        if reply is None:
+            message = message or _build_message(body)
             return await self._app(scope, _again([message], receive), send)
         return await _send(send, _encoder.encode(reply))
 
@@ -92,27 +105,35 @@ class Front:
                 break
         return await apply_batch(self._services, agent, bytes(body))
 
-    async def _reply(self, scope: Any, message: Any, receive: Any) -> PollReply | None:
-        """Build the answer; None where the ordinary route has to say what is wrong."""
-        services, connection = self._services, scope.get(CONNECTION)
-        if connection is None or message["type"] != "http.request" or message.get("more_body"):
+    def _find_quiet(
+        self, scope: Any, header: str, body: PollRequest, receive: Any
+    ) -> QuietPoll | None:
+        """Find out whether the poll is of a quiet host. From here until it is parked nothing is
+        awaited, so no wake-up can be missed."""
+        services, memory = self._services, self._services.wakeups.memory
+        if not memory.is_trusted or services.wakeups.is_draining:
             return None
-        header, protocol = _read_headers(scope["headers"])
-        if header is None or protocol != _PROTOCOL:
+        quiet = memory.find(hash_token(header[_BEARER_LENGTH:]))
+        if quiet is None or not quiet.is_same(body):
             return None
-        body = _decoder.decode(message.get("body", b""))
+        memory.hear(quiet.host_id, services.clock.now())
+        poll = Poll(
+            services,
+            quiet.host_id,
+            body,
+            receive,
+            quiet.name,
+            quiet.token_hash,
+            scope[CONNECTION],
+        )
+        return QuietPoll(poll)
+
+    async def _reply(self, scope: Any, header: str, body: PollRequest, receive: Any) -> PollReply:
+        """Build the answer of a poll that has to look."""
+        services = self._services
         if services.wakeups.is_draining:
             # Whoever it is: there is nothing in it, and the database may be slow.
             return build_farewell(services)
-        memory = services.wakeups.memory
-        quiet = memory.find(hash_token(header[_BEARER_LENGTH:])) if memory.is_trusted else None
-        # From here to the wait nothing is awaited: no wake-up can be missed.
-        if quiet is not None and quiet.is_same(body):
-            memory.hear(quiet.host_id, services.clock.now())
-            poll = Poll(
-                services, quiet.host_id, body, receive, quiet.name, quiet.token_hash, connection
-            )
-            return await poll.wait_quietly()
         if is_crowded(services):
             # Nor is the database asked who it is: that would be the same crowd before another door.
             return build_refusal(services)
@@ -121,9 +142,26 @@ class Front:
         if cut.is_cut:
             return build_farewell(services)
         poll = Poll(
-            services, agent.host_id, body, receive, agent.name, agent.token_hash, connection
+            services, agent.host_id, body, receive, agent.name, agent.token_hash, scope[CONNECTION]
         )
         return await poll.answer()
+
+
+class _UnreadableError(Exception):
+    """A request that only the ordinary route can answer."""
+
+
+def _read(scope: Any, message: Any) -> tuple[str, PollRequest]:
+    """Read the header with the token, and the body."""
+    header, protocol = _read_headers(scope["headers"])
+    is_whole = message["type"] == "http.request" and not message.get("more_body")
+    if scope.get(CONNECTION) is None or not is_whole or header is None or protocol != _PROTOCOL:
+        raise _UnreadableError
+    return header, _decoder.decode(message.get("body", b""))
+
+
+def _build_message(body: PollRequest) -> dict[str, Any]:
+    return {"type": "http.request", "body": _encoder.encode(body), "more_body": False}
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, bytes | None]:

@@ -90,7 +90,6 @@ async def wait_until(
     *,
     found: T,
     pause_s: Callable[[T], float],
-    looks_at_the_end: bool = True,
 ) -> T:
     """Look at each ring, and when time has changed things, until it is enough or over.
 
@@ -101,7 +100,7 @@ async def wait_until(
         next_look = min(deadline, loop.time() + pause_s(found))
         has_rung = await bell.wait_until(next_look)
         is_over = not has_rung and next_look >= deadline
-        if bell.has_ended() or (is_over and not looks_at_the_end):
+        if bell.has_ended():
             break
         found = await look()
         if is_enough(found) or is_over:

@@ -33,7 +33,7 @@ from backhaul_api.jobs.overdue import expire, find_silence
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode
 from backhaul_api.polling.memory import Quiet
-from backhaul_api.polling.parking import Connection, Wait, look_until, wait_until
+from backhaul_api.polling.parking import Connection, Wait, look_until
 from backhaul_api.polling.query_runs import fetch_waiting
 from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
@@ -76,16 +76,23 @@ class Poll:
 
     connection: Connection | None = None
 
-    async def answer(self) -> PollReply:
+    async def answer(self, *, until: float | None = None) -> PollReply:
         """Answer at once if anything is due, else when it is, at the latest after the hold.
+
+        Args:
+            until: in the event loop's time, when the hold of a poll that was parked before is over.
 
         Raises:
             SupersededError: a newer process has this host's identity.
             HostRemovedError: the host was removed while the poll was on its way or parked.
         """
         if self.services.wakeups.is_draining:
-            return self._build_reply(Due())
-        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.longest_hold)
+            return self.build_reply(Due())
+        if until is None:
+            allowed_s = self.services.settings.longest_hold
+            hold_s = choose_hold(asked_s=self.body.hold, allowed_s=allowed_s)
+        else:
+            hold_s = until - asyncio.get_running_loop().time()
         wait = Wait(
             wakeups=self.services.wakeups,
             topic=self.host_id,
@@ -102,36 +109,7 @@ class Poll:
             wait,
             again_in=lambda due: due.again_in_s,
         )
-        return self._build_reply(due)
-
-    async def wait_quietly(self) -> PollReply:
-        """Answer the poll of a host of which the memory knows that nothing is due for it now.
-
-        Asks the database only when the host is woken. Raises as `answer` does.
-        """
-        wakeups = self.services.wakeups
-        hold_s = choose_hold(asked_s=self.body.hold, allowed_s=self.services.settings.longest_hold)
-        if wakeups.is_draining or hold_s <= 0:
-            return self._build_reply(_NOTHING)
-        bell = wakeups.enter(self.host_id, alone=True)
-        assert self.connection is not None  # noqa: S101 (the front has seen it)
-        self.connection.on_hang_up = bell.end
-        deadline = asyncio.get_running_loop().time() + hold_s
-        try:
-            due = await wait_until(
-                self._look_or_leave,
-                _has_news,
-                bell,
-                deadline,
-                found=_NOTHING,
-                pause_s=_find_pause,
-                # Whatever changed has rung.
-                looks_at_the_end=False,
-            )
-        finally:
-            self.connection.on_hang_up = None
-            wakeups.leave(self.host_id, bell)
-        return self._build_reply(due)
+        return self.build_reply(due)
 
     async def _look_or_leave(self) -> Due:
         """Look; finds nothing when the server stops before the database has answered."""
@@ -297,7 +275,8 @@ class Poll:
             freed.discard(self.host_id)
             touch(connection, *due.overdue, *due.unsendable, *freed)
 
-    def _build_reply(self, due: Due) -> PollReply:
+    def build_reply(self, due: Due) -> PollReply:
+        """Build the answer with what a look has found."""
         return PollReply(
             envelopes=tuple(due.envelopes),
             server_time=self.services.clock.now(),
@@ -312,6 +291,56 @@ class Poll:
         if min(self.body.hold, settings.poll_hold) <= 0:
             return settings.poll_pause
         return REPEAT_PAUSE_S if due.is_old_news else 0.0
+
+
+class QuietPoll:
+    """The poll of a host of which the memory knows that nothing is due for it now. It asks the
+    database only when the host is woken.
+
+    While it is parked there is this object, a bell and a future: a chain of coroutines would cost
+    more than all of them. So whoever answers the request awaits the future itself:
+
+        future = quiet.park()
+        try:
+            await future
+        finally:
+            quiet.leave()
+        reply = await quiet.answer()
+    """
+
+    __slots__ = ("_bell", "_deadline", "_poll", "_tick")
+
+    def __init__(self, poll: Poll) -> None:
+        self._poll = poll
+
+    def park(self) -> asyncio.Future[None]:
+        """Give what is done when the host is woken, the hold is over or the client hangs up."""
+        poll, wakeups = self._poll, self._poll.services.wakeups
+        hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=poll.services.settings.longest_hold)
+        self._deadline = asyncio.get_running_loop().time() + hold_s
+        self._bell = wakeups.enter(poll.host_id, alone=True)
+        assert poll.connection is not None  # noqa: S101 (the front has seen it)
+        poll.connection.on_hang_up = self._bell.end
+        future, self._tick = self._bell.arm(self._deadline)
+        return future
+
+    def leave(self) -> None:
+        """Wait no more."""
+        assert self._poll.connection is not None  # noqa: S101 (as above)
+        self._poll.connection.on_hang_up = None
+        self._bell.disarm(self._tick)
+        self._poll.services.wakeups.leave(self._poll.host_id, self._bell)
+
+    def answer_at_once(self) -> PollReply:
+        """Answer a poll that does not want to wait."""
+        return self._poll.build_reply(_NOTHING)
+
+    async def answer(self) -> PollReply:
+        """Answer, after `leave`. Raises as `Poll.answer` does."""
+        poll, bell = self._poll, self._bell
+        if bell.has_ended() or not bell.has_rung():
+            return poll.build_reply(_NOTHING)
+        return await poll.answer(until=self._deadline)
 
 
 def build_farewell(services: Services) -> PollReply:
@@ -349,10 +378,6 @@ def choose_hold(*, asked_s: float, allowed_s: float) -> float:
 
 def _has_news(due: Due) -> bool:
     return bool(due.envelopes)
-
-
-def _find_pause(due: Due) -> float:
-    return math.inf if due.again_in_s is None else due.again_in_s
 
 
 _NOTHING = Due()

@@ -71,17 +71,32 @@ class Bell:
             False when the deadline passed in silence.
         """
         if not self._has_rung:
-            loop = asyncio.get_running_loop()
-            # A bare future: `wait_for` makes a task per call on Python 3.11, an Event a deque.
-            self._future = loop.create_future()
-            tick = self._wheel.add(self, deadline, loop)
+            future, tick = self.arm(deadline)
             try:
-                await self._future
+                await future
             finally:
-                self._wheel.discard(self, tick)
-                self._future = None
+                self.disarm(tick)
         rang, self._has_rung = self._has_rung, False
         return rang
+
+    def arm(self, deadline: float) -> tuple[asyncio.Future[None], int]:
+        """Begin a wait without a coroutine of its own: gives what is done with a ring, or when the
+        deadline has passed, and what `disarm` takes afterwards."""
+        loop = asyncio.get_running_loop()
+        # A bare future: `wait_for` makes a task per call on Python 3.11, an Event a deque.
+        self._future = loop.create_future()
+        if self._has_rung:
+            self._future.set_result(None)
+        return self._future, self._wheel.add(self, deadline, loop)
+
+    def disarm(self, tick: int) -> None:
+        """End a wait that `arm` began."""
+        self._wheel.discard(self, tick)
+        self._future = None
+
+    def has_rung(self) -> bool:
+        """Tell whether it rang since the last wait."""
+        return self._has_rung
 
 
 class Wheel:
