@@ -124,8 +124,13 @@ class EmptiedDatabase:
 
     def __enter__(self) -> Self:
         self._connection = self._loop.run_until_complete(self._connect())
-        self._loop.run_until_complete(self._connection.execute(_REFUSE_DDL))
+        self._revision = self._loop.run_until_complete(self._prepare())
         return self
+
+    async def _prepare(self) -> str:
+        await self._connection.execute(_REFUSE_DDL)
+        revision: str = await self._connection.fetchval("SELECT version_num FROM alembic_version")
+        return revision
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(self.url.replace("+asyncpg", "", 1))
@@ -134,7 +139,7 @@ class EmptiedDatabase:
         return connection
 
     def empty(self) -> None:
-        """End whoever is connected, and delete all rows but the revision."""
+        """End whoever is connected, and delete all rows but the revision, which is as at first."""
         self._loop.run_until_complete(self._empty())
 
     async def _empty(self) -> None:
@@ -144,6 +149,10 @@ class EmptiedDatabase:
             # The test before ended all connections.
             self._connection = await self._connect()
             await self._connection.execute(_EMPTY)
+        # Some tests say that another version was here.
+        await self._connection.execute(
+            "UPDATE alembic_version SET version_num = $1", self._revision
+        )
 
     def __exit__(
         self,
