@@ -21,16 +21,11 @@ from backhaul.wire.problems import PROBLEM_MEDIA_TYPE
 from backhaul_api.access_log import Api
 from backhaul_api.app import create_app
 from backhaul_api.db.engine import Database, open_database
-from backhaul_api.db.revisions import fetch_revision, head_revision
+from backhaul_api.db.revisions import fetch_revision, head_revision, is_fit
 from backhaul_api.errors import NotReadyError
 from backhaul_api.logs import facts
 from backhaul_api.opening import open_services
-from backhaul_api.preparation import (
-    StartError,
-    check_settings,
-    explaining,
-    hold_database,
-)
+from backhaul_api.preparation import StartError, check_settings, explaining, hold_database
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings, load_settings
 
@@ -122,17 +117,17 @@ def _require_keys(settings: Settings) -> None:
 
 
 async def _require_revision(database: Database) -> None:
-    """Refuse a database that is behind. One that is ahead serves: revisions expand first, and the
-    version before goes on over the expanded tables while the new one is rolled out."""
+    """Refuse a database that this version cannot serve; one that is ahead may be fit for it: see
+    `revisions.is_fit`."""
     async with database.reading() as connection:
-        found = await fetch_revision(connection)
+        found, fits = await fetch_revision(connection), await is_fit(connection)
     wanted = head_revision()
-    if found is None or found < wanted:
+    if not fits:
         raise SchemaBehindError(
             f"The database is at revision {found or 'none'}; this version of Backhaul needs "
             f"{wanted}. Run: backhaul db upgrade"
         )
-    if found > wanted:
+    if found != wanted:
         log.warning("database.ahead", extra=facts(found=found, known=wanted))
 
 

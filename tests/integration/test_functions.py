@@ -38,7 +38,7 @@ from backhaul_api.administration import create_operator
 from backhaul_api.aws_events import Handler
 from backhaul_api.db.engine import Database
 from backhaul_api.db.revisions import head_revision
-from backhaul_api.db.tables import hosts, jobs
+from backhaul_api.db.tables import hosts, jobs, needed_revisions
 from backhaul_api.hosted import App, build_app
 from backhaul_api.settings import Settings
 from tests.conftest import ADA_PASSWORD
@@ -283,6 +283,21 @@ def test_a_database_that_a_newer_version_has_expanded_is_served(
         assert answer.status_code == 200
 
     say_revision(environment, "9999")
+    asyncio.run(look())
+
+
+def test_a_database_from_which_a_newer_version_has_taken_something_is_refused(
+    environment: dict[str, str],
+) -> None:
+    async def look() -> None:
+        app = build_app(environment)
+        answer = await ask(app)
+        await app.close()
+
+        assert answer.status_code == 503
+
+    say_revision(environment, "9999")
+    execute(environment, sa.insert(needed_revisions).values(revision="9999"))
     asyncio.run(look())
 
 

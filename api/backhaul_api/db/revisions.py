@@ -49,9 +49,7 @@ async def is_fit(connection: AsyncConnection) -> bool:
     current = await fetch_revision(connection)
     if current is None or current in known_revisions():
         return current == head_revision()
-    if not await connection.run_sync(
-        lambda sync: sa.inspect(sync).has_table(needed_revisions.name)
-    ):
+    if not await _has_table(connection, needed_revisions.name):
         return False
     needed = await connection.scalars(sa.select(needed_revisions.c.revision))
     return known_revisions().issuperset(needed)
