@@ -28,6 +28,7 @@ from backhaul_api.polling import heartbeats
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.polling.watching import Watcher
 from backhaul_api.services import Services
+from backhaul_api.tick.work import tick
 from tests.conftest import build_client
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
@@ -300,17 +301,17 @@ async def test_instance_hears_again_after_its_connections_were_cut(
                 await asyncio.sleep(0.01)
 
 
-async def test_old_rows_are_swept_and_new_ones_kept(services: Services) -> None:
+async def test_tick_deletes_old_rows_and_keeps_new_ones(
+    services: Services, clock: FakeClock
+) -> None:
+    """Whether anybody watches or not: in functions nobody does."""
     await touch_now(services, uuid4())
+    old = clock.now() - KEPT_FOR - timedelta(seconds=1)
     async with services.database.writing() as connection:
-        await connection.execute(
-            sa.update(changes).values(at=sa.func.now() - KEPT_FOR - timedelta(seconds=1))
-        )
+        await connection.execute(sa.update(changes).values(at=old))
     await touch_now(services, uuid4())
 
-    watcher = Watcher(services)
-    watcher._swept_at = -1e9
-    await watcher.look()
+    await tick(services)
 
     async with services.database.reading() as connection:
         assert await connection.scalar(sa.select(sa.func.count()).select_from(changes)) == 1

@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api.db.tables import changes
+from backhaul_api.db.transactions import CURRENT_TRANSACTION, OLDEST_RUNNING
 
 EVENTS = UUID(int=1)
 """The topic of whoever follows events: no host, no job and no query has this id."""
@@ -36,7 +37,8 @@ def identity_topic(host_id: UUID) -> UUID:
 
 
 KEPT_FOR = timedelta(minutes=10)
-"""A process that could not look for so long counts everything as changed."""
+"""Then a tick deletes the row. A process that could not look for half as long counts everything as
+changed."""
 
 CHANNEL = "backhaul_changes"
 """Of PostgreSQL's NOTIFY, which only says: look at the table now."""
@@ -114,32 +116,21 @@ class Feed:
         return tuple({*_read_topics(row.topics for row in new)}) if is_same else None
 
 
-async def sweep(connection: AsyncConnection) -> None:
-    """Delete the rows that nobody looks for any more."""
-    await connection.execute(_DELETE)
-
-
 def _read_topics(packed: Iterable[bytes]) -> Iterable[UUID]:
     for topics in packed:
         for begin in range(0, len(topics), _UUID_BYTES):
             yield UUID(bytes=bytes(topics[begin : begin + _UUID_BYTES]))
 
 
-# xid8 has no casts to numbers but by way of text.
-_CURRENT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column("pg_current_xact_id()::text::bigint")
-_OLDEST_RUNNING: sa.ColumnClause[int] = sa.literal_column(
-    "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-)
-
 _INSERT = (
     sa.insert(changes)
-    .values(transaction_id=_CURRENT_TRANSACTION, topics=sa.bindparam("topics"), at=sa.func.now())
+    .values(transaction_id=CURRENT_TRANSACTION, topics=sa.bindparam("topics"), at=sa.func.now())
     .returning(changes.c.id, changes.c.transaction_id)
 )
 
 # One statement, and so one snapshot: what is over, and the rows that it has left.
 _now = sa.select(
-    _OLDEST_RUNNING.label("settled"),
+    OLDEST_RUNNING.label("settled"),
     sa.func.pg_postmaster_start_time(type_=sa.DateTime(timezone=True)).label("server"),
 ).subquery()
 _is_new = sa.and_(
@@ -150,7 +141,3 @@ _is_new = sa.and_(
 _SELECT = sa.select(
     _now.c.settled, _now.c.server, changes.c.id, changes.c.transaction_id, changes.c.topics
 ).select_from(_now.outerjoin(changes, _is_new))
-
-_DELETE = sa.delete(changes).where(
-    changes.c.at < sa.func.now() - sa.literal(KEPT_FOR, sa.Interval())
-)

@@ -22,6 +22,7 @@ from backhaul.wire.events import Event
 from backhaul.wire.jobs import Job
 from backhaul_api.db.changes import EVENTS, touch
 from backhaul_api.db.tables import events
+from backhaul_api.db.transactions import CURRENT_TRANSACTION, NEXT_TRANSACTION, OLDEST_RUNNING
 from backhaul_api.identity import Actor
 
 KEPT_FOR = timedelta(days=30)
@@ -157,7 +158,7 @@ async def settle(connection: AsyncConnection) -> None:
     if connection.dialect.name == "postgresql":
         await connection.execute(
             sa.update(events)
-            .where(events.c.transaction_id > _CURRENT_TRANSACTION)
+            .where(events.c.transaction_id > CURRENT_TRANSACTION)
             .values(transaction_id=0)
         )
 
@@ -166,7 +167,7 @@ async def find_start(connection: AsyncConnection, after: Position) -> Position:
     """Give where to go on after a position that may be of a database as it was before it was
     restored from a backup: there, what happens now can come before that position."""
     if connection.dialect.name == "postgresql":
-        newest = await connection.scalar(sa.select(_NEXT_TRANSACTION))
+        newest = await connection.scalar(sa.select(NEXT_TRANSACTION))
         if after.transaction_id >= (newest or 0):
             return Position(0, after.id)
         return after
@@ -195,7 +196,7 @@ def _match_kinds(kinds: Iterable[str]) -> Iterable[sa.ColumnElement[bool]]:
 def _only_settled(connection: AsyncConnection, query: sa.Select[Any]) -> sa.Select[Any]:
     if connection.dialect.name != "postgresql":
         return query
-    return query.where(events.c.transaction_id < _OLDEST_RUNNING)
+    return query.where(events.c.transaction_id < OLDEST_RUNNING)
 
 
 def _as_row(position: Position) -> sa.Tuple:
@@ -205,16 +206,8 @@ def _as_row(position: Position) -> sa.Tuple:
 _ORDER = sa.tuple_(events.c.transaction_id, events.c.id)
 _NEWEST_FIRST = (events.c.transaction_id.desc(), events.c.id.desc())
 
-# xid8 has no casts to numbers but by way of text.
-_CURRENT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column("pg_current_xact_id()::text::bigint")
-_OLDEST_RUNNING: sa.ColumnClause[int] = sa.literal_column(
-    "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-)
 _VALUES = ("actor", "host_id", "host", "job_id", "job_kind", "target_id", "target", "message")
 _INSERTS = {
     "sqlite": sa.insert(events),
-    "postgresql": sa.insert(events).values(transaction_id=_CURRENT_TRANSACTION),
+    "postgresql": sa.insert(events).values(transaction_id=CURRENT_TRANSACTION),
 }
-_NEXT_TRANSACTION: sa.ColumnClause[int] = sa.literal_column(
-    "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-)

@@ -21,7 +21,6 @@ from backhaul_api.services import Services
 
 EVERY_S = 1.0
 LISTEN_AGAIN_S = 5.0
-SWEEP_EVERY_S = 60.0
 
 _LOOK_LIMIT_S = 3.0
 _DEAF_LIMIT_S = changes.KEPT_FOR.total_seconds() / 2
@@ -42,7 +41,6 @@ class Watcher:
         self._look_now = asyncio.Event()
         self._name = uuid4().hex
         self._looked_at = -_DEAF_LIMIT_S
-        self._swept_at = 0.0
 
     async def run_forever(self) -> None:
         """Watch. Ends by cancellation only."""
@@ -69,10 +67,6 @@ class Watcher:
             else:
                 self._wakeups.wake(*touched)
             self._looked_at = begun_at
-        if begun_at - self._swept_at > SWEEP_EVERY_S:
-            self._swept_at = begun_at
-            async with self._database.writing() as connection:
-                await changes.sweep(connection)
 
     async def _look_forever(self) -> None:
         memory = self._wakeups.memory

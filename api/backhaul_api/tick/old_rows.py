@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api import idempotency
+from backhaul_api.db import changes as change_feed
 from backhaul_api.db.tables import (
+    changes,
     enrollment_tokens,
     events,
     idempotency_keys,
@@ -39,6 +41,7 @@ def find_limits(now: datetime) -> Mapping[sa.Column[datetime], datetime]:
         idempotency_keys.c.created_at: now - idempotency.KEPT_FOR,
         queries.c.expires_at: now,
         events.c.at: now - event_store.KEPT_FOR,
+        changes.c.at: now - change_feed.KEPT_FOR,
     }
 
 
