@@ -26,13 +26,7 @@ from typing import Any
 
 from backhaul_api.settings import Settings
 from bench import fires, parked, results, stopping
-from bench.contenders import (
-    Contender,
-    Made,
-    build_backhaul,
-    build_baseline,
-    build_sockets,
-)
+from bench.contenders import Contender, Made, build_backhaul, build_baseline, build_sockets
 from bench.made_fleet import make_fleet
 from bench.parked import Figures, Scale
 from bench.processes import become_client, build_runner

@@ -20,8 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
 from backhaul.wire.commands import Credentials
 from backhaul.wire.jobs import JobState
 from backhaul.wire.kinds import BackupRequest
@@ -29,6 +27,7 @@ from backhaul.wire.snapshots import ListFiles, Snapshot
 from backhaul_agent.restic import ls
 from backhaul_agent.restic.environment import build_environment
 from backhaul_agent.settings import Settings
+from bench.results import Result, write
 from tools.local_fleet import HOST, REPOSITORY, LocalFleet, name_restic
 
 RESULTS = Path(__file__).parent / "results" / "browse.jsonl"
@@ -42,24 +41,13 @@ FIRST_PAGE_LIMIT_S = 1.0
 RATIO_LIMIT = 1.3
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the results."""
-
-    name: str
-    value: float
-    unit: str
-    baseline: float | None = None
-    """What restic alone takes."""
-    ratio: float | None = None
-
-
 def main() -> int:
     files = int(sys.argv[1]) if len(sys.argv) > 1 else FILES
     heads = ("files", "restic alone", "first page", "ratio", "a page", "all", "agent", "API")
     print("".join(f"{head:>13}" for head in heads))
     small, large = (measure(count) for count in (FEW_FILES, files))
     results = [*small, *large]
-    RESULTS.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in results))
+    write(results, RESULTS)
     faults = []
     if small[0].value > FIRST_PAGE_LIMIT_S:
         faults.append(f"the first page of {FEW_FILES:,} files took over {FIRST_PAGE_LIMIT_S} s")

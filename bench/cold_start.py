@@ -20,9 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from backhaul_api.db import migrate
+from bench.results import Result, write
 from tests.fakes.gateways import Asked, build_http_event_2
 from tests.fakes.postgresql import run_postgresql
 
@@ -63,14 +62,6 @@ class Start:
 
     wall_s: float
     cpu_s: float
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    name: str
-    value: float
-    unit: str = "s"
-    baseline: float | None = None
-    ratio: float | None = None
 
 
 def build_environment(database_url: str, compiled: Path) -> dict[str, str]:
@@ -141,6 +132,7 @@ def _compare(name: str, value: float, baseline: float) -> Result:
     return Result(
         name=name,
         value=round(value, 3),
+        unit="s",
         baseline=round(baseline, 3),
         ratio=round(value / baseline, 2),
     )
@@ -151,7 +143,7 @@ def main() -> int:
     print(f"{'':28} {'value':>8} {'libraries':>10} {'ratio':>6}")
     for one in results:
         print(f"{one.name:28} {one.value:6.3f} s {one.baseline:8.3f} s {one.ratio:6.2f}")
-    RESULTS.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in results))
+    write(results, RESULTS)
     slow = [one.name for one in results if one.value > LIMIT_S]
     for name in slow:
         print(f"{name}: more than {LIMIT_S} s")

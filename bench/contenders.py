@@ -23,12 +23,7 @@ from backhaul.wire.kinds import BackupResult
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.db.tables import jobs
 from bench.made_fleet import MadeFleet
-from bench.poll_client import (
-    PollConnection,
-    WebSocketConnection,
-    build_handshake,
-    build_request,
-)
+from bench.poll_client import PollConnection, WebSocketConnection, build_handshake, build_request
 from tests.fakes.postgresql import PostgresqlServer
 
 LONG_S = 600.0

@@ -26,7 +26,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import msgspec
 import sqlalchemy as sa
 
 from backhaul.wire.agents import ReceiptStatus
@@ -40,6 +39,7 @@ from backhaul_api.db.tables import api_tokens, jobs, users
 from backhaul_api.ids import new_id
 from backhaul_api.keys import KeyRing
 from backhaul_api.settings import Settings
+from bench.results import Result, write
 from tests.fakes.fleet import FakeAgent, add_agent, add_schedule
 from tests.fakes.postgresql import run_postgresql
 from tools.grown_fleet import GrownFleet, grow
@@ -48,16 +48,6 @@ HOSTS, JOBS = 50_000, 10_000_000
 FEW_HOSTS, FEW_JOBS = 50, 2_000
 CALLS = 100
 RESULTS = Path(__file__).parent / "results" / "growth.jsonl"
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the results."""
-
-    name: str
-    value: float
-    unit: str
-    baseline: float | None = None
-    ratio: float | None = None
 
 
 @dataclass
@@ -96,8 +86,7 @@ def main() -> int:
         urls = [server.create_database(name) for name in ("few", "many")]
         sizes = [(FEW_HOSTS, FEW_JOBS), (arguments.hosts, arguments.jobs)]
         results = asyncio.run(_measure(urls, sizes, calls=arguments.calls))
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in results))
+    write(results, RESULTS)
     for one in results:
         told = "" if one.ratio is None else f"{one.baseline:>10.2f} {one.ratio:>8.2f}"
         print(f"{one.name:<44} {one.value:>12,.2f} {one.unit:<4} {told}")

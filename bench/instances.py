@@ -26,14 +26,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO
 
-import msgspec
-
 from backhaul_api.db.engine import Database
 from backhaul_api.settings import Settings
 from bench.contenders import LONG_S
 from bench.made_fleet import MadeFleet, add_fleet, make_fleet
 from bench.poll_client import PollConnection, build_request, connect
-from bench.results import Result
+from bench.results import Result, write
 from tests.fakes.postgresql import run_postgresql
 
 INSTANCES = 3
@@ -158,13 +156,6 @@ def _percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100)[percent - 1]
 
 
-def write_results(file: Path, latencies: Latencies) -> None:
-    """Write them as JSON lines."""
-    file.write_bytes(
-        b"".join(msgspec.json.encode(one) + b"\n" for one in latencies.build_results())
-    )
-
-
 def _start_instance(folder: Path, url: str, log: BinaryIO) -> subprocess.Popen[bytes]:
     serve = [sys.executable, "-m", "backhaul", "serve", "--data-dir", str(folder), "--port=0"]
     return subprocess.Popen([*serve, "--database-url", url], stdout=subprocess.PIPE, stderr=log)
@@ -209,7 +200,7 @@ def main() -> int:
     options = parser.parse_args()
     latencies = run(instances=options.instances, samples=options.samples)
     print(latencies)
-    write_results(RESULTS, latencies)
+    write(latencies.build_results(), RESULTS)
     return 0 if latencies.find_ratio(50) <= RATIO_LIMIT else 1
 
 

@@ -34,6 +34,7 @@ from backhaul.cron import Cron, parse_cron
 from backhaul.wire.schedules import ScheduleEntry
 from backhaul_agent.cron_loop import TICK_S
 from bench.quiet_agent import QuietAgent
+from bench.results import Result, write
 
 SCHEDULES = 1000
 PREVIEWS = 100_000
@@ -47,16 +48,6 @@ _ZONES = ("UTC", "Europe/London", "America/New_York", "Asia/Kolkata", "Australia
 _DAYS = ("* * *", "* * *", "* * 1-5", "1,15 * *")
 _QUIET = timedelta(minutes=15)
 _DAY_STEP_S = 60.0
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table. `ratio` is the value by the baseline."""
-
-    name: str
-    value: float
-    unit: str
-    baseline: float | None = None
-    ratio: float | None = None
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +80,7 @@ def main() -> int:
     if options.previews:
         results += measure_previews(options.previews)
     print_table(results)
-    write(results)
+    write(results, RESULTS)
     broken = find_broken(results)
     for line in broken:
         print(f"broken: {line}")
@@ -250,11 +241,6 @@ def print_table(results: list[Result]) -> None:
         ratio = "" if one.ratio is None else f"{one.ratio:.3g}"
         limit = "" if one.name not in most else f"{most[one.name]:g}"
         print(f"{one.name:26} {one.value:10.7g} {one.unit:3} {baseline:>10} {ratio:>10} {limit:>6}")
-
-
-def write(results: list[Result]) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in results))
 
 
 def find_broken(results: list[Result]) -> list[str]:

@@ -46,13 +46,7 @@ from backhaul.wire.agents import (
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION, SPOKEN_PROTOCOLS
 from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import FailureClass, LogLine, Outcome
-from backhaul.wire.kinds import (
-    BackupResult,
-    CheckResult,
-    ForgetResult,
-    PruneResult,
-    Result,
-)
+from backhaul.wire.kinds import BackupResult, CheckResult, ForgetResult, PruneResult, Result
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
 from backhaul.wire.schedules import (
     EntryError,

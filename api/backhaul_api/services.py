@@ -51,10 +51,15 @@ class Services:
 
     @property
     def recheck_s(self) -> float:
-        """After how many seconds of silence to look again: what other processes do rings no bell in
-        a function, nor as long as an instance cannot hear of it."""
+        """After how many seconds of silence a poll, or a reader of a job, looks again."""
+        return self.choose_recheck(RECHECK_S)
+
+    def choose_recheck(self, seconds: float) -> float:
+        """Choose to look again after so many seconds of silence, or never where each change rings:
+        what other processes do rings no bell in a function, nor as long as an instance cannot hear
+        of it."""
         is_told = self.database.is_sqlite or self.wakeups.memory.is_trusted
-        return math.inf if is_told else RECHECK_S
+        return math.inf if is_told else seconds
 
 
 Needs = NamedDependency[SkipValidation[Services]]

@@ -19,13 +19,7 @@ from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire
 from backhaul_api.services import Services
 from tests.fakes.clock import START
-from tests.fakes.fleet import (
-    FakeAgent,
-    add_job,
-    add_pair,
-    add_schedule,
-    read_commands,
-)
+from tests.fakes.fleet import FakeAgent, add_job, add_pair, add_schedule, read_commands
 
 Fleet = tuple[FakeAgent, FakeAgent]
 

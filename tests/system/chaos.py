@@ -27,13 +27,7 @@ from uuid import UUID
 
 from backhaul.errors import BackhaulError
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState
-from backhaul.wire.kinds import (
-    BackupRequest,
-    BackupResult,
-    CheckRequest,
-    JobKind,
-    PruneRequest,
-)
+from backhaul.wire.kinds import BackupRequest, BackupResult, CheckRequest, JobKind, PruneRequest
 from backhaul.wire.schedules import UpdateSchedule
 from tests.fakes.postgresql import run_postgresql
 from tests.system.chaos_fleet import ChaosFleet

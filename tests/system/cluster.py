@@ -22,7 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.instances import RESULTS, Latencies, measure, write_results
+from bench.instances import RESULTS, Latencies, measure
+from bench.results import write
 from tests.fakes.postgresql import run_postgresql
 from tests.system.chaos import Chaos, Verdict, say
 from tests.system.cluster_fleet import INSTANCES, ClusterFleet
@@ -159,7 +160,7 @@ def main() -> int:
         say(f"everything is left in {folder}")
     say(f"dispatch: {outcome.latencies}")
     if options.samples >= SAMPLES:
-        write_results(RESULTS, outcome.latencies)
+        write(outcome.latencies.build_results(), RESULTS)
     sys.stdout.write(f"{outcome}\n")
     return 0 if outcome.is_good else 1
 

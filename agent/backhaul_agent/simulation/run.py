@@ -30,11 +30,7 @@ from backhaul_agent.simulation.checker import Verdict, judge
 from backhaul_agent.simulation.figures import Figures, Mark, Report, extrapolate
 from backhaul_agent.simulation.ledger import Ledger
 from backhaul_agent.simulation.link import Target
-from backhaul_agent.simulation.operator_side import (
-    Plan,
-    SimulationOperator,
-    describe_failure,
-)
+from backhaul_agent.simulation.operator_side import Plan, SimulationOperator, describe_failure
 from backhaul_agent.simulation.schedules import HOSTS_PER_REPOSITORY, mean_rate
 
 TICK_S = 0.25

@@ -133,11 +133,14 @@ class Sqlite:
         try:
             driver.execute("BEGIN")
             yield SqliteConnection(sync, self._threads)
-            driver.rollback()
+        finally:
+            # Whatever ended the block, a "not found" most often, says nothing of the connection.
+            try:
+                driver.rollback()
+            except sqlite3.Error:
+                _close(sync)
+                raise
             self._readers.append(sync)
-        except BaseException:
-            _close(sync)
-            raise
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[SqliteConnection]:

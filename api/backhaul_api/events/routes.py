@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 from litestar import Router, get
@@ -109,7 +108,7 @@ async def list_events(  # noqa: PLR0913 (each is a parameter of the query)
         topic=EVENTS,
         seconds=services.settings.cap_wait(wait),
         receive=request.receive,
-        recheck_s=min(services.recheck_s, RECHECK_S) if services.recheck_s < math.inf else math.inf,
+        recheck_s=services.choose_recheck(RECHECK_S),
     )
     return await look_until(look, lambda page: bool(page.items), wait_for)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -18,24 +18,16 @@ from backhaul.wire.agents import HostFacts
 from backhaul.wire.fleet import Host, ScheduleDrift, UpdateHost
 from backhaul.wire.jobs import JobEvent, JobState
 from backhaul.wire.schedules import EntryError
-from backhaul.wire.wording import (
-    render_count,
-)
-from backhaul_api.db.changes import (
-    identity_topic,
-    touch,
-)
-from backhaul_api.db.references import (
-    build_key,
-)
+from backhaul.wire.wording import render_count
+from backhaul_api.db.changes import identity_topic, touch
+from backhaul_api.db.parts import in_parts
+from backhaul_api.db.references import build_key
 from backhaul_api.db.tables import hosts, repositories, schedules
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import AgentIdentity
 from backhaul_api.ids import new_id
 from backhaul_api.jobs import store as job_rows
 from backhaul_api.jobs import turns
-
-K = TypeVar("K")
 
 _KEYS_AT_ONCE = 1000
 """Parameters of one statement; databases have a limit."""
@@ -134,20 +126,16 @@ async def fetch_some(
     """
     keys = set(map(build_key, references))
     ids = {key for key in keys if isinstance(key, UUID)}
-    for names in _in_parts([key for key in keys if isinstance(key, str)]):
+    named = (key for key in keys if isinstance(key, str))
+    for names in in_parts(named, _KEYS_AT_ONCE):
         ids.update(await connection.scalars(_IDS, {"names": names}))
     found: dict[UUID | str, Host] = {}
     # In one order, so that two who want several cannot wait for each other.
-    for some in _in_parts(sorted(ids)):
+    for some in in_parts(sorted(ids), _KEYS_AT_ONCE):
         for row in await connection.execute(_SOME, {"ids": some}):
             host = _build(row)
             found[host.id] = found[host.name] = host
     return found
-
-
-def _in_parts(keys: list[K]) -> Iterator[list[K]]:
-    for begin in range(0, len(keys), _KEYS_AT_ONCE):
-        yield keys[begin : begin + _KEYS_AT_ONCE]
 
 
 async def fetch_page(

@@ -61,20 +61,31 @@ async def create_many(
                 repository=repository,
                 sources=sources,
             )
-            arguments = await plan(order, request)
-            check_place(
-                choose_access(arguments),
-                host=host.name,
-                repository=repository.name,
-                upkeep_host=repository.upkeep_host,
-            )
-        new.append(
-            store.NewJob(
-                host_id=host.id, repository_id=repository.id, arguments=arguments, actor=actor
-            )
-        )
+            new.append(await plan_job(order, request, actor=actor))
     names = {host.id: host.name for host in found.values()}
     return new, await store.insert_many(connection, new, host_names=names, now=now)
+
+
+async def plan_job(order: Order, request: JobRequest, *, actor: Actor) -> store.NewJob:
+    """Plan a job that an operator wants.
+
+    Raises:
+        InvalidError: a field is not acceptable, alone or beside another.
+        ConflictError: it cannot be done to this repository, or by this host.
+    """
+    arguments = await plan(order, request)
+    check_place(
+        choose_access(arguments),
+        host=order.host.name,
+        repository=order.repository.name,
+        upkeep_host=order.repository.upkeep_host,
+    )
+    return store.NewJob(
+        host_id=order.host.id,
+        repository_id=order.repository.id,
+        arguments=arguments,
+        actor=actor,
+    )
 
 
 def describe(requests: Sequence[JobRequest]) -> str:

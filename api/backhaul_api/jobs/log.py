@@ -10,13 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.jobs import (
-    TERMINAL_STATES,
-    Job,
-    JobLogPage,
-    LogLine,
-    NumberedLogLine,
-)
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobLogPage, LogLine, NumberedLogLine
 from backhaul_api.db.tables import job_log, jobs
 from backhaul_api.errors import LogGapError, LostRaceError
 from backhaul_api.jobs import store

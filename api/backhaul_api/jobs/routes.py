@@ -11,13 +11,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.job_batches import CreatedJobs, CreateJobs
-from backhaul.wire.jobs import (
-    TERMINAL_STATES,
-    Job,
-    JobEvent,
-    JobLogPage,
-    JobState,
-)
+from backhaul.wire.jobs import TERMINAL_STATES, Job, JobEvent, JobLogPage, JobState
 from backhaul.wire.kinds import JobKind, JobRequest
 from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
@@ -27,7 +21,6 @@ from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.jobs import batch, log, rules, store, targets, turns
 from backhaul_api.jobs.overdue import close_if_overdue, close_overdue, find_silence
-from backhaul_api.kinds import plan
 from backhaul_api.kinds.order import Order, Sources
 from backhaul_api.moments import parse_moment
 from backhaul_api.names import named_in
@@ -40,7 +33,6 @@ from backhaul_api.paging import (
     split_page,
 )
 from backhaul_api.polling.parking import Wait, look_until
-from backhaul_api.repositories.rules import check_place, choose_access
 from backhaul_api.services import Needs, Services
 
 MAX_WAIT_S = 25.0
@@ -141,19 +133,7 @@ async def create_job(
             repository=repository,
             sources=Sources(connection),
         )
-        arguments = await plan(order, data)
-        check_place(
-            choose_access(arguments),
-            host=host.name,
-            repository=repository.name,
-            upkeep_host=repository.upkeep_host,
-        )
-        new = store.NewJob(
-            host_id=host.id,
-            repository_id=repository.id,
-            arguments=arguments,
-            actor=request.user,
-        )
+        new = await batch.plan_job(order, data, actor=request.user)
         job = await store.insert(connection, new, now=now)
         await record(
             connection,

@@ -236,9 +236,12 @@ async def fetch_active_of_host(connection: AsyncConnection, host_id: UUID) -> li
 
 async def fetch_hosts_at(connection: AsyncConnection, repository_id: UUID) -> list[UUID]:
     """Fetch the hosts of the jobs on a repository that are not over."""
-    query = sa.select(jobs.c.host_id).distinct()
-    is_there = sa.or_(jobs.c.repository_id == repository_id, jobs.c.destination_id == repository_id)
-    return list(await connection.scalars(query.where(is_there, jobs.c.state.in_(ACTIVE_STATES))))
+    query = (
+        sa.select(jobs.c.host_id)
+        .distinct()
+        .where(_is_on(repository_id), jobs.c.state.in_(ACTIVE_STATES))
+    )
+    return list(await connection.scalars(query))
 
 
 async def find_active(

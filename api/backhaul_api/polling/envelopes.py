@@ -15,15 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import HeldJob
 from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
-from backhaul.wire.jobs import (
-    JobState,
-    Obstacle,
-)
-from backhaul.wire.kinds import (
-    Arguments,
-    CopyArguments,
-    InitArguments,
-)
+from backhaul.wire.jobs import JobState, Obstacle
+from backhaul.wire.kinds import Arguments, CopyArguments, InitArguments
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import ConflictError, NotFoundError

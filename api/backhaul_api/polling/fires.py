@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.agents import Batch, BatchReply, Receipt, ReceiptStatus
+from backhaul.wire.agents import Batch, BatchReply, Receipt, ReceiptStatus, UpEnvelope
 from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.schedules import ScheduleFire, ScheduleKind
 from backhaul_api.clock import Clock
@@ -164,7 +163,7 @@ class _Look:
         return planned
 
 
-def read_fires(batch: Batch, decode: Any) -> list[ScheduleFire] | None:
+def read_fires(batch: Batch, decode: Callable[[bytes], UpEnvelope]) -> list[ScheduleFire] | None:
     """Read a batch of nothing but fires that stand for themselves; None for any other."""
     fires: list[ScheduleFire] = []
     for raw in batch.envelopes:
@@ -174,16 +173,14 @@ def read_fires(batch: Batch, decode: Any) -> list[ScheduleFire] | None:
             fire = decode(bytes(raw))
         except DomainError:
             return None
-        is_plain = (
-            isinstance(fire, ScheduleFire)
-            and not fire.ran_offline
-            and fire.missed == 0
-            and fire.missed_since is None
-        )
-        if not is_plain:
+        if not isinstance(fire, ScheduleFire) or not _stands_for_itself(fire):
             return None
         fires.append(fire)
     return fires or None
+
+
+def _stands_for_itself(fire: ScheduleFire) -> bool:
+    return not fire.ran_offline and fire.missed == 0 and fire.missed_since is None
 
 
 async def _lock_hosts(connection: AsyncConnection, host_ids: set[UUID]) -> set[UUID]:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from itertools import islice
-from uuid import UUID
 
 import sqlalchemy as sa
 
+from backhaul_api.db.parts import in_parts
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import NotReadyError
 from backhaul_api.hosts.presence import LAST_SEEN_EVERY
@@ -47,9 +45,8 @@ async def write(services: Services) -> None:
         return
     # The earliest: nobody was there later than they were.
     at = min(heard.values())
-    ids = iter(heard)
     async with services.database.writing() as connection:
-        for some in _in_parts(ids):
+        for some in in_parts(heard, _AT_ONCE):
             is_old = sa.and_(hosts.c.id.in_(some), hosts.c.last_seen_at <= at - LAST_SEEN_EVERY)
             # Two instances that waited for each other's hosts would be a deadlock. Whoever has
             # locked one is a batch of it, which notes the visit itself, or the next poll's turn.
@@ -61,8 +58,3 @@ async def write(services: Services) -> None:
             await connection.execute(
                 sa.update(hosts).where(hosts.c.id.in_(free)).values(last_seen_at=at)
             )
-
-
-def _in_parts(ids: Iterator[UUID]) -> Iterator[list[UUID]]:
-    while some := list(islice(ids, _AT_ONCE)):
-        yield some

@@ -346,12 +346,7 @@ class QuietPoll:
 def build_farewell(services: Services) -> PollReply:
     """Build the answer of a stopping server to a poll that it has not looked for, or not to the
     end."""
-    return PollReply(
-        envelopes=(),
-        server_time=services.clock.now(),
-        hold=services.settings.poll_hold,
-        pause=_random.uniform(*services.wakeups.drain_pause_s),
-    )
+    return _send_away(services, services.wakeups.drain_pause_s)
 
 
 def is_crowded(services: Services) -> bool:
@@ -361,11 +356,15 @@ def is_crowded(services: Services) -> bool:
 
 def build_refusal(services: Services) -> PollReply:
     """Build the answer to a poll that has to come again when there are fewer."""
+    return _send_away(services, CROWD_PAUSE_S)
+
+
+def _send_away(services: Services, pause_s: tuple[float, float]) -> PollReply:
     return PollReply(
         envelopes=(),
         server_time=services.clock.now(),
-        hold=services.settings.poll_hold,
-        pause=_random.uniform(*CROWD_PAUSE_S),
+        hold=services.settings.longest_hold,
+        pause=_random.uniform(*pause_s),
     )
 
 

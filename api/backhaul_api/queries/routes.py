@@ -5,7 +5,6 @@ A host looks: the server has no access to any repository.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
@@ -176,7 +175,7 @@ async def _ask(
         topic=query_id,
         seconds=wait_s,
         receive=receive,
-        recheck_s=min(services.recheck_s, RECHECK_S) if services.recheck_s < math.inf else math.inf,
+        recheck_s=services.choose_recheck(RECHECK_S),
     )
     try:
         answer = await look_until(look, lambda found: found is not None, wait)

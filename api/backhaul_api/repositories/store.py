@@ -17,14 +17,8 @@ from backhaul.wire.fleet import (
     Repository,
     UpdateRepository,
 )
-from backhaul.wire.jobs import (
-    ACTIVE_STATES,
-    JobState,
-)
-from backhaul.wire.kinds import (
-    JobKind,
-    PasswdStep,
-)
+from backhaul.wire.jobs import ACTIVE_STATES, JobState
+from backhaul.wire.kinds import JobKind, PasswdStep
 from backhaul.wire.locations import mask_location
 from backhaul.wire.wording import render_count
 from backhaul_api.db.references import matches_reference

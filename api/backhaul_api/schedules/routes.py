@@ -17,12 +17,8 @@ from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, ScheduleKind, UpdateSchedule
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
-from backhaul_api.bodies import (
-    COMPLETED_BY,
-)
-from backhaul_api.db.changes import (
-    touch,
-)
+from backhaul_api.bodies import COMPLETED_BY
+from backhaul_api.db.changes import touch
 from backhaul_api.errors import PreconditionFailedError
 from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once

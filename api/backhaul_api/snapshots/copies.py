@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.honesty import Doubt
 from backhaul.wire.kinds import JobKind
+from backhaul_api.db.parts import in_parts
 from backhaul_api.db.tables import jobs, repositories, snapshots
 from backhaul_api.snapshots import rules
 from backhaul_api.snapshots.store import SELECT, mark_vouched
@@ -70,8 +70,7 @@ async def _fetch_honest(
     )
     places = (await connection.scalars(sa.select(repositories.c.id).where(was_copied))).all()
     found: set[tuple[Any, ...]] = set()
-    left = iter(sorted(ids))
-    while places and (some := list(islice(left, _IDS_AT_ONCE))):
+    for some in in_parts(sorted(ids) if places else (), _IDS_AT_ONCE):
         # What is a copy itself bears the id of the first one, and so does a copy of that.
         query = SELECT.where(
             snapshots.c.repository_id.in_(places),

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from backhaul.wire.jobs import Job
 from backhaul.wire.kinds import JobKind
 from backhaul.wire.problems import FieldError
 from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
+from backhaul_api.db.parts import in_parts
 from backhaul_api.db.tables import hosts, jobs, repositories, snapshots
 from backhaul_api.errors import InvalidError, NotFoundError
 from backhaul_api.snapshots import rules
@@ -146,8 +146,7 @@ async def mark_vouched(
     connection: AsyncConnection, repository_id: UUID, ids: Iterable[str], *, now: datetime
 ) -> None:
     """Note that these snapshots of a repository are vouched for, as they were seen."""
-    left = iter(ids)
-    while some := list(islice(left, _IDS_AT_ONCE)):
+    for some in in_parts(ids, _IDS_AT_ONCE):
         await connection.execute(
             sa.update(snapshots)
             .where(snapshots.c.repository_id == repository_id, snapshots.c.id.in_(some))
@@ -207,8 +206,7 @@ async def _find_makers(
     if job.kind is JobKind.BACKUP:
         return {snapshot.id: Maker(job.id, job.host_id) for snapshot in reported}
     makers: dict[str, Maker] = {}
-    ids = iter([snapshot.id for snapshot in reported])
-    while some := list(islice(ids, _IDS_AT_ONCE)):
+    for some in in_parts((snapshot.id for snapshot in reported), _IDS_AT_ONCE):
         makers |= await _find_backups(connection, repository_id, some)
     return makers
 

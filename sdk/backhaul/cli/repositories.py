@@ -39,15 +39,9 @@ from backhaul.wire.fleet import (
     Repository,
     UpdateRepository,
 )
-from backhaul.wire.honesty import (
-    Doubt,
-)
-from backhaul.wire.jobs import (
-    JobState,
-)
-from backhaul.wire.kinds import (
-    SnapshotsRequest,
-)
+from backhaul.wire.honesty import Doubt
+from backhaul.wire.jobs import JobState
+from backhaul.wire.kinds import SnapshotsRequest
 from backhaul.wire.locations import mask_location
 from backhaul.wire.snapshots import Snapshot
 from backhaul.wire.wording import render_count

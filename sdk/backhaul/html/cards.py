@@ -13,11 +13,7 @@ from backhaul._repository_texts import (
     render_last,
 )
 from backhaul._result_texts import render_result
-from backhaul.display import (
-    render_bytes,
-    render_duration,
-    render_options,
-)
+from backhaul.display import render_bytes, render_duration, render_options
 from backhaul.html.markup import Markup, age, join, mark, page, tag
 from backhaul.html.states import show_drift, show_enabled, show_host_state, show_job_state
 from backhaul.wire.accounts import ApiToken, AuditEntry, EnrollmentToken, User

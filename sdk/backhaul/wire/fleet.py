@@ -11,11 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from backhaul.wire.agents import HostFacts
 from backhaul.wire.base import Instant, Labels, Name, Request, Wire
-from backhaul.wire.jobs import (
-    FailureClass,
-    Job,
-    JobState,
-)
+from backhaul.wire.jobs import FailureClass, Job, JobState
 from backhaul.wire.kinds import (
     AbsolutePath,
     Compression,

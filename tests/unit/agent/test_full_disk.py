@@ -21,12 +21,7 @@ from backhaul.wire.jobs import FailureClass, LogLine, Outcome
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import SystemClock
-from backhaul_agent.errors import (
-    BatchRefusedError,
-    DiskFullError,
-    LinkLostError,
-    SupersededError,
-)
+from backhaul_agent.errors import BatchRefusedError, DiskFullError, LinkLostError, SupersededError
 from backhaul_agent.hold import Hold
 from backhaul_agent.job import EndReason
 from backhaul_agent.job_log import JobLog as LogWriter

@@ -11,13 +11,7 @@ from uuid import UUID
 import nacl.signing
 import pytest
 
-from backhaul_api.keys import (
-    KeyFileError,
-    KeyRing,
-    SecretDoesNotOpenError,
-    create_keys,
-    load_keys,
-)
+from backhaul_api.keys import KeyFileError, KeyRing, SecretDoesNotOpenError, create_keys, load_keys
 
 ROW = UUID(int=1)
 KEYS = KeyRing([bytes(range(32))])

@@ -6,13 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from backhaul.display import (
-    join_lines,
-    render_age,
-    render_bytes,
-    render_duration,
-    render_printable,
-)
+from backhaul.display import join_lines, render_age, render_bytes, render_duration, render_printable
 from backhaul.wire.wording import render_count
 from tests.unit.sdk.builders import NOW
 
