@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     database_pooler: Literal["none", "transaction"] = "none"
     """Whether something like PgBouncer lends another connection to each transaction."""
     database_pool_size: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-    """How many connections to PostgreSQL stay open; SQLite has five."""
+    """How many connections to PostgreSQL stay open; SQLite opens what it needs."""
     database_pool_overflow: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 10
     """How many more are opened while all of those are busy."""
     database_pool_patience: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
