@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -247,21 +246,6 @@ async def test_follower_of_a_restored_sqlite_goes_on_with_what_happens(
 
     assert page["items"] == []
     assert [one["kind"] for one in later["items"]] == ["source.after"]
-
-
-async def test_old_events_go(
-    operator: httpx.AsyncClient, services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "SWEEP_EVERY", 1)
-    await append(services, "source.old")
-    await append(services, "source.young", at=START + store.KEPT_FOR)
-    kept_at_the_limit = (await ask(operator, kind="source"))["items"]
-
-    await append(services, "source.new", at=START + store.KEPT_FOR + timedelta(seconds=1))
-
-    kinds = [one["kind"] for one in (await ask(operator, kind="source"))["items"]]
-    assert len(kept_at_the_limit) == 2
-    assert kinds == ["source.young", "source.new"]
 
 
 @pytest.mark.parametrize(

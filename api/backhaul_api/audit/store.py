@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import AuditEntry
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import audit_log
 from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
@@ -75,4 +76,4 @@ async def fetch_page(
     return [AuditEntry(**row) for row in rows]
 
 
-_INSERT = sa.insert(audit_log)
+_INSERT = constant(sa.insert(audit_log))

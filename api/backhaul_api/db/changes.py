@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import changes
 from backhaul_api.db.transactions import CURRENT_TRANSACTION, OLDEST_RUNNING
 
@@ -122,7 +123,7 @@ def _read_topics(packed: Iterable[bytes]) -> Iterable[UUID]:
             yield UUID(bytes=bytes(topics[begin : begin + _UUID_BYTES]))
 
 
-_INSERT = (
+_INSERT = constant(
     sa.insert(changes)
     .values(transaction_id=CURRENT_TRANSACTION, topics=sa.bindparam("topics"), at=sa.func.now())
     .returning(changes.c.id, changes.c.transaction_id)
@@ -138,6 +139,8 @@ _is_new = sa.and_(
     # While a transaction is open somewhere, what came after it is found again in each look.
     changes.c.id != sa.all_(sa.bindparam("known", type_=postgresql.ARRAY(sa.BigInteger))),
 )
-_SELECT = sa.select(
-    _now.c.settled, _now.c.server, changes.c.id, changes.c.transaction_id, changes.c.topics
-).select_from(_now.outerjoin(changes, _is_new))
+_SELECT = constant(
+    sa.select(
+        _now.c.settled, _now.c.server, changes.c.id, changes.c.transaction_id, changes.c.topics
+    ).select_from(_now.outerjoin(changes, _is_new))
+)

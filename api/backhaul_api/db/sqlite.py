@@ -17,13 +17,15 @@ import math
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
+from backhaul_api.db.statements import Changed, Ready, Statements, wrap
 from backhaul_api.errors import NotReadyError
 
 T = TypeVar("T")
@@ -46,22 +48,39 @@ class SqliteConnection:
     """A connection for one block, with those methods of SQLAlchemy's `AsyncConnection` that are
     used here."""
 
-    def __init__(self, sync: sa.Connection, threads: Executor) -> None:
+    def __init__(self, sync: sa.Connection, statements: Statements, threads: Executor) -> None:
         self._sync = sync
+        self._driver = _driver_of(sync)
+        self._statements = statements
         self._threads = threads
         self.dialect = sync.dialect
         self.info: dict[Any, Any] = {}
 
     async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        if isinstance(parameters, Sequence) and len(parameters) >= MANY_ROWS:
-            return await self._run(lambda: self._sync.execute(statement, parameters))
+        ready = self._statements.find(statement, parameters)
+        if ready is None:
+            work = partial(self._sync.execute, statement, parameters)
+        else:
+            work = partial(self._execute, ready, parameters)
+        if isinstance(parameters, list) and len(parameters) >= MANY_ROWS:
+            return await self._run(work)
+        if not self._driver.is_reader:
+            return work()
         try:
-            with _driver_of(self._sync).watched():
-                return self._sync.execute(statement, parameters)
+            with self._driver.watched():
+                return work()
         except sa.exc.OperationalError as error:
             if not _is_interrupted(error):
                 raise
-        return await self._run(lambda: self._sync.execute(statement, parameters))
+        return await self._run(work)
+
+    def _execute(self, ready: Ready, parameters: Any) -> Any:
+        """Execute a constant statement."""
+        if isinstance(parameters, list):
+            cursor = _run(self._sync, ready.text, [ready.bind(each) for each in parameters])
+        else:
+            cursor = _run(self._sync, ready.text, ready.bind(parameters or {}))
+        return ready.build_result(cursor.rows) if ready.gives_rows else Changed(cursor.rowcount)
 
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
         return (await self.execute(statement, parameters)).scalar()
@@ -76,7 +95,7 @@ class SqliteConnection:
         return work(self._sync, *arguments)
 
     def begin_nested(self) -> _Savepoint:
-        return _Savepoint(_driver_of(self._sync))
+        return _Savepoint(self._driver)
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Work in a thread. Who is cancelled meanwhile waits all the same: the connection is the
@@ -85,11 +104,10 @@ class SqliteConnection:
         try:
             return await asyncio.shield(asyncio.wrap_future(working))
         except asyncio.CancelledError:
-            driver = _driver_of(self._sync)
             while not (working.cancel() or working.done()):
-                if driver.is_reader:
+                if self._driver.is_reader:
                     # Of a writer's, SQLite would undo the whole transaction, neighbours and all.
-                    driver.interrupt()
+                    self._driver.interrupt()
                 await asyncio.sleep(_BUSY_STEP_S)
             raise
 
@@ -105,6 +123,7 @@ class Sqlite:
         )
         self.on_commit: Callable[[list[SqliteConnection]], None] = lambda _: None
         """Called after each commit with the blocks that were in it."""
+        self._statements = Statements(self.engine.dialect)
         self._threads = ThreadPoolExecutor(_THREADS, "backhaul-sqlite")
         self._writing_thread = ThreadPoolExecutor(1, "backhaul-sqlite-writer")
         """Of its own: slow reads must keep no commit waiting."""
@@ -132,7 +151,7 @@ class Sqlite:
         driver = _driver_of(sync)
         try:
             driver.execute("BEGIN")
-            yield SqliteConnection(sync, self._threads)
+            yield SqliteConnection(sync, self._statements, self._threads)
         finally:
             # Whatever ended the block, a "not found" most often, says nothing of the connection.
             try:
@@ -212,7 +231,7 @@ class Sqlite:
         ends_at = time.monotonic() + self._patience_s
         while True:
             try:
-                sync.exec_driver_sql("BEGIN IMMEDIATE")
+                _run(sync, "BEGIN IMMEDIATE")
             except sa.exc.OperationalError as error:
                 # Another process: the wait is the loop's, not SQLite's.
                 if not _is_busy(error) or time.monotonic() > ends_at:
@@ -228,7 +247,7 @@ class Sqlite:
     async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> None:
         driver = _driver_of(sync)
         savepoint = _Savepoint(driver)
-        connection = SqliteConnection(sync, self._writing_thread)
+        connection = SqliteConnection(sync, self._statements, self._writing_thread)
         if not turn.grant(connection):
             return
         try:
@@ -253,7 +272,7 @@ class Sqlite:
 
     async def _commit(self, sync: sa.Connection) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writing_thread, sync.exec_driver_sql, "COMMIT")
+        await loop.run_in_executor(self._writing_thread, _run, sync, "COMMIT")
 
 
 class _Turn:
@@ -319,27 +338,27 @@ class _Savepoint:
 class _Cursor(sqlite3.Cursor):
     """A cursor that has all rows once it was executed, so that reading them never steps."""
 
-    _rows: deque[Any]
+    rows: deque[Any]
 
     def execute(self, statement: str, parameters: Any = ()) -> Self:
         super().execute(statement, parameters)
-        self._rows = deque() if self.description is None else deque(super().fetchall())
+        self.rows = deque() if self.description is None else deque(super().fetchall())
         return self
 
     def executemany(self, statement: str, parameters: Any) -> Self:
-        self._rows = deque()
+        self.rows = deque()
         super().executemany(statement, parameters)
         return self
 
     def fetchone(self) -> Any:
-        return self._rows.popleft() if self._rows else None
+        return self.rows.popleft() if self.rows else None
 
     def fetchmany(self, size: int | None = 1) -> list[Any]:
-        return [self._rows.popleft() for _ in range(min(size or 1, len(self._rows)))]
+        return [self.rows.popleft() for _ in range(min(size or 1, len(self.rows)))]
 
     def fetchall(self) -> list[Any]:
-        rows = list(self._rows)
-        self._rows.clear()
+        rows = list(self.rows)
+        self.rows.clear()
         return rows
 
 
@@ -381,6 +400,20 @@ def configure_sqlite(connection: sqlite3.Connection, *, busy_timeout_ms: int) ->
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
+
+
+def _run(
+    sync: sa.Connection, text: str, values: tuple[Any, ...] | list[tuple[Any, ...]] = ()
+) -> _Cursor:
+    """Run a statement past SQLAlchemy, whose engine tells of it all the same."""
+    is_many = isinstance(values, list)
+    cursor: _Cursor = _driver_of(sync).cursor()
+    try:
+        for tell in sync.engine.dispatch.before_cursor_execute:
+            tell(sync, cursor, text, values, None, is_many)
+        return (cursor.executemany if is_many else cursor.execute)(text, values)
+    except sqlite3.Error as error:
+        raise wrap(error, text, sync.dialect) from error
 
 
 def _driver_of(sync: sa.Connection) -> _Driver:

@@ -22,6 +22,7 @@ from backhaul.wire.wording import render_count
 from backhaul_api.db.changes import identity_topic, touch
 from backhaul_api.db.parts import in_parts
 from backhaul_api.db.references import build_key
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, repositories, schedules
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import AgentIdentity
@@ -286,22 +287,26 @@ def _build_drift(row: Any) -> ScheduleDrift | None:
 
 
 # Built once: every request of an agent asks the first, every new job the others.
-_AGENT = sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
-    sa.or_(
-        hosts.c.token_hash == sa.bindparam("token_hash"),
-        hosts.c.next_token_hash == sa.bindparam("token_hash"),
+_AGENT = constant(
+    sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
+        sa.or_(
+            hosts.c.token_hash == sa.bindparam("token_hash"),
+            hosts.c.next_token_hash == sa.bindparam("token_hash"),
+        )
     )
 )
 _PRESENT = {
-    True: sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT),
-    False: sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT),
+    True: constant(sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT)),
+    False: constant(sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT)),
 }
-_SOME = (
+_SOME = constant(
     sa.select(hosts)
     .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)), _IS_PRESENT)
     .order_by(hosts.c.id)
     .with_for_update(key_share=True)
 )
-_IDS = sa.select(hosts.c.id).where(
-    hosts.c.name.in_(sa.bindparam("names", expanding=True)), _IS_PRESENT
+_IDS = constant(
+    sa.select(hosts.c.id).where(
+        hosts.c.name.in_(sa.bindparam("names", expanding=True)), _IS_PRESENT
+    )
 )

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,7 @@ from backhaul.wire.jobs import (
 )
 from backhaul.wire.jobs import move as find_move
 from backhaul.wire.kinds import Arguments, JobKind, kind_of
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
 from backhaul_api.events import store as events
@@ -482,11 +483,11 @@ async def _update(connection: AsyncConnection, job: Job, changes: dict[str, Any]
         raise LostRaceError(f"Job {job.id} changed meanwhile: it is no longer {job.state}.")
 
 
-@lru_cache(maxsize=64)
+@cache
 def _build_update(names: tuple[str, ...]) -> sa.Update:
     """Build the statement that changes these fields of a job in a state. There are few of them."""
     values: dict[str, Any] = {name: sa.bindparam(name, type_=jobs.c[name].type) for name in names}
-    return (
+    return constant(
         sa.update(jobs)
         .where(jobs.c.id == sa.bindparam("is_id"), jobs.c.state == sa.bindparam("was_state"))
         .values({**values, "revision": jobs.c.revision + 1})
@@ -520,9 +521,9 @@ _SELECT = sa.select(
 
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it. SQLite has one
 # writer and ignores the locks.
-_INSERT = sa.insert(jobs)
-_INSERT_EVENT = sa.insert(job_events)
-_NOTE_BACKUP = (
+_INSERT = constant(sa.insert(jobs))
+_INSERT_EVENT = constant(sa.insert(job_events))
+_NOTE_BACKUP = constant(
     sa.update(hosts)
     .where(
         hosts.c.id == sa.bindparam("host"),
@@ -530,14 +531,16 @@ _NOTE_BACKUP = (
     )
     .values(last_backup_at=sa.bindparam("at"))
 )
-_ONE = _SELECT.where(jobs.c.id == sa.bindparam("job_id"))
-_LOCKED = _ONE.with_for_update(of=jobs)
-_LOCKED_OF_HOST = _LOCKED.where(jobs.c.host_id == sa.bindparam("host_id"))
-_OF_FIRE = sa.select(jobs.c.id).where(
-    jobs.c.schedule_id == sa.bindparam("schedule_id"),
-    jobs.c.scheduled_at == sa.bindparam("scheduled_at"),
+_ONE = constant(_SELECT.where(jobs.c.id == sa.bindparam("job_id")))
+_LOCKED = constant(_ONE.with_for_update(of=jobs))
+_LOCKED_OF_HOST = constant(_LOCKED.where(jobs.c.host_id == sa.bindparam("host_id")))
+_OF_FIRE = constant(
+    sa.select(jobs.c.id).where(
+        jobs.c.schedule_id == sa.bindparam("schedule_id"),
+        jobs.c.scheduled_at == sa.bindparam("scheduled_at"),
+    )
 )
-_NEXT = (
+_NEXT = constant(
     sa.select(jobs.c.id, jobs.c.missed_since)
     .where(
         jobs.c.schedule_id == sa.bindparam("schedule_id"),

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.kinds import JobKind
 from backhaul_api.db.references import build_key, matches_reference
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.jobs import store
@@ -141,6 +142,6 @@ _TARGET = (
     .with_for_update(key_share=True)
 )
 _PRESENT = {
-    True: _TARGET.where(repositories.c.id == sa.bindparam("wanted")),
-    False: _TARGET.where(repositories.c.name == sa.bindparam("wanted")),
+    True: constant(_TARGET.where(repositories.c.id == sa.bindparam("wanted"))),
+    False: constant(_TARGET.where(repositories.c.name == sa.bindparam("wanted"))),
 }

@@ -31,6 +31,7 @@ from backhaul.wire.jobs import ActorKind, Job, JobState, Obstacle
 from backhaul.wire.kinds import JobKind
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul.wire.kinds.unlock import UnlockArguments
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs
 from backhaul_api.errors import JobWaitsError
 
@@ -355,19 +356,23 @@ _SELECT = sa.select(
 
 # Built once: every poll that finds a job that waits asks them.
 _IS_EXCLUSIVE = jobs.c.kind.in_(sorted(EXCLUSIVE_KINDS))
-_EXCLUSIVE = _SELECT.where(
-    jobs.c.repository_id.in_(sa.bindparam("repository_ids", expanding=True)),
-    _IS_EXCLUSIVE,
-    _IS_ACTIVE,
+_EXCLUSIVE = constant(
+    _SELECT.where(
+        jobs.c.repository_id.in_(sa.bindparam("repository_ids", expanding=True)),
+        _IS_EXCLUSIVE,
+        _IS_ACTIVE,
+    )
 )
-_QUEUED_EXCLUSIVE = _SELECT.where(
-    jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
-    _IS_EXCLUSIVE,
-    _IS_ACTIVE,
-    jobs.c.state == JobState.QUEUED,
+_QUEUED_EXCLUSIVE = constant(
+    _SELECT.where(
+        jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
+        _IS_EXCLUSIVE,
+        _IS_ACTIVE,
+        jobs.c.state == JobState.QUEUED,
+    )
 )
 _freed: sa.BindParameter[Any] = sa.bindparam("freed", expanding=True)
-_FREED = (
+_FREED = constant(
     sa.select(jobs.c.host_id)
     .distinct()
     .where(
@@ -376,4 +381,4 @@ _FREED = (
         jobs.c.state == JobState.QUEUED,
     )
 )
-_FREED_EXCLUSIVE = _FREED.where(_IS_EXCLUSIVE)
+_FREED_EXCLUSIVE = constant(_FREED.where(_IS_EXCLUSIVE))

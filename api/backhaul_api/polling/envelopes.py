@@ -18,6 +18,7 @@ from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
 from backhaul.wire.jobs import JobState, Obstacle
 from backhaul.wire.kinds import Arguments, CopyArguments, InitArguments
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.jobs import turns
@@ -250,29 +251,31 @@ def encode(value: object) -> msgspec.Raw:
 
 
 # The states stand in the statement itself, else no database can see that the partial index fits.
-_ACTIVE = sa.select(
-    jobs.c.id,
-    jobs.c.host_id,
-    jobs.c.attempt,
-    jobs.c.kind,
-    jobs.c.actor_kind,
-    jobs.c.state,
-    jobs.c.arguments,
-    jobs.c.repository_id,
-    jobs.c.destination_id,
-    jobs.c.start_deadline_at,
-    jobs.c.max_duration,
-    jobs.c.retry_at,
-    jobs.c.cancel_requested_at,
-    jobs.c.ran_offline,
-).where(
-    jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
-    jobs.c.state.in_(
-        sa.bindparam(
-            "states",
-            [JobState.QUEUED.value, JobState.ACCEPTED.value, JobState.RUNNING.value],
-            expanding=True,
-            literal_execute=True,
-        )
-    ),
+_ACTIVE = constant(
+    sa.select(
+        jobs.c.id,
+        jobs.c.host_id,
+        jobs.c.attempt,
+        jobs.c.kind,
+        jobs.c.actor_kind,
+        jobs.c.state,
+        jobs.c.arguments,
+        jobs.c.repository_id,
+        jobs.c.destination_id,
+        jobs.c.start_deadline_at,
+        jobs.c.max_duration,
+        jobs.c.retry_at,
+        jobs.c.cancel_requested_at,
+        jobs.c.ran_offline,
+    ).where(
+        jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
+        jobs.c.state.in_(
+            sa.bindparam(
+                "states",
+                [JobState.QUEUED.value, JobState.ACCEPTED.value, JobState.RUNNING.value],
+                expanding=True,
+                literal_execute=True,
+            )
+        ),
+    )
 )

@@ -27,6 +27,7 @@ from backhaul.wire.schedules import ScheduleFire, ScheduleKind
 from backhaul_api.clock import Clock
 from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, schedules
 from backhaul_api.errors import DomainError
 from backhaul_api.jobs import store
@@ -197,13 +198,13 @@ def _build_reply(created: Iterable[store.NewJob]) -> BatchReply:
     )
 
 
-_LOCKED = (
+_LOCKED = constant(
     sa.select(hosts.c.id)
     .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
     .with_for_update(key_share=True, skip_locked=True)
 )
 
-_SCHEDULES = (
+_SCHEDULES = constant(
     sa.select(
         schedules.c.id,
         schedules.c.host_id,

@@ -17,6 +17,7 @@ from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import OUTCOME_EVENTS, TERMINAL_STATES, Job, JobEvent, JobState, Outcome
 from backhaul.wire.kinds import BackupResult, InitResult, PasswdResult, StatsResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store, turns
@@ -243,7 +244,7 @@ def _cap_message(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[:MAX_MESSAGE_LENGTH]} …"
 
 
-_NOTE_EXISTENCE = (
+_NOTE_EXISTENCE = constant(
     sa.update(repositories)
     .where(
         repositories.c.id.in_(sa.bindparam("ids", expanding=True)),
@@ -251,4 +252,4 @@ _NOTE_EXISTENCE = (
     )
     .values(initialized_at=sa.bindparam("now"))
 )
-_NOTE_INIT = _NOTE_EXISTENCE.values(restic_id=sa.bindparam("restic_id"))
+_NOTE_INIT = constant(_NOTE_EXISTENCE.values(restic_id=sa.bindparam("restic_id")))

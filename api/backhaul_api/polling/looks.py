@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.agents import PollRequest
 from backhaul_api.clock import Clock
 from backhaul_api.db.engine import Database
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, queries
 from backhaul_api.jobs import turns
 from backhaul_api.keys import KeyRing
@@ -186,14 +187,16 @@ class Looks:
                 asked.seen.set_result(Seen(asked.host, due, now))
 
 
-_HOSTS = sa.select(
-    hosts.c.id,
-    hosts.c.boot_id,
-    hosts.c.public_key,
-    hosts.c.last_seen_at,
-    hosts.c.removed_at,
-    hosts.c.schedule_version,
-    hosts.c.schedule_changed_at,
-    # Asked along with the rest: a look that finds nothing costs no further round trip.
-    sa.exists().where(queries.c.host_id == hosts.c.id).label("has_queries"),
-).where(hosts.c.id.in_(sa.bindparam("host_ids", expanding=True)))
+_HOSTS = constant(
+    sa.select(
+        hosts.c.id,
+        hosts.c.boot_id,
+        hosts.c.public_key,
+        hosts.c.last_seen_at,
+        hosts.c.removed_at,
+        hosts.c.schedule_version,
+        hosts.c.schedule_changed_at,
+        # Asked along with the rest: a look that finds nothing costs no further round trip.
+        sa.exists().where(queries.c.host_id == hosts.c.id).label("has_queries"),
+    ).where(hosts.c.id.in_(sa.bindparam("host_ids", expanding=True)))
+)

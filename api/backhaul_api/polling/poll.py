@@ -24,6 +24,7 @@ from backhaul.wire.agents import PollReply, PollRequest
 from backhaul.wire.jobs import FailureClass, JobEvent, JobState
 from backhaul.wire.problems import removal_message
 from backhaul_api.db.changes import touch
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.hosts import presence
@@ -386,7 +387,7 @@ def _is_recent(changed_at: datetime | None, now: datetime) -> bool:
     return changed_at is not None and now - changed_at < SET_IS_NEWS_FOR
 
 
-_LOCKED_HOST = (
+_LOCKED_HOST = constant(
     sa.select(hosts.c.boot_id)
     .where(hosts.c.id == sa.bindparam("host_id"))
     .with_for_update(key_share=True)

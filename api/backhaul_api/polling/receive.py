@@ -34,6 +34,7 @@ from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.bodies import TOO_DEEP
 from backhaul_api.db.changes import touch
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
     DomainError,
@@ -224,7 +225,7 @@ def _read_type(raw: bytes) -> str | None:
         return None
 
 
-_LOCKED_HOST = (
+_LOCKED_HOST = constant(
     sa.select(hosts.c.last_seen_at)
     .where(hosts.c.id == sa.bindparam("host_id"))
     .with_for_update(key_share=True)

@@ -20,6 +20,7 @@ from backhaul.wire.schedules import (
     ScheduleKind,
     build_scheduled_job_id,
 )
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, schedules
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.identity import Actor
@@ -296,6 +297,9 @@ def _build_error(error: EntryError) -> dict[str, str]:
     return {"schedule_id": str(error.schedule_id), "message": message}
 
 
-_SCHEDULE = sa.select(schedules).where(
-    schedules.c.id == sa.bindparam("schedule_id"), schedules.c.host_id == sa.bindparam("host_id")
+_SCHEDULE = constant(
+    sa.select(schedules).where(
+        schedules.c.id == sa.bindparam("schedule_id"),
+        schedules.c.host_id == sa.bindparam("host_id"),
+    )
 )

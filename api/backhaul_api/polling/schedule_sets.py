@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from backhaul.wire.fleet import Source
 from backhaul.wire.schedules import RunTemplate, ScheduleEntry, ScheduleKind, ScheduleSet
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import schedules
 from backhaul_api.errors import NotFoundError
 from backhaul_api.keys import SecretDoesNotOpenError
@@ -78,7 +79,7 @@ _COPIED = (
     "when_unreachable",
 )
 
-_SELECT = (
+_SELECT = constant(
     sa.select(
         schedules.c.id,
         schedules.c.repository_id,

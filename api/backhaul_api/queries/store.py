@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.commands import QueryAnswer
 from backhaul.wire.snapshots import QueryArguments
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import queries
 from backhaul_api.errors import NotFoundError, RateLimitedError
 from backhaul_api.ids import new_id
@@ -126,7 +127,7 @@ async def delete(connection: AsyncConnection, query_id: UUID) -> None:
     await connection.execute(sa.delete(queries).where(queries.c.id == query_id))
 
 
-_DUE = (
+_DUE = constant(
     sa.select(
         queries.c.id,
         queries.c.kind,

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.commands import Credentials
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import repository_secrets
 from backhaul_api.errors import NotFoundError
 from backhaul_api.ids import new_id
@@ -162,7 +163,9 @@ def _require(opened: Mapping[str, str], name: str) -> str:
     return opened[name]
 
 
-_SECRETS = sa.select(repository_secrets).where(
-    repository_secrets.c.repository_id == sa.bindparam("repository_id"),
-    repository_secrets.c.name.in_(sa.bindparam("names", expanding=True)),
+_SECRETS = constant(
+    sa.select(repository_secrets).where(
+        repository_secrets.c.repository_id == sa.bindparam("repository_id"),
+        repository_secrets.c.name.in_(sa.bindparam("names", expanding=True)),
+    )
 )

@@ -20,6 +20,7 @@ from backhaul.wire.kinds import JobKind
 from backhaul.wire.problems import FieldError
 from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
 from backhaul_api.db.parts import in_parts
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, repositories, snapshots
 from backhaul_api.errors import InvalidError, NotFoundError
 from backhaul_api.snapshots import rules
@@ -309,5 +310,5 @@ _NOTE = (
     .where(snapshots.c.repository_id == sa.bindparam("repository"), sa.not_(_is_named))
     .values(job_id=sa.bindparam("job"), host_id=sa.bindparam("host"))
 )
-_NOTE_MAKER = _NOTE.where(snapshots.c.id == sa.bindparam("told"))
-_NOTE_MAKER_OF_SHORT = _NOTE.where(snapshots.c.id.startswith(sa.bindparam("told")))
+_NOTE_MAKER = constant(_NOTE.where(snapshots.c.id == sa.bindparam("told")))
+_NOTE_MAKER_OF_SHORT = constant(_NOTE.where(snapshots.c.id.startswith(sa.bindparam("told"))))

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.accounts import User
 from backhaul.wire.jobs import ActorKind
 from backhaul_api.db.references import parse_id
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import sessions, setup_tokens, users
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import Actor
@@ -243,7 +244,7 @@ def _build_user(row: sa.Row[tuple[object, ...]]) -> User:
 
 
 # Built once: every request of an operator asks it.
-_SESSION = (
+_SESSION = constant(
     sa.select(sessions.c.id, sessions.c.expires_at, users.c.id.label("user_id"), users.c.username)
     .join(users, users.c.id == sessions.c.user_id)
     .where(

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import ApiToken
 from backhaul.wire.jobs import ActorKind
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import api_tokens, users
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.identity import Actor
@@ -133,7 +134,7 @@ def _is_usable(now: datetime | sa.BindParameter[datetime]) -> sa.ColumnElement[b
 
 
 # Built once: every request of a program asks it.
-_BY_HASH = (
+_BY_HASH = constant(
     sa.select(api_tokens, users.c.username)
     .join(users, users.c.id == api_tokens.c.user_id)
     .where(api_tokens.c.token_hash == sa.bindparam("token_hash"), users.c.disabled_at.is_(None))
