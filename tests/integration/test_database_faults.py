@@ -37,7 +37,7 @@ async def small_database(
         database_pool_overflow=0,
         database_pool_patience=0.05,
         database_statement_timeout=0.2,
-        database_idle_timeout=0.05,
+        database_idle_timeout=0.3,
     )
     database = Database(database_url, settings)
     yield database

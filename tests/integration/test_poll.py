@@ -277,26 +277,19 @@ async def test_job_created_between_the_look_and_the_wait_is_not_missed(
     services: Services,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await agent.poll()  # writes down the visit, for which there is no writer below
-    listen = services.wakeups.listen
+    take = services.looks.take
     made: list[UUID] = []
 
-    def listen_late(topic: UUID, *, alone: bool = False) -> Any:
-        # The wake-up of this job rings nobody: nobody listens yet.
-        made.append(topic)
-        return listen(topic, alone=alone)
+    async def take_and_be_late(*arguments: Any) -> Any:
+        seen = await take(*arguments)
+        if not made:
+            made.append(await add_job(operator))
+        return seen
 
-    monkeypatch.setattr(services.wakeups, "listen", listen_late)
-    async with services.database.writing() as connection:
-        # The writer, or the host, is ours, so the job waits; the poll reads past it and parks.
-        await connection.execute(sa.select(hosts.c.id).with_for_update())
-        parked = asyncio.create_task(agent.poll(hold=20))
-        creating = asyncio.create_task(add_job(operator))
-        while not made:
-            await asyncio.sleep(0)
-    job_id = await creating
+    monkeypatch.setattr(services.looks, "take", take_and_be_late)
+    reply = await agent.poll(hold=20)
 
-    assert [command.job_id for command in read_commands(await parked)] == [job_id]
+    assert [command.job_id for command in read_commands(reply)] == made
 
 
 async def test_hold_ends_in_an_empty_answer(agent: FakeAgent) -> None:
@@ -358,6 +351,7 @@ async def test_newer_poll_of_a_host_ends_the_older(agent: FakeAgent, services: S
     newer = asyncio.create_task(agent.poll(hold=20))
 
     assert (await older).envelopes == ()
+    await _until_parked(services, 1)
     assert not newer.done()
     services.wakeups.drain()
     await newer

@@ -12,12 +12,11 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import PollReply
 from backhaul.wire.commands import CommandRun
 from backhaul.wire.snapshots import ListFiles
-from backhaul_api.db.changes import touch
+from backhaul_api.db.changes import identity_topic, touch
 from backhaul_api.db.tables import hosts, repositories
 from backhaul_api.polling import heartbeats
 from backhaul_api.polling import poll as poll_module
@@ -232,19 +231,12 @@ async def test_server_that_stops_waits_for_no_database(
     """Whether the database hangs when the poll's token is looked up, in its first look, or in the
     one after it was woken."""
     asked = asyncio.Event()
-    left = {"token": 0, "look": 1, "wake": 0}[stage]
-    reading = services.database.reading
 
     @asynccontextmanager
-    async def hang() -> AsyncIterator[AsyncConnection]:
-        nonlocal left
-        if left:
-            left -= 1
-            async with reading() as connection:
-                yield connection
-        else:
-            asked.set()
-            await asyncio.Event().wait()
+    async def hang() -> AsyncIterator[None]:
+        asked.set()
+        await asyncio.Event().wait()
+        yield
 
     async with connected(app, agent) as client:
         if stage == "wake":
@@ -254,7 +246,10 @@ async def test_server_that_stops_waits_for_no_database(
             services.wakeups.wake(agent.host_id)
         else:
             monkeypatch.setattr(services.database, "reading", hang)
-            services.wakeups.wake(agent.host_id)  # what is remembered is old
+            # What is remembered is old.
+            services.wakeups.wake(agent.host_id)
+            if stage == "token":
+                services.wakeups.wake(identity_topic(agent.host_id))
             parked = asyncio.create_task(poll(client, agent, hold=20.0))
         await asyncio.wait_for(asked.wait(), 5)
         services.wakeups.drain()

@@ -123,7 +123,7 @@ async def test_change_of_a_table_that_is_in_use_lets_others_through_until_it_has
     tried = _Tries(monkeypatch)
     database = Database(database_url)
     with as_next_version(newer):
-        async with database.reading() as slow:
+        async with database.writing() as slow:
             await slow.execute(sa.select(hosts.c.id))
             upgrading = asyncio.create_task(migrate.upgrade(database_url))
             await tried.wait_for(2)

@@ -1,11 +1,7 @@
 """Connections: one way to read, one way to write, on SQLite and PostgreSQL alike.
 
-A connection is held for one short block and never across a wait: a parked poll holds none. SQLite
-is given to one process: see `sqlite`.
-
-PostgreSQL may be reached through a pooler that lends another of its connections to each
-transaction, as PgBouncer does. So nothing that the app does lives longer than a transaction: no
-lock, no setting, and where `database_pooler` says so, no prepared statement.
+A connection is held for one short block and never across a wait: a parked poll holds none. See
+`sqlite`, which is given to one process, and `postgresql`.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import msgspec
@@ -28,6 +24,9 @@ from backhaul_api.errors import NotReadyError
 from backhaul_api.logs import facts
 from backhaul_api.settings import Settings
 
+if TYPE_CHECKING:
+    from backhaul_api.db.postgresql import Postgresql
+
 # PostgreSQL 18 manual, Appendix A: no connection, a transaction that idled for too long, a deadlock
 # or another transaction that was first, too many connections, a statement that took too long, a
 # server that starts or stops.
@@ -35,8 +34,6 @@ _PASSING_STATES = ("08", "25P03", "40001", "40P01", "53", "57014", "57P")
 
 # Of a prepared statement that is another client's, or on another of the pooler's connections.
 _POOLED_STATES = frozenset({"26000", "42P05"})
-
-_ANSWER_MARGIN_S = 5.0  # after PostgreSQL itself should have given up
 
 _DEFAULTS = Settings()
 
@@ -61,44 +58,32 @@ class Database:
         self.feed = changes.Feed()
         """What other processes on the same database have touched."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._sqlite: Sqlite | None = None
-        self._engine: AsyncEngine | None = None
+        self._backend: Sqlite | Postgresql
         if self.is_sqlite:
-            self._sqlite = Sqlite(self.url, patience_s=settings.database_pool_patience, **OPTIONS)
-            self._sqlite.on_commit = self._tell
+            patience_s = settings.database_pool_patience
+            self._backend = Sqlite(self.url, patience_s=patience_s, **OPTIONS)
+            self._backend.on_commit = self._tell
         else:
-            self._engine = create_async_engine(
-                url,
-                pool_size=settings.database_pool_size,
-                max_overflow=settings.database_pool_overflow,
-                pool_timeout=settings.database_pool_patience,
-                pool_pre_ping=True,
-                connect_args=_build_connect_arguments(settings),
-                **OPTIONS,
-            )
+            # Only here, for its driver is an extra.
+            from backhaul_api.db.postgresql import Postgresql
+
+            self._backend = Postgresql(url, settings, **OPTIONS)
 
     @property
     def sync_engine(self) -> sa.Engine:
         """SQLAlchemy's engine, whose events tell of every statement."""
-        if self._sqlite is not None:
-            return self._sqlite.engine
-        assert self._engine is not None  # noqa: S101 (it is one or the other)
-        return self._engine.sync_engine
+        return self._backend.engine
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Lend a connection that sees one consistent state. Nothing written in it stays.
+        """Lend a connection to read with.
 
         Raises:
             NotReadyError: the database does not answer now.
         """
         with _explaining():
-            if self._sqlite is not None:
-                async with self._sqlite.reading() as connection:
-                    yield cast("AsyncConnection", connection)
-                return
-            async with self._connect() as connection:
-                yield connection
+            async with self._backend.reading() as connection:
+                yield cast("AsyncConnection", connection)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -109,17 +94,13 @@ class Database:
             NotReadyError: the database does not answer now, or gave way to another transaction.
         """
         with _explaining():
-            if self._sqlite is not None:
-                async with self._sqlite.writing() as connection:
-                    yield cast("AsyncConnection", connection)
-                return
-            async with self._connect() as connection:
-                # The connection comes from a pool, and may be the one of a block that was undone.
-                changes.take_touched(connection)
-                async with connection.begin():
-                    yield connection
-                    touched = changes.take_touched(connection)
-                    row = await changes.write(connection, touched) if touched else None
+            async with self._backend.writing() as lent:
+                connection = cast("AsyncConnection", lent)
+                yield connection
+                if self.is_sqlite:
+                    return
+                touched = changes.take_touched(connection)
+                row = await changes.write(connection, touched) if touched else None
         if row is not None:
             self.feed.note_own(row)
             self.on_changes(touched)
@@ -129,29 +110,27 @@ class Database:
             if touched := changes.take_touched(connection):
                 self.on_changes(touched)
 
-    def _connect(self) -> AsyncConnection:
-        assert self._engine is not None  # noqa: S101 (SQLite has its own way)
-        return self._engine.connect()
-
     @asynccontextmanager
     async def borrowing(self) -> AsyncIterator[Any]:
-        """Lend the driver's own connection for the block, outside of any transaction."""
+        """Lend the driver's own connection for the block, outside of any transaction. PostgreSQL
+        only."""
+        assert not isinstance(self._backend, Sqlite)  # noqa: S101
         with _explaining():
-            async with self._connect() as connection:
-                yield (await connection.get_raw_connection()).driver_connection
+            async with self._backend.borrowing() as driver:
+                yield driver
 
     async def close(self) -> None:
-        if self._sqlite is not None:
-            await self._sqlite.close()
-        if self._engine is not None:
-            await self._engine.dispose()
+        await self._backend.close()
 
 
 def build_single_engine(url: str) -> AsyncEngine:
     """Build what lends single connections to a command that may take its time: without a pool,
     limits, or names that a pooler would confuse."""
-    is_sqlite = sa.make_url(url).get_backend_name() == "sqlite"
-    arguments = {} if is_sqlite else UNNAMED_STATEMENTS
+    arguments: dict[str, Any] = {}
+    if sa.make_url(url).get_backend_name() == "postgresql":
+        from backhaul_api.db.postgresql import UNNAMED_STATEMENTS
+
+        arguments = UNNAMED_STATEMENTS
     return create_async_engine(url, poolclass=sa.NullPool, connect_args=arguments, **OPTIONS)
 
 
@@ -204,38 +183,9 @@ _POOLER_HINT = (
     "(BACKHAUL_API_DATABASE_POOLER=transaction)."
 )
 
-UNNAMED_STATEMENTS: dict[str, Any] = {
-    "statement_cache_size": 0,
-    "prepared_statement_cache_size": 0,
-    "prepared_statement_name_func": str,
-}
-"""For asyncpg: prepare each statement anew and without a name, so that it needs no more than the
-transaction in which it runs."""
-
 OPTIONS: dict[str, Any] = {
     "json_serializer": _encode_json,
     "json_deserializer": msgspec.json.decode,
     # An error's text would show what was to be stored.
     "hide_parameters": True,
 }
-
-
-def _build_connect_arguments(settings: Settings) -> dict[str, Any]:
-    limit_s = settings.database_statement_timeout
-    limits = {
-        "statement_timeout": limit_s,
-        "idle_in_transaction_session_timeout": settings.database_idle_timeout,
-    }
-    in_ms = {name: str(round(seconds * 1000)) for name, seconds in limits.items()}
-    common = {
-        "timeout": settings.database_connect_timeout,
-        # For a server that says nothing more, not even that it gives up.
-        "command_timeout": limit_s + _ANSWER_MARGIN_S if limit_s else None,
-    }
-    if settings.database_pooler == "transaction":
-        return {**common, **UNNAMED_STATEMENTS}
-    return {
-        **common,
-        "prepared_statement_cache_size": settings.database_statement_cache,
-        "server_settings": {"application_name": "backhaul", **in_ms},
-    }

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -63,23 +63,25 @@ async def look_until(
     Each look opens and closes its own connection. The wait ends with its time, when the server
     drains, when a newer wait takes its place, and when the client hangs up.
     """
-    found = await look()
-    if is_enough(found) or wait.seconds <= 0:
-        return found
+    if wait.seconds <= 0:
+        return await look()
     deadline = asyncio.get_running_loop().time() + wait.seconds
 
     def find_pause(found: T) -> float:
         pause_s = again_in(found)
         return wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
 
-    async with _parked(wait) as bell:
-        if bell.has_ended():
-            return found
-        # Again, now that the bell is there: what changed since the first look did not ring it.
+    with wait.wakeups.listen(wait.topic) as bell, _heeding(wait.connection, bell):
+        # The bell is there already: what changes during the look rings it.
         found = await look()
-        if is_enough(found):
+        if is_enough(found) or bell.has_ended():
             return found
-        return await wait_until(look, is_enough, bell, deadline, found=found, pause_s=find_pause)
+        if wait.is_alone:
+            wait.wakeups.end_older(wait.topic, bell)
+        async with _watched(wait, bell):
+            return await wait_until(
+                look, is_enough, bell, deadline, found=found, pause_s=find_pause
+            )
 
 
 async def wait_until(
@@ -108,22 +110,31 @@ async def wait_until(
     return found
 
 
+@contextmanager
+def _heeding(connection: Connection | None, bell: Bell) -> Iterator[None]:
+    """Let a connection that tells of it end the wait when its client hangs up."""
+    if connection is None:
+        yield
+        return
+    connection.on_hang_up = bell.end
+    try:
+        yield
+    finally:
+        connection.on_hang_up = None
+
+
 @asynccontextmanager
-async def _parked(wait: Wait) -> AsyncIterator[Bell]:
-    with wait.wakeups.listen(wait.topic, alone=wait.is_alone) as bell:
-        if wait.connection is not None:
-            wait.connection.on_hang_up = bell.end
-            try:
-                yield bell
-            finally:
-                wait.connection.on_hang_up = None
-            return
-        watcher = asyncio.create_task(_end_when_hung_up(wait.receive, bell))
-        try:
-            yield bell
-        finally:
-            watcher.cancel()
-            await asyncio.wait([watcher])
+async def _watched(wait: Wait, bell: Bell) -> AsyncIterator[None]:
+    """End the wait when the client hangs up, where no connection tells of that."""
+    if wait.connection is not None:
+        yield
+        return
+    watcher = asyncio.create_task(_end_when_hung_up(wait.receive, bell))
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.wait([watcher])
 
 
 async def _end_when_hung_up(receive: Receive, bell: Bell) -> None:

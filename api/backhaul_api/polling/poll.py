@@ -319,7 +319,8 @@ class QuietPoll:
         poll, wakeups = self._poll, self._poll.services.wakeups
         hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=poll.services.settings.longest_hold)
         self._deadline = asyncio.get_running_loop().time() + hold_s
-        self._bell = wakeups.enter(poll.host_id, alone=True)
+        self._bell = wakeups.enter(poll.host_id)
+        wakeups.end_older(poll.host_id, self._bell)
         assert poll.connection is not None  # noqa: S101 (the front has seen it)
         poll.connection.on_hang_up = self._bell.end
         future, self._tick = self._bell.arm(self._deadline)

@@ -152,8 +152,9 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._wheel = Wheel()
-        self._bells: dict[UUID, Bell | set[Bell]] = {}
-        """Most topics have one: a host's poll. A set for each would cost more than the bell."""
+        self._bells: dict[UUID, Bell | dict[Bell, None]] = {}
+        """Most topics have one: a host's poll. A dict for each would cost more than the bell. Those
+        of one topic are in the order in which they came."""
         self.memory = Memory()
         self.is_draining = False
         self.drain_pause_s = DRAIN_PAUSE_S
@@ -162,37 +163,41 @@ class Wakeups:
         self._cut: set[asyncio.Task[Any]] = set()
 
     @contextmanager
-    def listen(self, topic: UUID, *, alone: bool = False) -> Iterator[Bell]:
-        """Register a bell for the length of the block. `alone` ends the topic's older waits."""
-        bell = self.enter(topic, alone=alone)
+    def listen(self, topic: UUID) -> Iterator[Bell]:
+        """Register a bell for the length of the block."""
+        bell = self.enter(topic)
         try:
             yield bell
         finally:
             self.leave(topic, bell)
 
-    def enter(self, topic: UUID, *, alone: bool = False) -> Bell:
+    def enter(self, topic: UUID) -> Bell:
         """Register a bell, which has to `leave`; `listen` sees to that."""
         bell = Bell(self._wheel)
         if self.is_draining:
             bell.end()
         present = self._bells.get(topic)
-        if alone:
-            for older in _each(present):
-                older.end()
         if present is None:
             self._bells[topic] = bell
         elif isinstance(present, Bell):
-            self._bells[topic] = {present, bell}
+            self._bells[topic] = {present: None, bell: None}
         else:
-            present.add(bell)
+            present[bell] = None
         return bell
+
+    def end_older(self, topic: UUID, bell: Bell) -> None:
+        """End the topic's waits that are older than this one."""
+        for other in _each(self._bells.get(topic)):
+            if other is bell:
+                break
+            other.end()
 
     def leave(self, topic: UUID, bell: Bell) -> None:
         present = self._bells.get(topic)
         if present is bell:
             del self._bells[topic]
-        elif isinstance(present, set):
-            present.discard(bell)
+        elif isinstance(present, dict):
+            present.pop(bell, None)
             if not present:
                 del self._bells[topic]
 
@@ -250,7 +255,7 @@ class Wakeups:
         return sum(len(_each(present)) for present in self._bells.values())
 
 
-def _each(present: Bell | set[Bell] | None) -> tuple[Bell, ...]:
+def _each(present: Bell | dict[Bell, None] | None) -> tuple[Bell, ...]:
     """List the bells of a topic; a copy, for some leave when they ring."""
     if present is None:
         return ()

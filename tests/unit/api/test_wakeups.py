@@ -58,12 +58,14 @@ async def test_everybody_who_listens_to_a_topic_is_rung() -> None:
         assert await second.wait_until(later(0))
 
 
-async def test_newest_wait_alone_ends_the_older() -> None:
+async def test_wait_can_end_those_that_are_older() -> None:
     wakeups = Wakeups()
 
-    with wakeups.listen(TOPIC, alone=True) as older, wakeups.listen(TOPIC, alone=True) as newer:
-        assert older.has_ended()
-        assert not newer.has_ended()
+    older, wait, newer = (wakeups.enter(TOPIC) for _ in range(3))
+
+    wakeups.end_older(TOPIC, wait)
+
+    assert [one.has_ended() for one in (older, wait, newer)] == [True, False, False]
 
 
 async def test_drain_ends_waits_that_are_and_those_that_come() -> None:
@@ -194,7 +196,7 @@ async def test_wait_looks_again_after_it_registered() -> None:
 
 
 async def test_end_of_the_wait_looks_once_more() -> None:
-    looks = Looks("", "", "due")
+    looks = Looks("", "due")
 
     assert await look_until(looks.look, bool, build_wait(Wakeups(), Client(), 0.01)) == "due"
 

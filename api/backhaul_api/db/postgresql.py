@@ -1,0 +1,355 @@
+"""PostgreSQL: connections that are kept, transactions, and errors by SQLAlchemy's names.
+
+A statement's way to the database and back is what it costs, so there are few besides those that are
+asked for: connections are lent as they are, their transactions begin and end with one statement
+each, and a block that only reads has none. SQLAlchemy builds the connections, and runs what is not
+`constant`.
+
+PostgreSQL may be reached through a pooler that lends another of its connections to each
+transaction, as PgBouncer does. So nothing that the app does lives longer than a transaction: no
+lock, no setting, and where `database_pooler` says so, no prepared statement. What reads is in a
+transaction then, too: else, a statement could be prepared on one connection and run on another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Self, TypeVar
+
+import asyncpg  # type: ignore[import-untyped]
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from backhaul_api.db.statements import Changed, Statements
+from backhaul_api.settings import Settings
+
+T = TypeVar("T")
+
+PINGED_AFTER_S = 30.0
+"""A connection that nobody has used for so long may be gone without a word, as in a firewall."""
+
+_ANSWER_MARGIN_S = 5.0  # after PostgreSQL itself should have given up
+_CLOSING_LIMIT_S = 5.0
+
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_DRIVER_ERRORS = (asyncpg.PostgresError, *_LOST)
+
+
+class PostgresqlConnection:
+    """A connection for one block, with those methods of SQLAlchemy's `AsyncConnection` that are
+    used here."""
+
+    def __init__(self, link: _Link, statements: Statements) -> None:
+        self._link = link
+        self._statements = statements
+        self.dialect = link.connection.dialect
+        self.info: dict[Any, Any] = {}
+
+    async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        ready = self._statements.find(statement, parameters)
+        if ready is None:
+            return await self._link.connection.execute(statement, parameters)
+        driver = self._link.driver
+        if isinstance(parameters, list):
+            many = [ready.bind(each) for each in parameters]
+            with self._link.running(ready.text, many):
+                await driver.executemany(ready.text, many)
+            return Changed(len(many))
+        values = ready.bind(parameters or {})
+        with self._link.running(ready.text, values):
+            if ready.gives_rows:
+                return ready.build_result(await driver.fetch(ready.text, *values))
+            return Changed(_count(await driver.execute(ready.text, *values)))
+
+    async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalar()
+
+    async def scalars(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalars()
+
+    async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
+        return await self._link.connection.exec_driver_sql(statement, parameters)
+
+    async def run_sync(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await self._link.connection.run_sync(work, *arguments)
+
+    async def get_raw_connection(self) -> Any:
+        return await self._link.connection.get_raw_connection()
+
+    def begin_nested(self) -> _Savepoint:
+        return _Savepoint(self._link)
+
+
+class Postgresql:
+    """The connections to one database."""
+
+    def __init__(self, url: str, settings: Settings, **options: Any) -> None:
+        self._engine = create_async_engine(
+            url,
+            poolclass=sa.NullPool,
+            # Transactions are begun and ended here.
+            isolation_level="AUTOCOMMIT",
+            connect_args=_build_connect_arguments(settings),
+            **options,
+        )
+        self.engine = self._engine.sync_engine
+        self._statements = Statements(self.engine.dialect)
+        self._is_pooled = settings.database_pooler == "transaction"
+        self._kept = settings.database_pool_size
+        self._most = settings.database_pool_size + settings.database_pool_overflow
+        self._patience_s = settings.database_pool_patience
+        self._free = asyncio.Semaphore(self._most)
+        self._idle: list[_Link] = []
+        self._lent: set[_Link] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[PostgresqlConnection]:
+        """Lend a connection. Each statement sees what was there when it began."""
+        async with self._lend(in_transaction=self._is_pooled) as link:
+            yield PostgresqlConnection(link, self._statements)
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[PostgresqlConnection]:
+        """Lend a connection in a transaction, committed at the end of the block."""
+        async with self._lend(in_transaction=True) as link:
+            yield PostgresqlConnection(link, self._statements)
+            await link.run("COMMIT")
+
+    @asynccontextmanager
+    async def borrowing(self) -> AsyncIterator[Any]:
+        """Lend the driver's own connection, outside of any transaction. It is used for nothing
+        else, before or after."""
+        async with self._place():
+            link = await self._connect()
+            self._lent.add(link)
+            try:
+                yield link.driver
+            finally:
+                self._lent.discard(link)
+                await link.close()
+
+    async def close(self) -> None:
+        """Close all connections, when the blocks that have one are over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_LIMIT_S):
+                for _ in range(self._most):
+                    await self._free.acquire()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+        idle, self._idle = self._idle, []
+        for link in [*idle, *self._lent]:
+            await link.close()
+        await self._engine.dispose()
+        self._free = asyncio.Semaphore(self._most)
+
+    @asynccontextmanager
+    async def _lend(self, *, in_transaction: bool) -> AsyncIterator[_Link]:
+        async with self._place():
+            link = await self._take(in_transaction=in_transaction)
+            self._lent.add(link)
+            is_good = False
+            try:
+                yield link
+                is_good = True
+            except Exception:
+                # The block failed, and not the connection, as far as that can still be used.
+                is_good = True
+                raise
+            finally:
+                self._lent.discard(link)
+                if is_good and await link.rest() and len(self._idle) < self._kept:
+                    self._idle.append(link)
+                else:
+                    await link.close()
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """Wait for one of the places that connections have."""
+        free = self._free
+        if free.locked():
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    await free.acquire()
+            except TimeoutError as error:
+                raise sa.exc.TimeoutError("no connection came free") from error
+        else:
+            await free.acquire()
+        try:
+            yield
+        finally:
+            free.release()
+
+    async def _take(self, *, in_transaction: bool) -> _Link:
+        """Take a connection that lives, and begin."""
+        while self._idle:
+            link = self._idle.pop()
+            try:
+                if link.driver.is_closed():
+                    await link.close()
+                    continue
+                if in_transaction:
+                    await link.run("BEGIN")
+                elif link.has_rested_for(PINGED_AFTER_S):
+                    await link.run("")
+            except BaseException as error:
+                await link.close()
+                if not isinstance(error, (sa.exc.DBAPIError, OSError)):
+                    raise
+            else:
+                return link
+        link = await self._connect()
+        if in_transaction:
+            try:
+                await link.run("BEGIN")
+            except BaseException:
+                await link.close()
+                raise
+        return link
+
+    async def _connect(self) -> _Link:
+        """Open a connection. Whoever is cancelled meanwhile leaves it to others."""
+        connecting = asyncio.create_task(_Link.open(self._engine.connect()))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            keeping = asyncio.create_task(self._keep(connecting))
+            self._connecting.add(keeping)
+            keeping.add_done_callback(self._connecting.discard)
+            raise
+
+    async def _keep(self, connecting: asyncio.Task[_Link]) -> None:
+        with suppress(Exception):
+            self._idle.append(await connecting)
+
+
+class _Link:
+    """One connection, as SQLAlchemy has it and as the driver has it."""
+
+    def __init__(self, connection: AsyncConnection, driver: Any) -> None:
+        self.connection = connection
+        self.driver = driver
+        self._loop = asyncio.get_running_loop()
+        self._rests_since = self._loop.time()
+
+    @classmethod
+    async def open(cls, connection: AsyncConnection) -> Self:
+        await connection.start()
+        return cls(connection, (await connection.get_raw_connection()).driver_connection)
+
+    async def run(self, text: str) -> None:
+        """Run a statement without parameters."""
+        with self.running(text, ()):
+            await self.driver.execute(text)
+
+    @contextmanager
+    def running(self, text: str, values: Any) -> Iterator[None]:
+        """Tell of what is run in the block as SQLAlchemy's engine does, and of its errors."""
+        sync = self.connection.sync_engine
+        for tell in sync.dispatch.before_cursor_execute:
+            tell(self.connection.sync_connection, None, text, values, None, type(values) is list)
+        try:
+            yield
+        except _DRIVER_ERRORS as error:
+            raise _wrap(error, text, self) from error
+
+    async def rest(self) -> bool:
+        """Undo what was not committed; false if the connection is of no use any more."""
+        driver = self.driver
+        try:
+            if self.connection.in_transaction():
+                # SQLAlchemy's own idea of one, in which it has run its statements.
+                await self.connection.rollback()
+            if driver.is_closed():
+                return False
+            if driver.is_in_transaction():
+                await driver.execute("ROLLBACK")
+        except (*_DRIVER_ERRORS, sa.exc.SQLAlchemyError, OSError):
+            return False
+        self._rests_since = self._loop.time()
+        return True
+
+    def has_rested_for(self, seconds: float) -> bool:
+        return self._loop.time() - self._rests_since > seconds
+
+    async def close(self) -> None:
+        """Close without a word to the database, which undoes what was not committed."""
+        self.driver.terminate()
+        await self.connection.close()
+
+
+class _Savepoint:
+    """A savepoint for one block. PostgreSQL finds the innermost one of a name."""
+
+    def __init__(self, link: _Link) -> None:
+        self._link = link
+
+    async def __aenter__(self) -> Self:
+        await self._link.run("SAVEPOINT block")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self._link.run("RELEASE block")
+        elif issubclass(kind, Exception) and not self._link.driver.is_closed():
+            await self._link.run("ROLLBACK TO block; RELEASE block")
+
+
+def _wrap(error: Exception, text: str, link: _Link) -> Exception:
+    """Wrap an error of the driver as SQLAlchemy does."""
+    dbapi: Any = link.connection.dialect.loaded_dbapi
+    kind = dbapi.Error
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        kind = dbapi.IntegrityError
+    elif isinstance(error, asyncpg.InvalidCachedStatementError):
+        kind = dbapi.InvalidCachedStatementError
+    wrapped: Exception = sa.exc.DBAPIError.instance(
+        text,
+        None,
+        # Its own text, without the details, which show what was to be stored.
+        kind(error.args[0] if error.args else "", error),
+        dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=isinstance(error, _LOST) or link.driver.is_closed(),
+        dialect=link.connection.dialect,
+    )
+    return wrapped
+
+
+def _count(status: str) -> int:
+    """Read how many rows a statement has changed from what PostgreSQL says: `UPDATE 3`."""
+    return int(status.rpartition(" ")[2])
+
+
+UNNAMED_STATEMENTS: dict[str, Any] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": str,
+}
+"""For asyncpg: prepare each statement anew and without a name, so that it needs no more than the
+transaction in which it runs."""
+
+
+def _build_connect_arguments(settings: Settings) -> dict[str, Any]:
+    limit_s = settings.database_statement_timeout
+    limits = {
+        "statement_timeout": limit_s,
+        "idle_in_transaction_session_timeout": settings.database_idle_timeout,
+    }
+    in_ms = {name: str(round(seconds * 1000)) for name, seconds in limits.items()}
+    common = {
+        "timeout": settings.database_connect_timeout,
+        # For a server that says nothing more, not even that it gives up.
+        "command_timeout": limit_s + _ANSWER_MARGIN_S if limit_s else None,
+    }
+    if settings.database_pooler == "transaction":
+        return {**common, **UNNAMED_STATEMENTS}
+    return {
+        **common,
+        # Of the driver, which runs the constant statements, and of SQLAlchemy, for the rest.
+        "statement_cache_size": settings.database_statement_cache,
+        "prepared_statement_cache_size": settings.database_statement_cache,
+        "server_settings": {"application_name": "backhaul", **in_ms},
+    }

@@ -1,0 +1,177 @@
+"""Constant statements mean what SQLAlchemy makes of them, on both databases."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from backhaul_api.db.engine import Database
+from backhaul_api.db.statements import constant
+from backhaul_api.db.tables import jobs, setup_tokens
+from backhaul_api.services import Services
+
+MOMENT = datetime(2026, 7, 1, 12, 30, 15, 250, tzinfo=timezone(timedelta(hours=2)))
+
+INSERT = constant(sa.insert(setup_tokens))
+BY_HASHES = constant(
+    sa.select(setup_tokens.c.token_hash, setup_tokens.c.created_at)
+    .where(setup_tokens.c.token_hash.in_(sa.bindparam("hashes", expanding=True)))
+    .order_by(setup_tokens.c.token_hash)
+)
+MOVE = constant(
+    sa.update(setup_tokens)
+    .where(setup_tokens.c.token_hash.in_(sa.bindparam("hashes", expanding=True)))
+    .values(expires_at=sa.bindparam("moment", type_=setup_tokens.c.expires_at.type))
+)
+WITH_FIXED_LIST = constant(
+    sa.select(sa.func.count()).where(
+        setup_tokens.c.token_hash.in_([b"a", b"b"]),
+        setup_tokens.c.created_at == sa.bindparam("at", type_=setup_tokens.c.created_at.type),
+    )
+)
+TYPES = constant(
+    sa.select(
+        sa.bindparam("id", type_=jobs.c.id.type).label("id"),
+        sa.bindparam("arguments", type_=jobs.c.arguments.type).label("arguments"),
+        sa.bindparam("retry_delay", type_=jobs.c.retry_delay.type).label("retry_delay"),
+        sa.bindparam("ran_offline", type_=jobs.c.ran_offline.type).label("ran_offline"),
+        sa.bindparam("retry_at", type_=jobs.c.retry_at.type).label("retry_at"),
+        sa.bindparam("message", type_=jobs.c.message.type).label("message"),
+    )
+)
+VALUES: list[dict[str, Any]] = [
+    {
+        "id": UUID(int=1),
+        "arguments": {"paths": ["/etc"], "n": 1.5},
+        "retry_delay": 2.5,
+        "ran_offline": True,
+        "retry_at": MOMENT,
+        "message": "ä",
+    },
+    {
+        "id": uuid4(),
+        "arguments": [],
+        "retry_delay": None,
+        "ran_offline": False,
+        "retry_at": None,
+        "message": None,
+    },
+]
+
+
+@pytest.fixture
+def database(services: Services) -> Database:
+    return services.database
+
+
+async def fill(database: Database, *hashes: bytes) -> None:
+    rows = [{"token_hash": one, "created_at": MOMENT, "expires_at": MOMENT} for one in hashes]
+    async with database.writing() as connection:
+        await connection.execute(INSERT, rows)
+
+
+@pytest.mark.parametrize("values", VALUES)
+async def test_values_come_back_as_they_do_from_sqlalchemy(
+    database: Database, values: dict[str, Any]
+) -> None:
+    other = TYPES.where(sa.true())
+
+    async with database.reading() as connection:
+        ours = (await connection.execute(TYPES, values)).mappings().one()
+        theirs = (await connection.execute(other, values)).mappings().one()
+
+    assert dict(ours) == dict(theirs) == values
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 9])
+async def test_list_of_any_length_finds_each_row_once(database: Database, count: int) -> None:
+    hashes = [str(number).encode() for number in range(count)]
+    await fill(database, *hashes, b"other")
+
+    async with database.reading() as connection:
+        found = (await connection.execute(BY_HASHES, {"hashes": hashes})).all()
+
+    assert [(bytes(row.token_hash), row.created_at) for row in found] == [
+        (one, MOMENT) for one in hashes
+    ]
+    assert all(row.created_at.tzinfo is UTC for row in found)
+
+
+async def test_list_that_stands_in_the_statement_is_kept(database: Database) -> None:
+    await fill(database, b"a", b"b", b"c")
+
+    async with database.reading() as connection:
+        assert await connection.scalar(WITH_FIXED_LIST, {"at": MOMENT}) == 2
+
+
+async def test_change_tells_how_many_rows_it_changed(database: Database) -> None:
+    await fill(database, b"a", b"b", b"c")
+
+    async with database.writing() as connection:
+        hashes = [b"a", b"c", b"none"]
+        changed = await connection.execute(MOVE, {"hashes": hashes, "moment": MOMENT})
+
+    assert changed.rowcount == 2
+
+
+async def test_row_that_is_there_is_refused_by_sqlalchemys_name(database: Database) -> None:
+    await fill(database, b"a")
+
+    with pytest.raises(sa.exc.IntegrityError):
+        await fill(database, b"a")
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"),
+    [
+        ({"hashes": [b"a"], "moment": MOMENT.replace(tzinfo=None)}, ValueError),
+        ({"hashes": [b"a"], "moment": datetime.min.replace(tzinfo=MOMENT.tzinfo)}, OverflowError),
+    ],
+)
+async def test_value_that_cannot_be_passed_is_told_with_its_cause(
+    database: Database, values: dict[str, Any], cause: type[Exception]
+) -> None:
+    with pytest.raises(sa.exc.StatementError) as raised:
+        async with database.writing() as connection:
+            await connection.execute(MOVE, values)
+
+    assert isinstance(raised.value.orig, cause)
+
+
+async def test_error_does_not_show_what_was_to_be_stored(database: Database) -> None:
+    await fill(database, b"secret")
+
+    with pytest.raises(sa.exc.IntegrityError) as raised:
+        await fill(database, b"secret")
+
+    text = str(raised.value)
+    assert "secret" not in text
+    assert b"secret".hex() not in text
+
+
+async def test_engine_tells_of_each_statement(database: Database) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
+        seen.append((statement, parameters))
+
+    sa.event.listen(database.sync_engine, "before_cursor_execute", note)
+    async with database.reading() as connection:
+        await connection.execute(BY_HASHES, {"hashes": [b"a"]})
+
+    ((statement, parameters),) = (one for one in seen if "setup_tokens" in one[0])
+    assert statement.startswith("SELECT")
+    assert tuple(parameters) == (b"a",)
+
+
+async def test_default_that_python_fills_in_is_refused(database: Database) -> None:
+    column = sa.Column("name", sa.Text, default=str)
+    statement = constant(sa.insert(sa.Table("some", sa.MetaData(), column)))
+
+    with pytest.raises(TypeError):
+        async with database.writing() as connection:
+            await connection.execute(statement, {})
