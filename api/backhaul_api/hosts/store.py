@@ -107,9 +107,7 @@ async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool
         NotFoundError: there is none.
     """
     wanted = build_key(reference)
-    query = _PRESENT[isinstance(wanted, UUID)]
-    if for_update:
-        query = query.with_for_update()
+    query = _PRESENT[isinstance(wanted, UUID), for_update]
     row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
     if row is None:
         raise NotFoundError("host", reference)
@@ -295,9 +293,13 @@ _AGENT = constant(
         )
     )
 )
+_BY_ID = sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT)
+_BY_NAME = sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT)
 _PRESENT = {
-    True: constant(sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT)),
-    False: constant(sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT)),
+    (True, False): constant(_BY_ID),
+    (True, True): constant(_BY_ID.with_for_update()),
+    (False, False): constant(_BY_NAME),
+    (False, True): constant(_BY_NAME.with_for_update()),
 }
 _SOME = constant(
     sa.select(hosts)

@@ -134,7 +134,9 @@ async def create_job(
             sources=Sources(connection),
         )
         new = await batch.plan_job(order, data, actor=request.user)
-        job = await store.insert(connection, new, now=now)
+        job = await store.insert_for(
+            connection, new, host=host.name, repository=repository.name, now=now
+        )
         await record(
             connection,
             request.user,

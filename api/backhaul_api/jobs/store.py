@@ -29,7 +29,7 @@ from backhaul.wire.jobs import (
     is_real_backup,
 )
 from backhaul.wire.jobs import move as find_move
-from backhaul.wire.kinds import Arguments, JobKind, kind_of
+from backhaul.wire.kinds import Arguments, CopyArguments, JobKind, kind_of
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
@@ -82,6 +82,33 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
     job = await fetch(connection, id_)
     await events.append_job(connection, job, job.state, at=now, message=None)
     return job
+
+
+async def insert_for(
+    connection: AsyncConnection, new: NewJob, *, host: str, repository: str, now: datetime
+) -> Job:
+    """Insert a queued job, as `insert` does, for a host and a repository whose names are known."""
+    (id_,) = await insert_many(connection, [new], host_names={new.host_id: host}, now=now)
+    if isinstance(new.arguments, CopyArguments):
+        return await fetch(connection, id_)  # it tells the name of its destination, too
+    return Job(
+        id=id_,
+        kind=kind_of(new.arguments),
+        state=JobState.QUEUED,
+        host_id=new.host_id,
+        host=host,
+        repository_id=new.repository_id,
+        repository=repository,
+        arguments=new.arguments,
+        actor_kind=new.actor.kind,
+        actor_id=new.actor.id,
+        schedule_id=new.schedule_id,
+        scheduled_at=new.scheduled_at,
+        missed=new.missed,
+        attempts=new.attempts,
+        created_at=now,
+        start_deadline_at=new.start_deadline_at,
+    )
 
 
 async def insert_many(

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import Receipt, ReceiptStatus
+from backhaul.wire.jobs import Job
 from backhaul_api.errors import DomainError
 
 OK = Receipt(status=ReceiptStatus.OK)
@@ -29,6 +30,9 @@ class Arrival:
     """Whom to wake after the commit. One too many does no harm."""
     has_news_of_jobs: bool = False
     """The host works, or has worked."""
+    job: Job | None = None
+    """The job that the envelope before moved, as it is now: most often, this one is about it, too.
+    """
 
 
 def reject(error: DomainError) -> Receipt:

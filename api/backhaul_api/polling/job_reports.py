@@ -160,6 +160,9 @@ async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
 
 
 async def _fetch(arrival: Arrival, job_id: UUID) -> Job:
+    known, arrival.job = arrival.job, None
+    if known is not None and known.id == job_id:
+        return known
     return await store.fetch_of_host(arrival.connection, job_id, arrival.host_id)
 
 
@@ -176,6 +179,7 @@ async def _fetch_attempt(
 
 async def _move(arrival: Arrival, job: Job, event: JobEvent, **changes: Any) -> None:
     moved = await store.move(arrival.connection, job, event, at=arrival.now, **changes)
+    arrival.job = moved
     arrival.topics.add(job.id)
     if moved.state in TERMINAL_STATES:
         arrival.topics.update(await turns.find_next(arrival.connection, job))

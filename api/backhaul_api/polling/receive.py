@@ -1,15 +1,16 @@
 """The batch: what happened on a host, applied in order, one receipt for each envelope.
 
-All of a batch is one transaction, and each envelope a savepoint in it. An envelope that is refused
-changes nothing and leaves its neighbours alone. An error that nobody foresaw undoes the whole batch
-and is answered with 500: the agent keeps its spool and tries again. A receipt `rejected` would make
-it drop a report for good, and a fault of the server is no reason for that.
+All of a batch is one transaction. An envelope that is refused changes nothing and leaves its
+neighbours alone: as that is rare, the batch is then applied once more, with a savepoint for each.
+An error that nobody foresaw undoes the whole batch and is answered with 500: the agent keeps its
+spool and tries again. A receipt `rejected` would make it drop a report for good, and a fault of the
+server is no reason for that.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +41,7 @@ from backhaul_api.errors import (
     DomainError,
     InvalidError,
     LostRaceError,
+    NotReadyError,
     TooLargeError,
     UnknownEnvelopeError,
 )
@@ -77,6 +79,7 @@ APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]
 """Who applies what."""
 
 _NEWS_OF_JOBS = (JobStarted, JobProgress, JobLog, JobFinished)
+_ABOUT_JOBS = (CommandAck, *_NEWS_OF_JOBS)
 
 _KNOWN_TYPES = frozenset(type_.__struct_config__.tag for type_ in APPLY)
 
@@ -108,18 +111,40 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
         reply = await services.fires.take(agent.host_id, fires)
         if reply is not None:
             return reply
+    read = [_read(raw) for raw in batch.envelopes]
+    changes_password = _CHANGES_PASSWORD in body
+    try:
+        receipts = await _apply(services, agent, read, _take, changes_password=changes_password)
+    except NotReadyError:
+        raise
+    except DomainError:
+        receipts = await _apply(
+            services, agent, read, _take_carefully, changes_password=changes_password
+        )
+    return BatchReply(receipts=tuple(receipts))
+
+
+async def _apply(
+    services: Services,
+    agent: AgentIdentity,
+    read: Sequence[UpEnvelope | Receipt],
+    take: Callable[[Arrival, UpEnvelope], Awaitable[Receipt]],
+    *,
+    changes_password: bool,
+) -> list[Receipt]:
+    """Apply the envelopes of a batch; those that could not be read have their receipts already."""
     async with services.database.writing() as connection:
         now = services.clock.now()
         arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
-        if _CHANGES_PASSWORD in body:
+        if changes_password:
             # It can change what other hosts are told, which those who do take turns at.
             await take_turn(connection)
         last_seen_at = await _lock_host(arrival)
-        receipts = [await _take(arrival, raw) for raw in batch.envelopes]
+        receipts = [one if isinstance(one, Receipt) else await take(arrival, one) for one in read]
         if arrival.has_news_of_jobs and is_long_ago(last_seen_at, now):
             await _save_visit(arrival)
         touch(connection, *arrival.topics)
-    return BatchReply(receipts=tuple(receipts))
+    return receipts
 
 
 def decode_batch(body: bytes) -> Batch:
@@ -195,27 +220,41 @@ async def _save_visit(arrival: Arrival) -> None:
     )
 
 
-async def _take(arrival: Arrival, raw: msgspec.Raw) -> Receipt:
+def _read(raw: msgspec.Raw) -> UpEnvelope | Receipt:
+    """Read an envelope; one that cannot be read has its receipt."""
     try:
-        envelope = decode_envelope(bytes(raw))
+        return decode_envelope(bytes(raw))
     except DomainError as error:
         return reject(error)
+
+
+async def _take(arrival: Arrival, envelope: UpEnvelope) -> Receipt:
+    """Apply an envelope. A refusal leaves something half done: the transaction has to be undone."""
     # Not by other envelopes: a process that has lost the host says hello until the one that has it
     # is silent, and must not be taken for that one.
     arrival.has_news_of_jobs |= isinstance(envelope, _NEWS_OF_JOBS)
+    if not isinstance(envelope, _ABOUT_JOBS):
+        arrival.job = None  # it may move any
     try:
-        async with arrival.connection.begin_nested():
-            return await APPLY[type(envelope)](arrival, envelope)
+        return await APPLY[type(envelope)](arrival, envelope)
     except (LostRaceError, sqlalchemy.exc.IntegrityError) as error:
         # The rows are locked, so this is a fault of ours and no word on the envelope.
         raise BatchFailedError(f"{type(envelope).__name__} lost a race") from error
-    except DomainError as error:
-        return reject(error)
     except sqlalchemy.exc.StatementError as error:
         if isinstance(error.orig, OverflowError):
             # A time near year 1 or 9999 that in UTC is outside of them: no retry will store it.
-            return reject(InvalidError.of("", "a time or a number in it is out of range"))
+            raise InvalidError.of("", "a time or a number in it is out of range") from error
         raise
+
+
+async def _take_carefully(arrival: Arrival, envelope: UpEnvelope) -> Receipt:
+    """Apply an envelope, or refuse it and change nothing."""
+    try:
+        async with arrival.connection.begin_nested():
+            return await _take(arrival, envelope)
+    except DomainError as error:
+        arrival.job = None
+        return reject(error)
 
 
 def _read_type(raw: bytes) -> str | None:
