@@ -260,7 +260,7 @@ jobs = Table(
     metadata,
     _id(),
     Column("host_id", ForeignKey("hosts.id"), nullable=False),
-    Column("repository_id", ForeignKey("repositories.id"), index=True),
+    Column("repository_id", ForeignKey("repositories.id")),
     # Of a copy: a repository. No foreign key, for which SQLite would have to copy the whole table;
     # a removed repository keeps its row.
     Column("destination_id", sa.Uuid()),

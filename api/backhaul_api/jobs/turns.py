@@ -308,14 +308,18 @@ def _build(row: sa.Row[Any]) -> Obstacle:
 
 
 # Written out, else no database can see that the partial indexes fit.
-_IS_ACTIVE = jobs.c.state.in_(
-    sa.bindparam(
-        "active_states",
-        [JobState.QUEUED.value, JobState.ACCEPTED.value, JobState.RUNNING.value],
-        expanding=True,
-        literal_execute=True,
+def _is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    return table.c.state.in_(
+        sa.bindparam(
+            "active_states",
+            [JobState.QUEUED.value, JobState.ACCEPTED.value, JobState.RUNNING.value],
+            expanding=True,
+            literal_execute=True,
+        )
     )
-)
+
+
+_IS_ACTIVE = _is_active(jobs)
 
 _TAKES_TURNS = sa.or_(
     jobs.c.kind != JobKind.UNLOCK,
@@ -342,6 +346,7 @@ _SELECT = sa.select(
     .where(
         _others.c.host_id == jobs.c.host_id,
         _others.c.repository_id.is_distinct_from(jobs.c.repository_id),
+        _is_active(_others),
         _others.c.state.in_(
             sa.bindparam(
                 "busy_states",
@@ -371,14 +376,21 @@ _QUEUED_EXCLUSIVE = constant(
         jobs.c.state == JobState.QUEUED,
     )
 )
-_freed: sa.BindParameter[Any] = sa.bindparam("freed", expanding=True)
-_FREED = constant(
-    sa.select(jobs.c.host_id)
-    .distinct()
-    .where(
-        sa.or_(jobs.c.repository_id.in_(_freed), jobs.c.destination_id.in_(_freed)),
-        _IS_ACTIVE,
-        jobs.c.state == JobState.QUEUED,
+
+
+def _select_freed(*conditions: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+    """Select the hosts of jobs that wait on repositories; a copy waits on two."""
+    freed: sa.BindParameter[Any] = sa.bindparam("freed", expanding=True)
+    # Of each an index is asked; of both in one condition, SQLite would ask none.
+    return sa.union(
+        *(
+            sa.select(jobs.c.host_id).where(
+                column.in_(freed), _IS_ACTIVE, jobs.c.state == JobState.QUEUED, *conditions
+            )
+            for column in (jobs.c.repository_id, jobs.c.destination_id)
+        )
     )
-)
-_FREED_EXCLUSIVE = constant(_FREED.where(_IS_EXCLUSIVE))
+
+
+_FREED = constant(_select_freed())
+_FREED_EXCLUSIVE = constant(_select_freed(_IS_EXCLUSIVE))
