@@ -381,8 +381,9 @@ _QUEUED_EXCLUSIVE = constant(
 def _select_freed(*conditions: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
     """Select the hosts of jobs that wait on repositories; a copy waits on two."""
     freed: sa.BindParameter[Any] = sa.bindparam("freed", expanding=True)
-    # Of each an index is asked; of both in one condition, SQLite would ask none.
-    return sa.union(
+    # Of each an index is asked; of both in one condition, SQLite would ask none. It would also take
+    # it longer than the rest to find out who is there twice.
+    return sa.union_all(
         *(
             sa.select(jobs.c.host_id).where(
                 column.in_(freed), _IS_ACTIVE, jobs.c.state == JobState.QUEUED, *conditions

@@ -26,7 +26,7 @@ from backhaul_api.db.tables import hosts, queries
 from backhaul_api.jobs import turns
 from backhaul_api.keys import KeyRing
 from backhaul_api.polling.envelopes import Due, Sorted, fetch_active, hand_out, sort_jobs
-from backhaul_api.polling.sealing import Sealer
+from backhaul_api.polling.sealing import Boxes, Sealer
 
 FindSilence = Callable[[datetime], datetime | None]
 
@@ -82,6 +82,7 @@ class Looks:
         self._database = database
         self._clock = clock
         self._keys = keys
+        self._boxes = Boxes()
         self._waiting: deque[_Asked] = deque()
         self._rounds: set[asyncio.Task[None]] = set()
         self._max_rounds = 1 if database.is_sqlite else ROUNDS_AT_ONCE
@@ -157,7 +158,9 @@ class Looks:
             if not can_go_on:
                 asked.seen.set_result(Seen(host, None, now))
                 continue
-            asked.sealer = Sealer(connection, self._keys, host.id, host.public_key, opened)
+            asked.sealer = Sealer(
+                connection, self._keys, self._boxes, host.id, host.public_key, opened
+            )
             asked.sorted = await sort_jobs(
                 asked.sealer, active[host.id], asked.poll.body.jobs, now=now
             )

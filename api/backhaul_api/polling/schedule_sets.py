@@ -54,7 +54,7 @@ async def _build_template(
     if not _runs_alone(row) or row["source_id"] not in found:
         return None
     try:
-        credentials = await sealer.seal_once(row["repository_id"])
+        credentials = await sealer.seal(row["repository_id"])
     except (SecretDoesNotOpenError, NotFoundError) as error:
         # It must not keep the other schedules from the host. This one waits for the server.
         log.error("schedule.without_template", extra=facts(schedule=row["id"], reason=str(error)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import msgspec
 import nacl.public
+import nacl.utils
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,6 +17,34 @@ from backhaul_api.errors import ConflictError
 from backhaul_api.keys import KeyRing
 from backhaul_api.repositories.rules import Access
 from backhaul_api.repositories.secrets import load_credentials
+
+MAX_KEPT = 20_000
+"""Boxes that a process keeps; some ten megabytes."""
+
+
+class Boxes:
+    """Sealed boxes that were made before. To make one takes longer than all that a job takes of the
+    database, and most jobs of a host need the one that its last job needed.
+
+    A box is a ciphertext that only its host opens, and goes over the wire as it is; what is in it
+    is known here only by a hash, whose key this process alone has.
+    """
+
+    def __init__(self) -> None:
+        self._key = nacl.utils.random(hashlib.blake2b.MAX_KEY_SIZE)
+        self._kept: dict[tuple[bytes, bytes], bytes] = {}
+
+    def seal(self, plain: bytes, public_key: bytes) -> bytes:
+        """Build the box with a text for the host of a key."""
+        place = (public_key, hashlib.blake2b(plain, key=self._key).digest())
+        # Put at the end again: those at the beginning are the ones that nobody has asked for.
+        box = self._kept.pop(place, None)
+        if box is None:
+            box = nacl.public.SealedBox(nacl.public.PublicKey(public_key)).encrypt(plain)
+            if len(self._kept) >= MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+        self._kept[place] = box
+        return box
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +56,10 @@ class Sealer:
 
     connection: AsyncConnection
     keys: KeyRing
+    boxes: Boxes
     host_id: UUID
     public_key: bytes
     opened: dict[tuple[UUID, Access], bytes] = field(default_factory=dict)
-    boxes: dict[UUID, bytes | None] = field(default_factory=dict)
 
     async def seal(
         self, repository_id: UUID | None, access: Access = Access.EVERYDAY
@@ -49,8 +79,7 @@ class Sealer:
         if key not in self.opened:
             credentials = await load_credentials(self.connection, self.keys, repository_id, access)
             self.opened[key] = msgspec.json.encode(credentials)
-        box = nacl.public.SealedBox(nacl.public.PublicKey(self.public_key))
-        return box.encrypt(self.opened[key])
+        return self.boxes.seal(self.opened[key], self.public_key)
 
     async def _check_upkeep(self, repository_id: UUID) -> None:
         """The upkeep host may have become another one since the job was made."""
@@ -60,13 +89,3 @@ class Sealer:
             raise ConflictError(
                 "Another host is the repository's upkeep host: only that may do it."
             )
-
-    async def seal_once(self, repository_id: UUID) -> bytes | None:
-        """Build one box for all schedules of a repository: a thousand boxes take a while.
-
-        Everyday access only: what a host keeps for runs without the server must not delete. Raises
-        as `seal` does.
-        """
-        if repository_id not in self.boxes:
-            self.boxes[repository_id] = await self.seal(repository_id)
-        return self.boxes[repository_id]
