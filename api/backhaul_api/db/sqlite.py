@@ -127,27 +127,29 @@ class Sqlite:
         self._threads = ThreadPoolExecutor(_THREADS, "backhaul-sqlite")
         self._writing_thread = ThreadPoolExecutor(1, "backhaul-sqlite-writer")
         """Of its own: slow reads must keep no commit waiting."""
-        self._readers: list[sa.Connection] = []
-        self._writer: sa.Connection | None = None
+        self._idle: list[sa.Connection] = []
+        """The one that was used last is at the end. Its pages are the newest: whoever comes to a
+        connection after another one's commit reads all of them anew."""
         self._queue: deque[_Turn] = deque()
         self._running: asyncio.Task[None] | None = None
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> _Driver:
         connection = sqlite3.connect(
             self._path, isolation_level=None, check_same_thread=False, factory=_Driver
         )
         configure_sqlite(connection, busy_timeout_ms=BUSY_TIMEOUT_MS)
+        connection.watch()
         return connection
 
-    def _connect_reader(self) -> sa.Connection:
-        sync = self.engine.connect()
-        _driver_of(sync).watch()
+    def _take(self, *, to_read: bool) -> sa.Connection:
+        sync = self._idle.pop() if self._idle else self.engine.connect()
+        _driver_of(sync).is_reader = to_read
         return sync
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[SqliteConnection]:
         """Lend a connection that sees one consistent state."""
-        sync = self._readers.pop() if self._readers else self._connect_reader()
+        sync = self._take(to_read=True)
         driver = _driver_of(sync)
         try:
             driver.execute("BEGIN")
@@ -159,7 +161,7 @@ class Sqlite:
             except sqlite3.Error:
                 _close(sync)
                 raise
-            self._readers.append(sync)
+            self._idle.append(sync)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[SqliteConnection]:
@@ -184,9 +186,9 @@ class Sqlite:
     async def close(self) -> None:
         if self._running is not None:
             await asyncio.wait([self._running])
-        for sync in [*self._readers, *filter(None, [self._writer])]:
+        idle, self._idle = self._idle, []
+        for sync in idle:
             _close(sync)
-        self._readers, self._writer = [], None
         self._threads.shutdown(wait=True)
         self._writing_thread.shutdown(wait=True)
 
@@ -213,13 +215,13 @@ class Sqlite:
             else:
                 _driver_of(sync).rollback()
         except BaseException as error:
-            self._writer = None
             _close(sync)
             for turn in done:
                 turn.fail(error)
             if not isinstance(error, Exception):
                 raise
             return
+        self._idle.append(sync)
         try:
             self.on_commit([turn.connection for turn in done])
         finally:
@@ -227,22 +229,16 @@ class Sqlite:
                 turn.succeed()
 
     async def _begin(self) -> sa.Connection:
-        sync = self._writer = self._writer or self.engine.connect()
+        sync = self._take(to_read=False)
         ends_at = time.monotonic() + self._patience_s
-        while True:
-            try:
-                _run(sync, "BEGIN IMMEDIATE")
-            except sa.exc.OperationalError as error:
-                # Another process: the wait is the loop's, not SQLite's.
-                if not _is_busy(error) or time.monotonic() > ends_at:
-                    raise
-            except BaseException:
-                self._writer = None
-                _close(sync)
-                raise
-            else:
-                return sync
-            await asyncio.sleep(_BUSY_STEP_S)
+        try:
+            while not _try_to_begin(sync, is_last=time.monotonic() > ends_at):  # noqa: ASYNC110
+                # Another process has its turn: the wait is the loop's, not SQLite's.
+                await asyncio.sleep(_BUSY_STEP_S)
+        except BaseException:
+            _close(sync)
+            raise
+        return sync
 
     async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> None:
         driver = _driver_of(sync)
@@ -374,7 +370,6 @@ class _Driver(sqlite3.Connection):
 
     def watch(self) -> None:
         """Interrupt, from now on, what runs for too long within `watched`."""
-        self.is_reader = True
         self.set_progress_handler(self._is_late, _LOOK_EVERY)
 
     @contextmanager
@@ -414,6 +409,17 @@ def _run(
         return (cursor.executemany if is_many else cursor.execute)(text, values)
     except sqlite3.Error as error:
         raise wrap(error, text, sync.dialect) from error
+
+
+def _try_to_begin(sync: sa.Connection, *, is_last: bool) -> bool:
+    """Begin to write; false if another process does. The last try raises its error."""
+    try:
+        _run(sync, "BEGIN IMMEDIATE")
+    except sa.exc.OperationalError as error:
+        if is_last or not _is_busy(error):
+            raise
+        return False
+    return True
 
 
 def _driver_of(sync: sa.Connection) -> _Driver:
