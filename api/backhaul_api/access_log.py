@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
@@ -18,6 +17,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
 from backhaul_api.ids import new_id
 from backhaul_api.logs import current_request_id, facts
+from backhaul_api.polling.front import Front
 
 if TYPE_CHECKING:
     from litestar.types import Message, Receive, Scope, Send
@@ -32,8 +32,8 @@ _AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
 class Api(Litestar):
     """The app, with a log line for each request."""
 
-    fronts: Mapping[str, Callable[[Any, Any, Any], Coroutine[Any, Any, None]]] = {}
-    """What takes the POSTs to a path first."""
+    front: Front
+    """What answers polls and batches where they come past ASGI: see `http_protocol`."""
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -42,18 +42,12 @@ class Api(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self.dispatch(scope, receive, send)
+        if scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
-    def dispatch(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]:
-        """Do the same as a call, with one coroutine less to keep for each parked poll."""
-        if scope["type"] != "http":
-            return super().__call__(scope, receive, send)
-        front = self.fronts.get(scope["path"])
-        if front is not None and scope["method"] == "POST":
-            return front(scope, receive, send)
-        return self.answer(scope, receive, send)
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_id().hex
         scope.setdefault("state", {})["request_id"] = request_id
         bound = current_request_id.set(request_id)

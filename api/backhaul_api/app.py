@@ -99,8 +99,7 @@ def create_app(services: Services) -> Api:
 def put_into(app: Api, services: Services) -> None:
     """Let an app work with these services from now on: its routes are what takes long to build."""
     app.state.services = services
-    front = Front(services, app.answer)
-    app.fronts = {"/v1/agent/poll": front.answer, "/v1/agent/envelopes": front.take}
+    app.front = Front(services)
 
 
 @asynccontextmanager

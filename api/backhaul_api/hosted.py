@@ -54,7 +54,7 @@ class App:
         except (StartError, NotReadyError) as error:
             log.error("start.failed", extra=facts(reason=str(error)))
             return await _refuse(scope, receive, send, error)
-        return await api.dispatch(scope, receive, send)
+        return await api(scope, receive, send)
 
     async def open(self) -> Api:
         """Open the API, once.

@@ -2,6 +2,10 @@
 
 uvicorn has none of its own: a client that sends headers without end fills the memory, and one that
 never ends them keeps its connection for ever. Bodies are bounded by the app.
+
+The requests of agents are answered here, on their connection: see `polling.front`. Of ten thousand
+parked polls, uvicorn's and ASGI's share would be more than all the rest. What is out of the
+ordinary goes uvicorn's own way, as do all other requests.
 """
 
 from __future__ import annotations
@@ -9,12 +13,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from backhaul_api.polling.parking import CONNECTION
+from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul_api.ids import new_id
+from backhaul_api.polling.front import Answer, Front, Headers
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request without its body: more than any proxy adds."""
@@ -22,7 +31,20 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_LIMIT_S = 10.0
 """From the connection, or the first byte of a request, to the end of its headers."""
 
+MAX_SHORT_BODY_BYTES = 64 * 1024
+"""What is longer goes the ordinary way, where a stranger's body is not read to the end."""
+
 _FILES_BESIDES = 64  # the database, the log, and what the interpreter opens now and then
+
+_HEAD = b"".join(
+    [
+        STATUS_LINE[200],
+        b"content-type: application/json\r\n",
+        b"cache-control: no-store\r\n",
+        b"x-content-type-options: nosniff\r\n",
+        f"{PROTOCOL_HEADER.lower()}: {PROTOCOL_VERSION}\r\n".encode(),
+    ]
+)
 
 
 class _HeadTooLongError(Exception):
@@ -30,22 +52,45 @@ class _HeadTooLongError(Exception):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which refuses a head that is too long, or that takes too long."""
+    """uvicorn's protocol, which refuses a head that is too long, or that takes too long, and
+    answers the requests of agents itself."""
 
     # Python lets instances share the keys of up to thirty attributes, and uvicorn has nearly as
     # many: with ours among them, each connection would cost a kilobyte more.
-    __slots__ = ("_has_head", "_head_bytes", "_timer", "on_hang_up")
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_has_head",
+        "_head_bytes",
+        "_is_answering",
+        "_is_last",
+        "_timer",
+        "on_hang_up",
+    )
+
+    answers: Mapping[bytes, Answer] = MappingProxyType({})
+    """What answers the POSTs to a path: see `build_protocol`."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._head_bytes = 0
         self._has_head = False
         self._timer: asyncio.TimerHandle | None = None
+        self._answer: Answer | None = None
+        """What answers the request that is being read, if it does not go the ordinary way."""
+        self._body = b""
+        self._is_answering = False
+        """A request was read to its end, and its answer is awaited."""
+        self._is_last = False
+        """The connection ends with this answer."""
         self.on_hang_up: Callable[[], None] | None = None
+        # For requests that come early: a deque takes most of a kilobyte, and none ever does.
+        self.pipeline = _Pipeline()  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # (uvicorn narrows asyncio's own type here too)
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,7 +99,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self.on_hang_up is not None:
             self.on_hang_up()
 
+    def shutdown(self) -> None:
+        if self._is_answering:
+            self._is_last = True
+        else:
+            super().shutdown()
+
+    # What comes --------------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
+        if self._is_answering:
+            # Nobody of ours asks again before the answer. Whoever does is answered once, and asks
+            # the rest on another connection.
+            self._is_last = True
+            return
         if not self._has_head:
             self._start_timer()
         # Everything counts, and what turns out to be body is taken off again: so the trailers and
@@ -65,9 +123,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse()
 
     def on_message_begin(self) -> None:
+        if self._is_answering:
+            self._is_last = True  # it came in one piece with the request that is being answered
         self._start_timer()
         super().on_message_begin()
-        self.scope[CONNECTION] = self  # type: ignore[literal-required]
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
@@ -75,16 +134,101 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._measure_head() > MAX_HEAD_BYTES:
             # All of it came at once. The parser stops, and `send_400_response` is asked to answer.
             raise _HeadTooLongError
-        super().on_headers_complete()
+        if self._is_answering:
+            return
+        self._answer = self._choose_answer()
+        if self._answer is None:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = max(0, self._head_bytes - len(body))
-        super().on_body(body)
+        if self._is_answering:
+            return
+        if self._answer is None:
+            super().on_body(body)
+            return
+        self._body += body
+        if len(self._body) > MAX_SHORT_BODY_BYTES:
+            self._answer, body, self._body = None, self._body, b""
+            super().on_headers_complete()
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._has_head = False
         self._head_bytes = 0
+        if self._is_answering:
+            return
+        if self._answer is None:
+            super().on_message_complete()
+            return
+        answer, headers, body = self._answer, self.headers, self._body
+        # A parked poll keeps none of it.
+        self._answer, self._body, self.headers = None, b"", []
+        self.scope = None  # type: ignore[assignment]
+        self._is_answering = True
+        answer(self, headers, body)
+
+    def _choose_answer(self) -> Answer | None:
+        """Choose what answers the request; None for what is not just as agents send it."""
+        answer = self.answers.get(self.url)
+        is_ordinary = (
+            answer is None
+            or self.parser.get_method() != b"POST"
+            or self.parser.get_http_version() != "1.1"
+            or not self.parser.should_keep_alive()
+            or self.parser.should_upgrade()
+            or self.expect_100_continue
+            or not (self.cycle is None or self.cycle.response_complete)
+            or (
+                self.limit_concurrency is not None
+                and len(self.connections) >= self.limit_concurrency
+            )
+        )
+        return None if is_ordinary else answer
+
+    # What goes ---------------------------------------------------------------------------------
+
+    def respond(self, body: bytes) -> None:
+        """Answer the request that was read with 200 and a JSON document."""
+        self._is_answering = False
+        if self.transport.is_closing():
+            return
+        parts = [_HEAD]
+        for name, value in self.server_state.default_headers:
+            parts += [name, b": ", value, b"\r\n"]
+        if self._is_last:
+            parts.append(b"connection: close\r\n")
+        parts.append(
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (new_id().hex.encode(), len(body))
+        )
+        parts.append(body)
+        self.transport.write(b"".join(parts))
+        if self._is_last:
+            self.transport.close()
+        self.on_response_complete()
+
+    def pass_on(self, headers: Headers, body: bytes) -> None:
+        """Let the request that was read, which has these, go the ordinary way."""
+        self._is_answering = False
+        if self.transport.is_closing():
+            return
+        url = self.url
+        super().on_message_begin()
+        self.url = url
+        self.headers += headers
+        super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
+        super().on_body(body)
         super().on_message_complete()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run what is to answer the request, and let the server wait for it before it stops."""
+        task = self.loop.create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # Refusals ----------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
         if self._has_head and self._measure_head() > MAX_HEAD_BYTES:
@@ -98,6 +242,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self) -> None:
         self.logger.warning("request.head_too_long")
+        if self._is_answering:
+            self._is_last = True
+            return
         if self.cycle is None or self.cycle.response_complete:
             answer = [STATUS_LINE[431], b"content-length: 0\r\n", b"connection: close\r\n\r\n"]
             self.transport.write(b"".join(answer))
@@ -120,6 +267,35 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._start_timer()
         else:
             self.transport.close()
+
+
+def build_protocol(front: Front) -> type[BoundedHttpProtocol]:
+    """Build the protocol of a server with this front."""
+    return type("HttpProtocol", (BoundedHttpProtocol,), {"__slots__": (), "answers": front.answers})
+
+
+class _Pipeline(list[Any]):
+    """What uvicorn uses of a deque."""
+
+    __slots__ = ()
+
+    def appendleft(self, item: Any) -> None:
+        self.insert(0, item)
+
+
+class _Flow(FlowControl):
+    """uvicorn's flow control, whose event is there once somebody writes more than goes out."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = False
+        self.write_paused = False
+
+    @cached_property
+    def _is_writable_event(self) -> asyncio.Event:  # type: ignore[override]
+        event = asyncio.Event()
+        event.set()
+        return event
 
 
 def choose_connection_limit() -> int | None:

@@ -26,7 +26,7 @@ import uvicorn
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.app import create_app
 from backhaul_api.db.engine import open_database
-from backhaul_api.http_protocol import BoundedHttpProtocol, choose_connection_limit
+from backhaul_api.http_protocol import build_protocol, choose_connection_limit
 from backhaul_api.logs import facts, set_up_logging
 from backhaul_api.opening import open_services
 from backhaul_api.polling.wakeups import Wakeups
@@ -119,10 +119,11 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         raise
     await _offer_setup_token(services)
     log_surroundings(settings)
+    app = create_app(services)
     config = uvicorn.Config(
-        create_app(services).dispatch,
+        app,
         interface="asgi3",
-        http=BoundedHttpProtocol,
+        http=build_protocol(app.front),
         limit_concurrency=choose_connection_limit(),
         lifespan="on",
         ws="none",

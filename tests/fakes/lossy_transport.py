@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Any, cast
@@ -17,7 +17,9 @@ from typing import Any, cast
 import httpx
 from litestar import Litestar
 
-from backhaul_api.polling.parking import CONNECTION
+from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul_api.access_log import Api
+from backhaul_api.polling.front import Headers
 
 
 class Fate(StrEnum):
@@ -113,10 +115,50 @@ class LossyTransport(httpx.AsyncBaseTransport):
             task.exception()  # seen: the agent may be dead
 
 
-class _Connection:
-    """Nobody hangs up here but by dying."""
+class _Exchange:
+    """A request that the app's front answers, as on a real server. Nobody hangs up here but by
+    dying."""
 
-    on_hang_up: Callable[[], None] | None = None
+    def __init__(self, app: Api, request: httpx.Request) -> None:
+        self._app = app
+        self._request = request
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_hang_up: Callable[[], None] | None = None
+        self.answer: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
+
+    async def ask(self, body: bytes) -> httpx.Response:
+        headers = [(name.lower(), value) for name, value in self._request.headers.raw]
+        self._app.front.answers[self._request.url.raw_path](self, headers, body)
+        try:
+            return await self.answer
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if self.on_hang_up is not None:
+                self.on_hang_up()
+
+    def respond(self, body: bytes) -> None:
+        headers = {"Content-Type": "application/json", PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
+        self._set(httpx.Response(200, headers=headers, content=body))
+
+    def pass_on(self, headers: Headers, body: bytes) -> None:
+        self.run(self._take_the_long_way(headers, body))
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.answer.set_exception(error)
+
+    async def _take_the_long_way(self, headers: Headers, body: bytes) -> None:
+        self._set(await _call(self._app, self._request, headers, body, is_cut=False))
+
+    def _set(self, answer: httpx.Response) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
 
 class _Cut(httpx.AsyncByteStream):
@@ -131,18 +173,28 @@ class _Cut(httpx.AsyncByteStream):
 async def _ask(
     app: Litestar, request: httpx.Request, body: bytes, *, is_cut: bool
 ) -> httpx.Response:
+    assert isinstance(app, Api)
+    if request.method == "POST" and request.url.raw_path in app.front.answers and not is_cut:
+        return await _Exchange(app, request).ask(body)
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    return await _call(app, request, headers, body, is_cut=is_cut)
+
+
+async def _call(
+    app: Litestar, request: httpx.Request, headers: Headers, body: bytes, *, is_cut: bool
+) -> httpx.Response:
     messages: deque[dict[str, Any]] = deque(
         [{"type": "http.request", "body": body, "more_body": is_cut}]
     )
-    status, headers, content = 500, [], b""
+    status, answered, content = 500, [], b""
 
     async def receive() -> dict[str, Any]:
         return messages.popleft() if messages else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
-        nonlocal status, headers, content
+        nonlocal status, answered, content
         if message["type"] == "http.response.start":
-            status, headers = message["status"], message["headers"]
+            status, answered = message["status"], message["headers"]
         else:
             content += message.get("body", b"")
 
@@ -151,7 +203,7 @@ async def _ask(
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "method": request.method,
-        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+        "headers": list(headers),
         "scheme": "http",
         "path": request.url.path,
         "raw_path": request.url.raw_path.split(b"?")[0],
@@ -159,8 +211,6 @@ async def _ask(
         "server": ("api", 80),
         "client": ("127.0.0.1", 1234),
         "root_path": "",
-        # As on a real server: polls go the short way, past Litestar.
-        CONNECTION: _Connection(),
     }
     await app(cast("Any", scope), cast("Any", receive), cast("Any", send))
-    return httpx.Response(status, headers=headers, content=content)
+    return httpx.Response(status, headers=answered, content=content)

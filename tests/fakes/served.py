@@ -11,7 +11,7 @@ import uvicorn
 from litestar import Litestar
 
 from backhaul_api.access_log import Api
-from backhaul_api.http_protocol import BoundedHttpProtocol
+from backhaul_api.http_protocol import build_protocol
 
 
 @asynccontextmanager
@@ -20,9 +20,9 @@ async def serve(app: Litestar) -> AsyncIterator[int]:
     assert isinstance(app, Api)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app.dispatch,
+        app,
         interface="asgi3",
-        http=BoundedHttpProtocol,
+        http=build_protocol(app.front),
         proxy_headers=False,
         lifespan="off",
         log_config=None,

@@ -107,7 +107,7 @@ async def list_events(  # noqa: PLR0913 (each is a parameter of the query)
         wakeups=services.wakeups,
         topic=EVENTS,
         seconds=services.settings.cap_wait(wait),
-        receive=request.receive,
+        client=request.receive,
         recheck_s=services.choose_recheck(RECHECK_S),
     )
     return await look_until(look, lambda page: bool(page.items), wait_for)

@@ -329,7 +329,7 @@ def _wait_for(request: OperatorRequest, services: Services, job_id: UUID, second
         wakeups=services.wakeups,
         topic=job_id,
         seconds=services.settings.cap_wait(seconds),
-        receive=request.receive,
+        client=request.receive,
         recheck_s=services.recheck_s,
     )
 

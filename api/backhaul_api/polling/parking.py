@@ -1,7 +1,7 @@
 """Parking a request until there is something to say. Holds no connection, transaction or thread.
 
 Litestar and uvicorn leave a handler alone when its client hangs up; only `receive` tells, so a
-watcher asks it for as long as the request is parked.
+watcher asks it for as long as the request is parked. Past both of them, the connection tells.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from backhaul_api.polling.wakeups import Bell, Wakeups
 
 T = TypeVar("T")
 
-CONNECTION = "backhaul.connection"
-"""Under which a request's scope has its `Connection`, where the server tells of it."""
-
 
 class Connection(Protocol):
     """The connection that a request came by."""
@@ -38,10 +35,9 @@ class Wait:
     wakeups: Wakeups
     topic: UUID
     seconds: float
-    receive: Receive
-    """The request's own, after its body was read."""
-    connection: Connection | None = None
-    """Tells when the client hangs up; where there is none, a task asks `receive`."""
+    client: Connection | Receive
+    """Tells when the client hangs up: the request's own `receive`, after its body was read, or its
+    connection."""
     is_alone: bool = False
     """A newer wait on the topic ends this one."""
     recheck_s: float = math.inf
@@ -71,7 +67,7 @@ async def look_until(
         pause_s = again_in(found)
         return wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
 
-    with wait.wakeups.listen(wait.topic) as bell, _heeding(wait.connection, bell):
+    with wait.wakeups.listen(wait.topic) as bell, _heeding(wait.client, bell):
         # The bell is there already: what changes during the look rings it.
         found = await look()
         if is_enough(found) or bell.has_ended():
@@ -111,25 +107,25 @@ async def wait_until(
 
 
 @contextmanager
-def _heeding(connection: Connection | None, bell: Bell) -> Iterator[None]:
-    """Let a connection that tells of it end the wait when its client hangs up."""
-    if connection is None:
+def _heeding(client: Connection | Receive, bell: Bell) -> Iterator[None]:
+    """Let a connection end the wait when its client hangs up."""
+    if callable(client):
         yield
         return
-    connection.on_hang_up = bell.end
+    client.on_hang_up = bell.end
     try:
         yield
     finally:
-        connection.on_hang_up = None
+        client.on_hang_up = None
 
 
 @asynccontextmanager
 async def _watched(wait: Wait, bell: Bell) -> AsyncIterator[None]:
-    """End the wait when the client hangs up, where no connection tells of that."""
-    if wait.connection is not None:
+    """End the wait when the client hangs up, where no connection does."""
+    if not callable(wait.client):
         yield
         return
-    watcher = asyncio.create_task(_end_when_hung_up(wait.receive, bell))
+    watcher = asyncio.create_task(_end_when_hung_up(wait.client, bell))
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -70,12 +71,11 @@ class Poll:
     services: Services
     host_id: UUID
     body: PollRequest
-    receive: Receive
     name: str
     token_hash: bytes
     """With which the host is known again."""
-
-    connection: Connection | None = None
+    client: Connection | Receive
+    """Tells when the client hangs up."""
 
     async def answer(self, *, until: float | None = None) -> PollReply:
         """Answer at once if anything is due, else when it is, at the latest after the hold.
@@ -98,8 +98,7 @@ class Poll:
             wakeups=self.services.wakeups,
             topic=self.host_id,
             seconds=hold_s,
-            receive=self.receive,
-            connection=self.connection,
+            client=self.client,
             # A connection that died unnoticed leaves its poll behind; the newer one ends it.
             is_alone=True,
             recheck_s=self.services.recheck_s,
@@ -298,51 +297,50 @@ class QuietPoll:
     """The poll of a host of which the memory knows that nothing is due for it now. It asks the
     database only when the host is woken.
 
-    While it is parked there is this object, a bell and a future: a chain of coroutines would cost
-    more than all of them. So whoever answers the request awaits the future itself:
-
-        future = quiet.park()
-        try:
-            await future
-        finally:
-            quiet.leave()
-        reply = await quiet.answer()
+    While it is parked there are this object and a bell: a task would cost more than both of them.
     """
 
-    __slots__ = ("_bell", "_deadline", "_poll", "_tick")
+    __slots__ = ("_bell", "_connection", "_deadline", "_on_end", "_poll", "_tick")
 
-    def __init__(self, poll: Poll) -> None:
+    def __init__(self, poll: Poll, connection: Connection) -> None:
         self._poll = poll
+        self._connection = connection
 
-    def park(self) -> asyncio.Future[None]:
-        """Give what is done when the host is woken, the hold is over or the client hangs up."""
+    @property
+    def body(self) -> PollRequest:
+        return self._poll.body
+
+    def park(self, on_end: Callable[[QuietPoll], None]) -> None:
+        """Wait. `on_end` is called when the host is woken or the hold is over, unless the client
+        hangs up before."""
         poll, wakeups = self._poll, self._poll.services.wakeups
         hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=poll.services.settings.longest_hold)
         self._deadline = asyncio.get_running_loop().time() + hold_s
         self._bell = wakeups.enter(poll.host_id)
         wakeups.end_older(poll.host_id, self._bell)
-        assert poll.connection is not None  # noqa: S101 (the front has seen it)
-        poll.connection.on_hang_up = self._bell.end
-        future, self._tick = self._bell.arm(self._deadline)
-        return future
+        self._on_end = on_end
+        self._connection.on_hang_up = self._leave
+        self._tick = self._bell.arm(self._deadline, self._end)
 
-    def leave(self) -> None:
-        """Wait no more."""
-        assert self._poll.connection is not None  # noqa: S101 (as above)
-        self._poll.connection.on_hang_up = None
-        self._bell.disarm(self._tick)
-        self._poll.services.wakeups.leave(self._poll.host_id, self._bell)
+    def has_news(self) -> bool:
+        """Tell, at the end, whether it has to look: else there is nothing for the host."""
+        return self._bell.has_rung() and not self._bell.has_ended()
 
-    def answer_at_once(self) -> PollReply:
-        """Answer a poll that does not want to wait."""
+    def build_empty_reply(self) -> PollReply:
         return self._poll.build_reply(_NOTHING)
 
-    async def answer(self) -> PollReply:
-        """Answer, after `leave`. Raises as `Poll.answer` does."""
-        poll, bell = self._poll, self._bell
-        if bell.has_ended() or not bell.has_rung():
-            return poll.build_reply(_NOTHING)
-        return await poll.answer(until=self._deadline)
+    async def look(self) -> PollReply:
+        """Look, and wait on if there is nothing yet. Raises as `Poll.answer` does."""
+        return await self._poll.answer(until=self._deadline)
+
+    def _end(self) -> None:
+        self._leave()
+        self._on_end(self)
+
+    def _leave(self) -> None:
+        self._connection.on_hang_up = None
+        self._bell.disarm(self._tick)
+        self._poll.services.wakeups.leave(self._poll.host_id, self._bell)
 
 
 def build_farewell(services: Services) -> PollReply:

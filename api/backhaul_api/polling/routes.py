@@ -29,9 +29,9 @@ async def poll(request: AgentRequest, services: Needs, data: JSONBody[PollReques
         services,
         agent.host_id,
         data,
+        agent.name,
+        agent.token_hash,
         request.receive,
-        name=agent.name,
-        token_hash=agent.token_hash,
     )
     return await poll.answer()
 
@@ -65,7 +65,7 @@ async def hold(request: AgentRequest, services: Needs, data: JSONBody[HoldReques
         wakeups=services.wakeups,
         topic=uuid4(),  # nobody ever rings it
         seconds=min(data.hold, services.settings.longest_hold),
-        receive=request.receive,
+        client=request.receive,
     )
     await look_until(look, lambda _: False, wait)
     return HoldReply(

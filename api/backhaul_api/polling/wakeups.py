@@ -1,4 +1,4 @@
-"""Waiting without holding anything: one future per parked request, woken by topic.
+"""Waiting without holding anything: one bell per parked request, rung by topic.
 
 A wake-up only means "look again"; it carries nothing and may be lost with the process. Whoever
 waits registers first and looks at the database after that, so that a change between the look and
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -35,11 +36,11 @@ yet: many are spread further."""
 class Bell:
     """Rings when a topic that its owner listens to has changed, or when the wait is to end."""
 
-    __slots__ = ("_future", "_has_ended", "_has_rung", "_wheel")
+    __slots__ = ("_has_ended", "_has_rung", "_wake", "_wheel")
 
     def __init__(self, wheel: Wheel) -> None:
         self._wheel = wheel
-        self._future: asyncio.Future[None] | None = None
+        self._wake: Callable[[], None] | None = None
         self._has_rung = False
         self._has_ended = False
 
@@ -58,8 +59,9 @@ class Bell:
 
     def time_out(self) -> None:
         """End a wait in silence."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
+        wake, self._wake = self._wake, None
+        if wake is not None:
+            wake()
 
     async def wait_until(self, deadline: float) -> bool:
         """Wait for a ring; also tells of one that came before the call.
@@ -71,7 +73,9 @@ class Bell:
             False when the deadline passed in silence.
         """
         if not self._has_rung:
-            future, tick = self.arm(deadline)
+            # A bare future: `wait_for` makes a task per call on Python 3.11, an Event a deque.
+            future = asyncio.get_running_loop().create_future()
+            tick = self.arm(deadline, partial(_resolve, future))
             try:
                 await future
             finally:
@@ -79,24 +83,25 @@ class Bell:
         rang, self._has_rung = self._has_rung, False
         return rang
 
-    def arm(self, deadline: float) -> tuple[asyncio.Future[None], int]:
-        """Begin a wait without a coroutine of its own: gives what is done with a ring, or when the
-        deadline has passed, and what `disarm` takes afterwards."""
-        loop = asyncio.get_running_loop()
-        # A bare future: `wait_for` makes a task per call on Python 3.11, an Event a deque.
-        self._future = loop.create_future()
-        if self._has_rung:
-            self._future.set_result(None)
-        return self._future, self._wheel.add(self, deadline, loop)
+    def arm(self, deadline: float, wake: Callable[[], None]) -> int:
+        """Begin a wait without a coroutine: `wake` is called once, with the next ring or when the
+        deadline has passed. Gives what `disarm` takes."""
+        self._wake = wake
+        return self._wheel.add(self, deadline, asyncio.get_running_loop())
 
     def disarm(self, tick: int) -> None:
         """End a wait that `arm` began."""
         self._wheel.discard(self, tick)
-        self._future = None
+        self._wake = None
 
     def has_rung(self) -> bool:
         """Tell whether it rang since the last wait."""
         return self._has_rung
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Wheel:
@@ -220,7 +225,7 @@ class Wakeups:
         least_s, most_s = DRAIN_PAUSE_S
         self.drain_pause_s = (least_s, max(most_s, self.waiting / RETURNS_A_SECOND))
         self.is_draining = True
-        for present in self._bells.values():
+        for present in list(self._bells.values()):  # they leave as they end
             for bell in _each(present):
                 bell.end()
 

@@ -174,7 +174,7 @@ async def _ask(
         wakeups=services.wakeups,
         topic=query_id,
         seconds=wait_s,
-        receive=receive,
+        client=receive,
         recheck_s=services.choose_recheck(RECHECK_S),
     )
     try:

@@ -171,7 +171,7 @@ class Client:
 
 
 def build_wait(wakeups: Wakeups, client: Client, seconds: float = 20.0) -> Wait:
-    return Wait(wakeups=wakeups, topic=TOPIC, seconds=seconds, receive=client.receive)
+    return Wait(wakeups=wakeups, topic=TOPIC, seconds=seconds, client=client.receive)
 
 
 async def until_parked(wakeups: Wakeups) -> None:
