@@ -76,10 +76,12 @@ class SqliteConnection:
 
     def _execute(self, ready: Ready, parameters: Any) -> Any:
         """Execute a constant statement."""
-        if isinstance(parameters, list):
-            cursor = _run(self._sync, ready.text, [ready.bind(each) for each in parameters])
-        else:
-            cursor = _run(self._sync, ready.text, ready.bind(parameters or {}))
+        values: Any = (
+            [ready.bind(each) for each in parameters]
+            if isinstance(parameters, list)
+            else ready.bind(parameters or {})
+        )
+        cursor = _run(self._sync, self._driver, ready.text, values)
         return ready.build_result(cursor.rows) if ready.gives_rows else Changed(cursor.rowcount)
 
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
@@ -172,11 +174,12 @@ class Sqlite:
         if self._running is None:
             self._running = loop.create_task(self._run())
         try:
+            # Much less than a task's timeout, which this need not be.
+            timer = loop.call_later(self._patience_s, turn.give_up)
             try:
-                async with asyncio.timeout(self._patience_s):
-                    connection = await turn.granted
-            except TimeoutError as error:
-                raise sa.exc.TimeoutError("the turn to write did not come") from error
+                connection = await turn.granted
+            finally:
+                timer.cancel()
             yield connection
             turn.end(is_good=True)
         finally:
@@ -268,7 +271,7 @@ class Sqlite:
 
     async def _commit(self, sync: sa.Connection) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writing_thread, _run, sync, "COMMIT")
+        await loop.run_in_executor(self._writing_thread, _run, sync, _driver_of(sync), "COMMIT")
 
 
 class _Turn:
@@ -287,6 +290,11 @@ class _Turn:
         self.connection = connection
         self.granted.set_result(connection)
         return True
+
+    def give_up(self) -> None:
+        """Wait no more."""
+        if not self.granted.done():
+            self.granted.set_exception(sa.exc.TimeoutError("the turn to write did not come"))
 
     def end(self, *, is_good: bool) -> None:
         if not self.ended.done():
@@ -398,11 +406,14 @@ def configure_sqlite(connection: sqlite3.Connection, *, busy_timeout_ms: int) ->
 
 
 def _run(
-    sync: sa.Connection, text: str, values: tuple[Any, ...] | list[tuple[Any, ...]] = ()
+    sync: sa.Connection,
+    driver: _Driver,
+    text: str,
+    values: tuple[Any, ...] | list[tuple[Any, ...]] = (),
 ) -> _Cursor:
     """Run a statement past SQLAlchemy, whose engine tells of it all the same."""
     is_many = isinstance(values, list)
-    cursor: _Cursor = _driver_of(sync).cursor()
+    cursor: _Cursor = driver.cursor()
     try:
         for tell in sync.engine.dispatch.before_cursor_execute:
             tell(sync, cursor, text, values, None, is_many)
@@ -414,7 +425,7 @@ def _run(
 def _try_to_begin(sync: sa.Connection, *, is_last: bool) -> bool:
     """Begin to write; false if another process does. The last try raises its error."""
     try:
-        _run(sync, "BEGIN IMMEDIATE")
+        _run(sync, _driver_of(sync), "BEGIN IMMEDIATE")
     except sa.exc.OperationalError as error:
         if is_last or not _is_busy(error):
             raise

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
+from sqlalchemy.engine.result import SimpleResultMetaData
 
 StatementT = TypeVar("StatementT", bound=sa.Executable)
 
@@ -29,8 +29,6 @@ Parameters = Mapping[str, Any]
 _constants: dict[int, sa.Executable] = {}
 """By their identity, and kept, so that no other statement ever has it."""
 
-_REQUIRED = object()
-
 _FLOAT8 = 701
 """PostgreSQL's type of the only columns whose conversion asks for it."""
 
@@ -39,6 +37,40 @@ def constant(statement: StatementT) -> StatementT:
     """Promise that a statement is built once for all of its calls."""
     _constants[id(statement)] = statement
     return statement
+
+
+class Rows:
+    """The rows that a statement gives, as SQLAlchemy's result does."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def all(self) -> list[Any]:
+        return self._rows
+
+    def one_or_none(self) -> Any:
+        if len(self._rows) > 1:
+            raise sa.exc.MultipleResultsFound("there are several rows")
+        return self._rows[0] if self._rows else None
+
+    def one(self) -> Any:
+        if not self._rows:
+            raise sa.exc.NoResultFound("there is no row")
+        return self.one_or_none()
+
+    def scalar(self) -> Any:
+        return self._rows[0][0] if self._rows else None
+
+    def scalars(self) -> Rows:
+        return Rows([row[0] for row in self._rows])
+
+    def mappings(self) -> Rows:
+        return Rows([row._mapping for row in self._rows])
 
 
 class Changed:
@@ -57,8 +89,10 @@ class Ready:
     text: str
     gives_rows: bool
     _metadata: SimpleResultMetaData
-    _binds: Sequence[tuple[str, Convert | None, Any]]
-    """In the order of the text: the name, the conversion, and the value where none is given."""
+    _binds: Sequence[tuple[str, Convert | None]]
+    """The names of the values in the order of the text, and their conversions."""
+    _fixed: Parameters
+    """What stands in the statement itself."""
     _lists: Mapping[str, Sequence[str]]
     """The names of the single values of those that are lists."""
 
@@ -71,16 +105,25 @@ class Ready:
         try:
             if self._lists:
                 parameters = dict(self._spread(parameters))
-            return tuple([_bind(parameters, *bind) for bind in self._binds])
+            if self._fixed:
+                parameters = {**self._fixed, **parameters}
+            return tuple(
+                [
+                    parameters[name] if convert is None else convert(parameters[name])
+                    for name, convert in self._binds
+                ]
+            )
         except Exception as error:
             name = type(error).__name__
             raise sa.exc.StatementError(
                 f"({name})", self.text, None, error, hide_parameters=True
             ) from error
 
-    def build_result(self, rows: Iterable[Any]) -> IteratorResult[Any]:
+    def build_result(self, rows: Iterable[Any]) -> Rows:
         """Build the result out of the driver's rows."""
-        return IteratorResult(self._metadata, iter(rows))
+        metadata = self._metadata
+        converts, places = metadata._processors, metadata._key_to_index
+        return Rows([sa.Row(metadata, converts, places, row) for row in rows])
 
     def _spread(self, parameters: Parameters) -> Iterator[tuple[str, Any]]:
         yield from parameters.items()
@@ -97,11 +140,6 @@ def wrap(error: Exception, text: str, dialect: sa.Dialect) -> Exception:
     return sa.exc.DBAPIError.instance(
         text, None, error, base, hide_parameters=True, dialect=dialect
     )
-
-
-def _bind(parameters: Parameters, name: str, convert: Convert | None, fixed: Any) -> Any:
-    value = parameters[name] if fixed is _REQUIRED else parameters.get(name, fixed)
-    return value if convert is None else convert(value)
 
 
 class Statements:
@@ -147,12 +185,14 @@ class _Compiled:
         lists = {name: [None] * length for name, length in zip(self.lists, lengths, strict=True)}
         expanded = self.text.construct_expanded_state({**parameters, **lists})
         singles = expanded.parameter_expansion
+        converts, fixed = _find_binds(self.text, singles, self.dialect)
         columns = _find_columns(self.statement)
         return Ready(
             text=expanded.statement,
             gives_rows=columns is not None,
             _metadata=_build_metadata(columns or (), self.dialect),
-            _binds=_find_binds(self.text, expanded.positiontup, singles, self.dialect),
+            _binds=[(name, converts.get(name)) for name in expanded.positiontup],
+            _fixed={name: fixed[name] for name in expanded.positiontup if name in fixed},
             _lists={name: singles[name] for name in lists},
         )
 
@@ -169,20 +209,19 @@ def _compile(statement: sa.Executable, parameters: Parameters, dialect: sa.Diale
 
 
 def _find_binds(
-    compiled: Any,
-    names: Iterable[str],
-    lists: Mapping[str, Sequence[str]],
-    dialect: sa.Dialect,
-) -> list[tuple[str, Convert | None, Any]]:
+    compiled: Any, lists: Mapping[str, Sequence[str]], dialect: sa.Dialect
+) -> tuple[dict[str, Convert | None], dict[str, Any]]:
     """Find how to convert each value, and those that stand in the statement itself."""
-    found: dict[str, tuple[Convert | None, Any]] = {}
+    converts: dict[str, Convert | None] = {}
+    fixed: dict[str, Any] = {}
     for bind, name in compiled.bind_names.items():
+        singles = lists.get(name, ())
         convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
-        fixed: Any = _REQUIRED if bind.required else bind.effective_value
-        found[name] = (convert, fixed)
-        for number, single in enumerate(lists.get(name, ())):
-            found[single] = (convert, _REQUIRED if bind.required else fixed[number])
-    return [(name, *found[name]) for name in names]
+        converts |= dict.fromkeys([name, *singles], convert)
+        if not bind.required:
+            value = bind.effective_value
+            fixed |= dict(zip(singles, value, strict=True)) if singles else {name: value}
+    return converts, fixed
 
 
 def _find_columns(statement: Any) -> Sequence[sa.ColumnElement[Any]] | None:
