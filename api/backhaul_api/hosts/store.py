@@ -70,16 +70,17 @@ async def insert(connection: AsyncConnection, new: NewHost, *, now: datetime) ->
         )
     host_id = new_id()
     await connection.execute(
-        sa.insert(hosts).values(
-            id=host_id,
-            name=new.name,
-            labels=dict(new.labels),
-            facts=new.facts,
-            public_key=new.public_key,
-            token_hash=new.token_hash,
-            enrolled_at=now,
-            enrollment_token_id=new.enrollment_token_id,
-        )
+        _INSERT,
+        {
+            "id": host_id,
+            "name": new.name,
+            "labels": dict(new.labels),
+            "facts": new.facts,
+            "public_key": new.public_key,
+            "token_hash": new.token_hash,
+            "enrolled_at": now,
+            "enrollment_token_id": new.enrollment_token_id,
+        },
     )
     return host_id
 
@@ -106,9 +107,7 @@ async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool
         NotFoundError: there is none.
     """
     wanted = build_key(reference)
-    query = _PRESENT[isinstance(wanted, UUID)]
-    if for_update:
-        query = query.with_for_update()
+    query = (_LOCKED if for_update else _PRESENT)[isinstance(wanted, UUID)]
     row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
     if row is None:
         raise NotFoundError("host", reference)
@@ -238,8 +237,7 @@ async def _end_jobs(
 
 async def is_name_taken(connection: AsyncConnection, name: str) -> bool:
     """Tell whether a host that was not removed has this name."""
-    query = sa.select(hosts.c.id).where(hosts.c.name == name, _IS_PRESENT)
-    return await connection.scalar(query) is not None
+    return await connection.scalar(_NAMED, {"name": name}) is not None
 
 
 def _has_label(connection: AsyncConnection, key: str, value: str) -> sa.ColumnElement[bool]:
@@ -285,7 +283,7 @@ def _build_drift(row: Any) -> ScheduleDrift | None:
     )
 
 
-# Built once: every request of an agent asks the first, every new job the others.
+# Built once: every request of an agent asks the first, every new job, schedule and host the others.
 _AGENT = sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
     sa.or_(
         hosts.c.token_hash == sa.bindparam("token_hash"),
@@ -296,12 +294,15 @@ _PRESENT = {
     True: sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESENT),
     False: sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT),
 }
+_LOCKED = {is_id: query.with_for_update() for is_id, query in _PRESENT.items()}
 _SOME = (
     sa.select(hosts)
     .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)), _IS_PRESENT)
     .order_by(hosts.c.id)
     .with_for_update(key_share=True)
 )
+_NAMED = sa.select(hosts.c.id).where(hosts.c.name == sa.bindparam("name"), _IS_PRESENT)
+_INSERT = sa.insert(hosts)
 _IDS = sa.select(hosts.c.id).where(
     hosts.c.name.in_(sa.bindparam("names", expanding=True)), _IS_PRESENT
 )

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import CreateSource, Source, UpdateSource
 from backhaul.wire.wording import render_count
-from backhaul_api.db.references import matches_reference
+from backhaul_api.db.references import build_key
 from backhaul_api.db.tables import schedules, sources
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.ids import new_id
@@ -42,8 +42,9 @@ async def fetch(connection: AsyncConnection, reference: str) -> Source:
     Raises:
         NotFoundError: there is none.
     """
-    query = sa.select(sources).where(matches_reference(sources, reference))
-    row = (await connection.execute(query)).mappings().one_or_none()
+    wanted = build_key(reference)
+    query = _ONE[isinstance(wanted, UUID)]
+    row = (await connection.execute(query, {"wanted": wanted})).mappings().one_or_none()
     if row is None:
         raise NotFoundError("source", reference)
     return _build(row)
@@ -117,3 +118,10 @@ async def _refuse_taken_name(connection: AsyncConnection, name: str) -> None:
 def _build(row: Any) -> Source:
     # SQLAlchemy's column names are a kind of str that msgspec does not take for one.
     return msgspec.convert({str(name): value for name, value in row.items()}, Source)
+
+
+# Built once: every new schedule asks one of them.
+_ONE = {
+    True: sa.select(sources).where(sources.c.id == sa.bindparam("wanted")),
+    False: sa.select(sources).where(sources.c.name == sa.bindparam("wanted")),
+}
