@@ -54,8 +54,8 @@ async def fetch_some(connection: AsyncConnection, ids: Collection[UUID]) -> dict
     """Fetch sources by their ids."""
     if not ids:
         return {}
-    query = sa.select(sources).where(sources.c.id.in_(ids))
-    return {row["id"]: _build(row) for row in (await connection.execute(query)).mappings()}
+    rows = (await connection.execute(_SOME, {"ids": list(ids)})).mappings()
+    return {row["id"]: _build(row) for row in rows}
 
 
 async def fetch_page(connection: AsyncConnection, *, limit: int, after: str | None) -> list[Source]:
@@ -120,8 +120,9 @@ def _build(row: Any) -> Source:
     return msgspec.convert({str(name): value for name, value in row.items()}, Source)
 
 
-# Built once: every new schedule asks one of them.
+# Built once: every new schedule asks one of the first, every set that a host is sent the last.
 _ONE = {
     True: sa.select(sources).where(sources.c.id == sa.bindparam("wanted")),
     False: sa.select(sources).where(sources.c.name == sa.bindparam("wanted")),
 }
+_SOME = sa.select(sources).where(sources.c.id.in_(sa.bindparam("ids", expanding=True)))
