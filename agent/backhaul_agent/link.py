@@ -49,6 +49,8 @@ POLL_MARGIN_S = 15.0
 """The client waits longer than the server holds, or each quiet poll would look like a failure."""
 TOTAL_MARGIN_S = 30.0
 """A timeout starts again with each byte; beyond it plus this, an answer that drips is given up."""
+DEAD_CONNECTION_S = 2.0
+"""A dead connection shows at once; what breaks later was an answer under way, or a held poll."""
 
 _LOST_STATUSES = frozenset({408, 425, 429})
 
@@ -122,7 +124,7 @@ class Link:
         try:
             return await self._send_once(path, body, timeout_s, traced)
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            if traced.is_new_connection or traced.age_s > _DEAD_CONNECTION_S:
+            if traced.is_new_connection or traced.age_s > DEAD_CONNECTION_S:
                 raise
             return await self._send_once(path, body, timeout_s, _Trace())
 
@@ -180,10 +182,6 @@ class Link:
             and self._identity is not None
             and self._identity.is_removal(problem.signature)
         )
-
-
-_DEAD_CONNECTION_S = 2.0
-"""A dead connection shows at once; what breaks later was an answer under way, or a held poll."""
 
 
 class _Trace:

@@ -21,6 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api.auth import OperatorRequest
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import idempotency_keys
 from backhaul_api.errors import ConflictError, InvalidError
 from backhaul_api.keys import SecretDoesNotOpenError
@@ -46,7 +47,19 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+# Built once: every request that makes something asks them.
+_DELETE_OLD = constant(
+    sa.delete(idempotency_keys).where(idempotency_keys.c.created_at <= sa.bindparam("until"))
+)
+_CLAIM: dict[str, Any] = {
+    name: constant(insert(idempotency_keys).on_conflict_do_nothing())
+    for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
+}
+_KEEP = constant(
+    sa.update(idempotency_keys)
+    .where(idempotency_keys.c.id == sa.bindparam("wanted"))
+    .values(answer=sa.bindparam("sealed"))
+)
 _PLACE = {"table": "idempotency_keys", "column": "answer"}
 
 
@@ -73,15 +86,15 @@ class Once:
         """
         if self._id is None:
             return None
-        table, now = idempotency_keys, self._services.clock.now()
-        await connection.execute(sa.delete(table).where(table.c.created_at <= now - KEPT_FOR))
-        claim = _INSERT[connection.dialect.name](table).values(
-            id=self._id, user_id=self._user_id, created_at=now
-        )
-        claimed = await connection.execute(claim.on_conflict_do_nothing())
+        now = self._services.clock.now()
+        await connection.execute(_DELETE_OLD, {"until": now - KEPT_FOR})
+        claim = {"id": self._id, "user_id": self._user_id, "created_at": now}
+        claimed = await connection.execute(_CLAIM[connection.dialect.name], claim)
         if claimed.rowcount == 1:
             return None
-        sealed = await connection.scalar(sa.select(table.c.answer).where(table.c.id == self._id))
+        sealed = await connection.scalar(
+            sa.select(idempotency_keys.c.answer).where(idempotency_keys.c.id == self._id)
+        )
         try:
             kept = self._services.keys.decrypt(sealed or b"", row_id=self._id, **_PLACE)
         except SecretDoesNotOpenError as error:
@@ -98,8 +111,4 @@ class Once:
         if self._id is not None:
             plain = self._asked + msgspec.json.encode(answer)
             sealed = self._services.keys.encrypt(plain, row_id=self._id, **_PLACE)
-            await connection.execute(
-                sa.update(idempotency_keys)
-                .where(idempotency_keys.c.id == self._id)
-                .values(answer=sealed)
-            )
+            await connection.execute(_KEEP, {"wanted": self._id, "sealed": sealed})

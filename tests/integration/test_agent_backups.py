@@ -46,7 +46,9 @@ class DumpingHost(RunningHost):
         return sum(file.stat().st_size for file in data.rglob("*") if file.is_file())
 
     def locks(self) -> list[Path]:
-        return list((self.repository / "locks").iterdir())
+        # One that restic was still about to write when it was ended has another name, and locks
+        # nothing.
+        return [one for one in (self.repository / "locks").iterdir() if "-tmp-" not in one.name]
 
 
 def run_restic(repository: Path, *arguments: str) -> bytes:

@@ -13,12 +13,15 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
+import nacl.public
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.agents import ReceiptStatus
+from backhaul.wire.agents import EnrollRequest, ReceiptStatus
+from backhaul.wire.base import PROTOCOL_HEADER
 from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import LogLine, Outcome, Progress
 from backhaul.wire.kinds import BackupResult
@@ -26,7 +29,7 @@ from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul_api.services import Services
 from tests.fakes.clock import START
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_schedule, read_commands
+from tests.fakes.fleet import FACTS, FakeAgent, add_agent, add_job, add_schedule, read_commands
 from tools.grown_fleet import GrownFleet, grow
 
 HOSTS, JOBS = 8_000, 64_000
@@ -201,8 +204,7 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
         assert receipt.status is ReceiptStatus.OK
     [command, *_] = read_commands(await agent.poll(schedule_version=1))
     await _work(agent, command.job_id)
-    job = await operator.get(f"/v1/jobs/{command.job_id}")
-    assert job.json()["state"] == "succeeded"
+    assert (await operator.get(f"/v1/jobs/{command.job_id}")).json()["state"] == "succeeded"
     log = await operator.get(f"/v1/jobs/{command.job_id}/log")
     await operator.get(f"/v1/jobs/{command.job_id}/log", params={"tail": 1})
     follow = {"cursor": log.json()["next_cursor"]}
@@ -211,10 +213,26 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     await operator.delete(f"/v1/schedules/{made['id']}")
     waiting = await add_job(operator, repository=grown.repository)
     await operator.post(f"/v1/jobs/{waiting}/cancel")
+    await _join(operator)
 
     assert len(statements.seen) > 60
     searches = await statements.find_searches()
     assert not searches, "\n\n".join(searches)
+
+
+async def _join(operator: httpx.AsyncClient) -> None:
+    """Let another host join."""
+    token = (await operator.post("/v1/enrollment-tokens", json={})).json()["token"]
+    request = EnrollRequest(
+        enrollment_token=token,
+        public_key=bytes(nacl.public.PrivateKey.generate().public_key),
+        facts=FACTS,
+        name="newest",
+    )
+    answer = await operator.post(
+        "/v1/agents/enroll", content=msgspec.json.encode(request), headers={PROTOCOL_HEADER: "1"}
+    )
+    assert answer.status_code == 201, answer.text
 
 
 async def _work(agent: FakeAgent, job_id: UUID) -> None:

@@ -154,12 +154,13 @@ async def test_versions_only_grow_whatever_happens_at_once(
         *(operator.patch("/v1/repositories/nas", json={"password": f"p{n}"}) for n in range(3)),
         *(agent.send(ScheduleAck(schedule_version=1)) for _ in range(3)),
         *(operator.post("/v1/jobs", json={**JOB, "paths": [f"/{n}"]}) for n in range(3)),
+        *(add_schedule(operator) for _ in range(3)),
     )
 
     statuses = [a.status_code for a in answers if isinstance(a, httpx.Response)]
     assert statuses == [200] * 9 + [201] * 3
     host = await _show_host(operator)
-    assert (host["schedule_version"], host["applied_schedule_version"]) == (10, 1)
+    assert (host["schedule_version"], host["applied_schedule_version"]) == (13, 1)
 
 
 JOB = {"kind": "backup", "host": "web1", "repository": "nas"}

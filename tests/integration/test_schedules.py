@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul_api.db.tables import hosts, repositories
+from backhaul_api.schedules.store import share_turn
 from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_repository, add_schedule, add_source
@@ -442,6 +443,21 @@ async def test_source_that_schedules_forget_by_keeps_a_keep_rule(
     assert (other.status_code, free.status_code) == (200, 200)
     # The changes that were made: of the retention, and the deletion.
     assert await _version(operator) == before + 2
+
+
+async def test_who_makes_a_schedule_does_not_wait_for_another_who_does(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    if services.database.is_sqlite:
+        pytest.skip("it has one writer")
+
+    async with services.database.writing() as connection:
+        await share_turn(connection)
+        made = await asyncio.wait_for(
+            operator.post("/v1/hosts/web1/schedules", json=NIGHTLY), timeout=10
+        )
+
+    assert made.status_code == 201
 
 
 async def test_forget_and_loss_of_the_keep_rule_at_once_cannot_both_be(

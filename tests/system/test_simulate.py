@@ -20,8 +20,8 @@ pytestmark = pytest.mark.timeout(300)
 
 AGENTS = 20
 LIMIT_S = 120.0
-BUSY = ("--backups-per-day", "48", "--speed", "60", "--ramp", "1s")
-"""Two schedules a host, each of every minute: with twenty hosts a fire comes every 1.5 s."""
+BUSY = ("--backups-per-day", "96", "--speed", "60", "--ramp", "1s")
+"""Four schedules a host, each of every minute: with twenty hosts a fire comes every 0.75 s."""
 
 
 @pytest.fixture

@@ -236,11 +236,12 @@ class SimulatedAgent:
         if self._work is None or self._work.done():
             job = self.journal.next_claimed()
             if job is not None:
-                self._work = asyncio.create_task(self._perform(job))
+                # From now on it is cancelled as a job that runs.
+                ended = self._ended[job.id] = asyncio.Event()
+                self._work = asyncio.create_task(self._perform(job, ended))
 
-    async def _perform(self, job: JournalJob) -> None:
+    async def _perform(self, job: JournalJob, ended: asyncio.Event) -> None:
         command, world = job.command, self.world
-        ended = self._ended[job.id] = asyncio.Event()
         self.journal.start(JobStarted(job_id=job.id, attempt=command.attempt, at=world.clock.now()))
         world.ledger.note_run(job.id, command.attempt)
         try:
@@ -343,10 +344,8 @@ class SimulatedAgent:
 
     def expect_edit(self) -> None:
         """The operator is about to change a schedule of this host."""
-        self.edited_s, self._edited_version = (
-            self.world.clock.monotonic(),
-            self.cron.applied_version,
-        )
+        self.edited_s = self.world.clock.monotonic()
+        self._edited_version = self.cron.applied_version
 
     def take(self, query: QueryRun) -> bool:
         answer = QueryAnswer(
@@ -357,7 +356,7 @@ class SimulatedAgent:
 
 
 class _NotingJournal(MemoryJournal):
-    """Says which commands are new, and which repository is free again."""
+    """Says which commands are new."""
 
     def __init__(self, spool: MemorySpool, note: Callable[[CommandRun], None]) -> None:
         super().__init__(spool)

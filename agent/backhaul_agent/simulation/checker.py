@@ -40,7 +40,7 @@ class Verdict:
 def judge(ledger: Ledger, jobs: Sequence[Job], crons: Mapping[UUID, Cron]) -> Verdict:
     """Compare what the agents did with what the server says, by jobs and by slots.
 
-    `jobs` are all of the simulated hosts, `crons` the expressions of their schedules.
+    `jobs` are all of the simulated hosts, `crons` the expressions of the schedules that they have.
     """
     verdict = Verdict()
     known = {job.id: job for job in jobs}
@@ -57,7 +57,9 @@ def judge(ledger: Ledger, jobs: Sequence[Job], crons: Mapping[UUID, Cron]) -> Ve
         if job.schedule_id is not None:
             by_schedule.setdefault(job.schedule_id, []).append(job)
     for schedule_id, slots in ledger.fired.items():
-        _judge_slots(verdict, schedule_id, slots, by_schedule.get(schedule_id, []), crons)
+        # One that somebody has deleted meanwhile may have fired no more.
+        if (cron := crons.get(schedule_id)) is not None:
+            _judge_slots(verdict, schedule_id, slots, by_schedule.get(schedule_id, []), cron)
     return verdict
 
 
@@ -88,10 +90,9 @@ def _judge_slots(
     schedule_id: UUID,
     fired: Sequence[datetime],
     jobs: Sequence[Job],
-    crons: Mapping[UUID, Cron],
+    cron: Cron,
 ) -> None:
     """Require every slot from the first that was fired to the last to have one job."""
-    cron = crons[schedule_id]
     covered = Counter(slot for job in jobs for slot in list_covered(job, cron))
     expected = {*fired, *_list_between(min(fired), max(fired), cron)}
     verdict.lost += [

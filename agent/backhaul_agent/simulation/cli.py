@@ -30,7 +30,7 @@ from backhaul_agent.simulation.run import Simulation, TooManyAgentsError, make_r
 from backhaul_agent.simulation.schedules import HIGHEST_RATE, MOST_PER_DAY
 from backhaul_agent.simulation.show import Onlooker, print_report
 
-_RAMP_PER_S = 50.0
+_RAMP_PER_S = 100.0
 """Agents that are started in a second, where no ramp was given."""
 
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
@@ -45,7 +45,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (each is an option of the command line)
         str, typer.Option(help="How long they live once all are there, like 90s or 10m.")
     ] = "1m",
     ramp: Annotated[
-        str | None, typer.Option(help="Over how long they are started; default: 50 a second.")
+        str | None, typer.Option(help="Over how long they are started; default: 100 a second.")
     ] = None,
     backups_per_day: Annotated[
         float | None,

@@ -7,7 +7,7 @@ error of httpx, so that the rest of the agent sees the same as with the real cli
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import httpx
 
@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.idle_since_s = 0.0
-        self._awaited: asyncio.Future[Any] | None = None
+        self._awaited: asyncio.Future[Answer] | None = None
         self._buffer = b""
         self._head = b""
         self._length = _NOT_READ
@@ -43,8 +43,8 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
 
-    def exchange(self, request: bytes) -> asyncio.Future[Any]:
-        """Send a request; gives what `build_answer` makes of the answer.
+    def exchange(self, request: bytes) -> asyncio.Future[Answer]:
+        """Send a request; gives the answer.
 
         Raises (in the future):
             httpx.ReadError: the other side hung up.
@@ -61,9 +61,6 @@ class Connection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def build_answer(self, head: bytes, body: bytes, size: int) -> Any:
-        return Answer(head, body, size)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
@@ -76,12 +73,18 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         if self._length == _NOT_READ and not self._read_head():
             return
-        if self._length == _CHUNKED:
-            body = join_chunks(self._buffer)
-        else:
-            body = self._buffer if len(self._buffer) >= self._length else None
+        try:
+            body = self._find_body()
+        except ValueError:
+            self._refuse("a chunk of the answer does not say how long it is")
+            return
         if body is not None:
             self._finish(body)
+
+    def _find_body(self) -> bytes | None:
+        if self._length == _CHUNKED:
+            return join_chunks(self._buffer)
+        return self._buffer if len(self._buffer) >= self._length else None
 
     def _read_head(self) -> bool:
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
@@ -102,7 +105,7 @@ class Connection(asyncio.Protocol):
         self._buffer = self._head = b""
         self._length, self._size, self._awaited = _NOT_READ, 0, None
         if awaited is not None and not awaited.done():
-            awaited.set_result(self.build_answer(head, body, size))
+            awaited.set_result(Answer(head, body, size))
 
     def _refuse(self, reason: str) -> None:
         self._fail(httpx.RemoteProtocolError(reason))
@@ -130,7 +133,11 @@ def _read_length(head: bytes) -> int:
 
 
 def join_chunks(data: bytes) -> bytes | None:
-    """Join the chunks of a body; None while the last one is not here."""
+    """Join the chunks of a body; None while the last one is not here.
+
+    Raises:
+        ValueError: a chunk does not say how long it is.
+    """
     body, begin = b"", 0
     while (end := data.find(b"\r\n", begin)) >= 0:
         size = int(data[begin:end].partition(b";")[0], 16)

@@ -151,7 +151,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The most agents whose polls the server held at one moment."""
     speed: float
     seed: int
-    enrolled_per_s: float
+    phases_s: dict[str, float]
+    """How long each step took: to prepare the fleet, to start it, to live, and to look at it."""
     seconds: float
     """From the end of the ramp until the fires ended: what rates are counted over."""
     ended_at: datetime

@@ -6,7 +6,6 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,7 +16,7 @@ import backhaul
 from backhaul.wire.agents import PollReply, PollRequest, Receipt
 from backhaul_agent.errors import LinkError, LinkLostError
 from backhaul_agent.identity import Identity
-from backhaul_agent.link import CONNECT_TIMEOUT_S, Link
+from backhaul_agent.link import CONNECT_TIMEOUT_S, DEAD_CONNECTION_S, Link
 from backhaul_agent.reply import Reply, read_reply
 from backhaul_agent.simulation.connection import Answer, Connection, build_request
 from backhaul_agent.simulation.figures import Figures, Traffic
@@ -107,24 +106,23 @@ class LightLink(Link):
             host=self._target.host_header,
             agent=_USER_AGENT,
         )
-        begun_s = time.monotonic()
-        for kept in self._take_idle():
+        if (kept := self._take_idle()) is not None:
+            begun_s = time.monotonic()
             try:
                 return await self._exchange(kept, path, request, timeout_s)
             except httpx.ReadError:
-                if time.monotonic() - begun_s > 2.0:
+                if time.monotonic() - begun_s > DEAD_CONNECTION_S:
                     raise
-                break
         return await self._exchange(await self._connect(), path, request, timeout_s)
 
-    def _take_idle(self) -> Iterator[Connection]:
+    def _take_idle(self) -> Connection | None:
         now_s = time.monotonic()
         while self._idle:
             kept = self._idle.pop()
             if kept.is_open and now_s - kept.idle_since_s < KEPT_S:
-                yield kept
-            else:
-                kept.hang_up()
+                return kept
+            kept.hang_up()
+        return None
 
     async def _connect(self) -> Connection:
         target = self._target
@@ -151,7 +149,7 @@ class LightLink(Link):
             self._figures.note_parked()
         try:
             async with asyncio.timeout(timeout_s):
-                answer: Answer = await connection.exchange(request)
+                answer = await connection.exchange(request)
         except TimeoutError as error:
             connection.hang_up()
             raise httpx.ReadTimeout("no answer in time") from error

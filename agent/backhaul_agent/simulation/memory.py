@@ -201,9 +201,8 @@ class MemorySpool(Spool):
 
     def settle(self, batch: OutgoingBatch, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
-            problem = receipt.problem
-            is_odd = receipt.status is ReceiptStatus.REJECTED and problem is not None
-            if is_odd and problem is not None and problem.type != ProblemType.JOB_WAITS:
+            problem = receipt.problem if receipt.status is ReceiptStatus.REJECTED else None
+            if problem is not None and problem.type != ProblemType.JOB_WAITS:
                 self._figures.count_error("receipt", problem.type.rpartition(":")[2])
         super().settle(batch, receipts)
         self._ear.hear_claim()

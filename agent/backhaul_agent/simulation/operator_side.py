@@ -10,7 +10,7 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,7 +41,8 @@ T = TypeVar("T")
 LABEL = "backhaul-simulated"
 AT_ONCE = 16
 """Requests of the operator, and hosts that enrol."""
-USES_OF_A_TOKEN = 10_000
+TOKENS = AT_ONCE
+"""Hosts that join with the same token wait for each other."""
 TOKEN_LIFETIME_S = 4 * 3600.0
 ENROLMENT_ATTEMPTS = 8
 LOGS_READ = 50
@@ -61,7 +62,7 @@ class Plan:
 
     @property
     def source(self) -> str:
-        return f"{self.prefix}-data"
+        return source_of(self.prefix)
 
     @property
     def probe_repository(self) -> str:
@@ -75,6 +76,11 @@ class Plan:
 
     def host(self, number: int) -> str:
         return f"{self.prefix}-{number:05}"
+
+
+def source_of(prefix: str) -> str:
+    """Name the source of all schedules."""
+    return f"{prefix}-data"
 
 
 def location_of(prefix: str, name: str) -> str:
@@ -101,7 +107,7 @@ class SimulationOperator:
     async def has_leftovers(self) -> bool:
         """Tell whether a simulation was ended before it had hosts."""
         try:
-            await self._client.get_source(f"{self._prefix}-data")
+            await self._client.get_source(source_of(self._prefix))
         except NotFoundError:
             return False
         return True
@@ -140,23 +146,17 @@ class SimulationOperator:
         on_host: Callable[[], None],
     ) -> list[Identity]:
         """Let all hosts join, with tokens that serve for many."""
-        tokens = []
-        for begin in range(0, plan.agents, USES_OF_A_TOKEN):
-            made = await self._client.create_enrollment_token(
-                CreateEnrollmentToken(
-                    expires_in=TOKEN_LIFETIME_S,
-                    uses=min(USES_OF_A_TOKEN, plan.agents - begin),
-                    labels={LABEL: plan.prefix},
-                )
-            )
-            tokens.append(made.token)
+        tokens = [
+            await self._make_token(plan, uses=len(range(begin, plan.agents, TOKENS)))
+            for begin in range(min(TOKENS, plan.agents))
+        ]
         joined: dict[int, Identity] = {}
         link = LightLink(target, figures)
 
         async def join(number: int) -> None:
             key = nacl.public.PrivateKey.generate()
             request = EnrollRequest(
-                enrollment_token=tokens[number // USES_OF_A_TOKEN],
+                enrollment_token=tokens[number % TOKENS],
                 public_key=bytes(key.public_key),
                 facts=facts,
                 name=plan.host(number),
@@ -178,6 +178,14 @@ class SimulationOperator:
         finally:
             await link.close()
         return [joined[number] for number in range(plan.agents)]
+
+    async def _make_token(self, plan: Plan, *, uses: int) -> str:
+        made = await self._client.create_enrollment_token(
+            CreateEnrollmentToken(
+                expires_in=TOKEN_LIFETIME_S, uses=uses, labels={LABEL: plan.prefix}
+            )
+        )
+        return made.token
 
     async def schedule(self, plan: Plan, on_host: Callable[[], None]) -> None:
         """Give every host its schedules."""
@@ -225,8 +233,10 @@ class SimulationOperator:
 
     async def has_unfinished(self, hosts: frozenset[UUID], since: datetime) -> bool:
         """Tell whether a job of these hosts is not over."""
-        jobs = self._client.list_jobs(states=_UNFINISHED, since=since)
-        return await _any(jobs, lambda job: job.host_id in hosts)
+        async for job in self._client.list_jobs(states=_UNFINISHED, since=since):
+            if job.host_id in hosts:
+                return True
+        return False
 
     async def list_jobs(self, hosts: frozenset[UUID], since: datetime) -> list[Job]:
         return [job async for job in self._client.list_jobs(since=since) if job.host_id in hosts]
@@ -260,18 +270,20 @@ class SimulationOperator:
         schedules = [one.id async for one in self._client.list_schedules() if one.host_id in own]
 
         async def remove_schedule(schedule_id: UUID) -> None:
-            await self._client.delete_schedule(schedule_id)
+            with suppress(NotFoundError):
+                await self._client.delete_schedule(schedule_id)
 
         async def remove_host(host: Host) -> None:
-            await self._client.remove_host(host.id, force=True)
+            with suppress(NotFoundError):
+                await self._client.remove_host(host.id, force=True)
 
-        await do_all(_unless_gone(remove_schedule), schedules)
-        await do_all(_unless_gone(remove_host), hosts)
+        await do_all(remove_schedule, schedules)
+        await do_all(remove_host, hosts)
         async for repository in self._client.list_repositories():
             if repository.location == location_of(self._prefix, repository.name):
                 await self._client.remove_repository(repository.id)
         with suppress(NotFoundError):
-            await self._client.remove_source(f"{self._prefix}-data")
+            await self._client.remove_source(source_of(self._prefix))
         return len(hosts)
 
 
@@ -308,23 +320,6 @@ async def do_all(do: Callable[[T], Awaitable[None]], things: Iterable[T]) -> Non
         for one in workers:
             one.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-
-
-def _unless_gone(remove: Callable[[T], Awaitable[None]]) -> Callable[[T], Awaitable[None]]:
-    async def try_to_remove(thing: T) -> None:
-        try:
-            await remove(thing)
-        except NotFoundError:
-            return
-
-    return try_to_remove
-
-
-async def _any(things: AsyncIterator[T], test: Callable[[T], bool]) -> bool:
-    async for thing in things:
-        if test(thing):
-            return True
-    return False
 
 
 def describe_failure(error: BackhaulError) -> str:

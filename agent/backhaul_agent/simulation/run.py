@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import random
 import resource
 import time
@@ -62,15 +63,16 @@ class Phase:
     name: str
     done: int = 0
     whole: int = 0
+    begun_s: float = field(default_factory=time.monotonic)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Life:
     """Between the end of the ramp and the end of the fires."""
 
     begin: Mark
+    end: Mark
     cpu_s: float
-    end: Mark | None = None
 
 
 @dataclass
@@ -101,7 +103,8 @@ class Simulation:
             ledger=self._ledger,
         )
         self._agents: list[SimulatedAgent] = []
-        self._enrolled_per_s = 0.0
+        self._phases_s: dict[str, float] = {}
+        """How long those took that are over, by their names."""
 
     @property
     def has_begun(self) -> bool:
@@ -121,30 +124,29 @@ class Simulation:
         """
         since = datetime.now(UTC) - _CLOCK_SLACK
         await self._prepare()
-        beside = [asyncio.create_task(self._fire())]
+        firing = asyncio.create_task(self._fire())
         running = await self._start()
-        beside.append(asyncio.create_task(self._probe()))
-        life = _Life(begin=self.figures.mark(), cpu_s=time.process_time())
-        await self._wait(self.seconds)
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
-        life.end, life.cpu_s = self.figures.mark(), time.process_time() - life.cpu_s
         try:
+            life = await self._live(firing)
             await self._make_peace(since)
             jobs, verdict = await self._judge(since)
         finally:
-            for one in running:
-                one.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _end([firing, *running])
+        self._turn_to("over")
         return self._report(life, jobs, verdict)
+
+    def _turn_to(self, name: str, *, whole: int = 0) -> None:
+        last, self.phase = self.phase, Phase(name, whole=whole)
+        self._phases_s[last.name] = round(self.phase.begun_s - last.begun_s, 1)
+
+    def _count(self) -> None:
+        self.phase.done += 1
 
     async def _prepare(self) -> None:
         plan = self.plan
-        self.phase = Phase("making repositories")
+        self._turn_to("making repositories")
         await self._operator.prepare(plan)
-        self.phase = Phase("enrolled", whole=plan.agents)
-        begun_s = time.monotonic()
+        self._turn_to("enrolled", whole=plan.agents)
         identities = await self._operator.enrol(
             plan,
             self.target,
@@ -153,21 +155,17 @@ class Simulation:
             facts=FACTS,
             on_host=self._count,
         )
-        self._enrolled_per_s = plan.agents / (time.monotonic() - begun_s)
-        self.phase = Phase("scheduled", whole=plan.agents)
+        self._turn_to("scheduled", whole=plan.agents)
         await self._operator.schedule(plan, self._count)
         self._agents = [
             SimulatedAgent(self._world, one, lane=number // HOSTS_PER_REPOSITORY)
             for number, one in enumerate(identities)
         ]
 
-    def _count(self) -> None:
-        self.phase.done += 1
-
     async def _start(self) -> list[asyncio.Task[None]]:
         """Start the agents over the ramp, and wait until they poll."""
-        self.phase = Phase("started", whole=len(self._agents))
-        begun_s, running = time.monotonic(), []
+        self._turn_to("started", whole=len(self._agents))
+        begun_s, running = self.phase.begun_s, []
         patient_until_s = begun_s + PATIENCE_S + PATIENCE_RAMPS * self.ramp_s
         for number, agent in enumerate(self._agents):
             due_s = begun_s + self.ramp_s * number / len(self._agents)
@@ -192,8 +190,16 @@ class Simulation:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        self.phase = Phase("running", whole=len(running))
         return running
+
+    async def _live(self, firing: asyncio.Task[None]) -> _Life:
+        """Let time pass, until nothing fires any more."""
+        self._turn_to("running")
+        begin, begun_cpu_s = self.figures.mark(), time.process_time()
+        probing = asyncio.create_task(self._probe())
+        await self._wait(self.seconds)
+        await _end([firing, probing])
+        return _Life(begin, self.figures.mark(), time.process_time() - begun_cpu_s)
 
     async def _wait(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -211,7 +217,7 @@ class Simulation:
 
     async def _probe(self) -> None:
         """Be an operator: this is what latencies are measured with."""
-        for turn in range(10**9):
+        for turn in itertools.count():
             await asyncio.sleep(PROBE_EVERY_S)
             agent = self._dice.choice(self._agents)
             try:
@@ -227,18 +233,18 @@ class Simulation:
     # The end -------------------------------------------------------------------------------------
 
     async def _make_peace(self, since: datetime) -> None:
-        self.phase = Phase("making peace", whole=len(self._agents))
+        self._turn_to("making peace", whole=len(self._agents))
         self._world.hurry.set()
-        hosts = frozenset(one.identity.host_id for one in self._agents)
         deadline_s = time.monotonic() + PEACE_LIMIT_S
         while time.monotonic() < deadline_s:
             self.phase.done = sum(one.is_idle for one in self._agents)
-            if self.phase.done == len(self._agents) and await self._is_settled(hosts, since):
+            if self.phase.done == len(self._agents) and await self._is_settled(since):
                 return
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _is_settled(self, hosts: frozenset[UUID], since: datetime) -> bool:
+    async def _is_settled(self, since: datetime) -> bool:
         """Tell whether the server, too, expects nothing more."""
+        hosts = self._list_hosts()
         try:
             return not (
                 await self._operator.has_unfinished(hosts, since)
@@ -249,8 +255,8 @@ class Simulation:
             return False
 
     async def _judge(self, since: datetime) -> tuple[Sequence[Job], Verdict]:
-        self.phase = Phase("looking at what came of it")
-        hosts = frozenset(one.identity.host_id for one in self._agents)
+        self._turn_to("looking at what came of it")
+        hosts = self._list_hosts()
         jobs = await self._operator.list_jobs(hosts, since)
         crons = {timer.schedule_id: timer.cron for timer in self._world.timetable}
         verdict = judge(self._ledger, jobs, crons)
@@ -266,8 +272,11 @@ class Simulation:
         ]
         return jobs, verdict
 
+    def _list_hosts(self) -> frozenset[UUID]:
+        return frozenset(one.identity.host_id for one in self._agents)
+
     def _report(self, life: _Life, jobs: Sequence[Job], verdict: Verdict) -> Report:
-        begin, end = life.begin, life.end or life.begin
+        begin, end = life.begin, life.end
         seconds = max(end.at_s - begin.at_s, 1e-3)
         memory_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Report(
@@ -275,7 +284,7 @@ class Simulation:
             connected=self.figures.most_parked,
             speed=self.plan.speed,
             seed=self.plan.seed,
-            enrolled_per_s=round(self._enrolled_per_s, 1),
+            phases_s=self._phases_s,
             seconds=round(seconds, 1),
             ended_at=end.at,
             ended=end.ended - begin.ended,
@@ -299,6 +308,15 @@ class Simulation:
             simulator_memory_mib=round(memory_kib / 1024, 1),
             was_interrupted=self.was_interrupted,
         )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks that do not end by themselves. Raises what has ended one of them before."""
+    for task in tasks:
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 def make_room_for(agents: int) -> None:

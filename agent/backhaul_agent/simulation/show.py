@@ -72,7 +72,7 @@ def print_report(report: Report) -> None:
     jobs = ", ".join(f"{count:,} {state}" for state, count in sorted(report.jobs.items()))
     fields = [
         ("Agents", f"{report.agents:,}, of which {report.connected:,} were connected"),
-        ("Enrolled", f"{report.enrolled_per_s:,.0f} a second"),
+        ("Took", ", ".join(f"{one} {s:,.0f} s" for one, s in report.phases_s.items())),
         ("Lived", f"{display.render_duration(report.seconds)}, {report.speed:g} times as fast"),
         ("Polls", f"{report.polls_per_s:,.1f} a second"),
         ("Fires", f"{report.fires:,}, {report.fires_per_s:,.2f} a second"),

@@ -135,6 +135,9 @@ Index(
 # Jobs are asked for by the name of a host that may have been removed.
 Index("ix_hosts_name", hosts.c.name)
 
+# A host that joins may have done so before, and not have had the answer.
+Index("ix_hosts_public_key", hosts.c.public_key)
+
 repositories = Table(
     "repositories",
     metadata,

@@ -17,6 +17,7 @@ from backhaul.wire.base import MAX_LABELS, SPOKEN_PROTOCOLS
 from backhaul.wire.jobs import ActorKind
 from backhaul.wire.tokens import TokenKind, build_token, hash_token
 from backhaul_api.audit.store import record
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import enrollment_tokens, hosts
 from backhaul_api.errors import InvalidError, NotAuthenticatedError, NotFoundError
 from backhaul_api.hosts import store
@@ -149,40 +150,20 @@ async def _find_joined(
     connection: AsyncConnection, request: EnrollRequest, *, now: datetime
 ) -> Any:
     """Find the host that joined by this very request; two of them follow one another."""
-    token_hash = hash_token(request.enrollment_token)
-    lives = sa.and_(
-        enrollment_tokens.c.token_hash == token_hash, enrollment_tokens.c.expires_at > now
-    )
-    query = sa.select(enrollment_tokens.c.id).where(lives).with_for_update()
-    token_id = await connection.scalar(query)
+    token = {"token_hash": hash_token(request.enrollment_token), "now": now}
+    token_id = await connection.scalar(_LOCK_TOKEN, token)
     if token_id is None:
         return None
-    query = sa.select(hosts.c.id, hosts.c.name).where(
-        hosts.c.enrollment_token_id == token_id,
-        hosts.c.public_key == request.public_key,
-        hosts.c.removed_at.is_(None),
-        # An agent that was heard of has had the answer.
-        hosts.c.boot_id.is_(None),
-    )
-    return (await connection.execute(query)).one_or_none()
+    joined = {"token_id": token_id, "public_key": request.public_key}
+    return (await connection.execute(_JOINED, joined)).one_or_none()
 
 
 async def _consume(
     connection: AsyncConnection, token_hash: bytes, *, now: datetime
 ) -> EnrollmentToken:
     # One statement looks and takes, so that two hosts at the same moment cannot share one use.
-    row = (
-        (
-            await connection.execute(
-                sa.update(enrollment_tokens)
-                .where(enrollment_tokens.c.token_hash == token_hash, _is_usable(now))
-                .values(uses_left=enrollment_tokens.c.uses_left - 1)
-                .returning(enrollment_tokens)
-            )
-        )
-        .mappings()
-        .one_or_none()
-    )
+    used = await connection.execute(_USE_TOKEN, {"wanted": token_hash, "now": now})
+    row = used.mappings().one_or_none()
     if row is None:
         raise NotAuthenticatedError(
             "The enrollment token is not known, was used up, or has expired. Make a new one and "
@@ -200,7 +181,7 @@ def _merge_labels(asked: dict[str, str], given: dict[str, str]) -> dict[str, str
     return labels
 
 
-def _is_usable(now: datetime) -> sa.ColumnElement[bool]:
+def _is_usable(now: datetime | sa.BindParameter[datetime]) -> sa.ColumnElement[bool]:
     return sa.and_(enrollment_tokens.c.uses_left > 0, enrollment_tokens.c.expires_at > now)
 
 
@@ -213,3 +194,31 @@ def _build(row: Any) -> EnrollmentToken:
         host_name=row["host_name"],
         labels=row["labels"],
     )
+
+
+# Built once: a fleet joins by the thousand.
+_LOCK_TOKEN = constant(
+    sa.select(enrollment_tokens.c.id)
+    .where(
+        enrollment_tokens.c.token_hash == sa.bindparam("token_hash"),
+        enrollment_tokens.c.expires_at > sa.bindparam("now"),
+    )
+    .with_for_update()
+)
+_JOINED = constant(
+    sa.select(hosts.c.id, hosts.c.name).where(
+        hosts.c.enrollment_token_id == sa.bindparam("token_id"),
+        hosts.c.public_key == sa.bindparam("public_key"),
+        hosts.c.removed_at.is_(None),
+        # An agent that was heard of has had the answer.
+        hosts.c.boot_id.is_(None),
+    )
+)
+_USE_TOKEN = constant(
+    sa.update(enrollment_tokens)
+    .where(
+        enrollment_tokens.c.token_hash == sa.bindparam("wanted"), _is_usable(sa.bindparam("now"))
+    )
+    .values(uses_left=enrollment_tokens.c.uses_left - 1)
+    .returning(enrollment_tokens)
+)

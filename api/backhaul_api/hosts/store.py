@@ -71,16 +71,17 @@ async def insert(connection: AsyncConnection, new: NewHost, *, now: datetime) ->
         )
     host_id = new_id()
     await connection.execute(
-        sa.insert(hosts).values(
-            id=host_id,
-            name=new.name,
-            labels=dict(new.labels),
-            facts=new.facts,
-            public_key=new.public_key,
-            token_hash=new.token_hash,
-            enrolled_at=now,
-            enrollment_token_id=new.enrollment_token_id,
-        )
+        _INSERT,
+        {
+            "id": host_id,
+            "name": new.name,
+            "labels": dict(new.labels),
+            "facts": new.facts,
+            "public_key": new.public_key,
+            "token_hash": new.token_hash,
+            "enrolled_at": now,
+            "enrollment_token_id": new.enrollment_token_id,
+        },
     )
     return host_id
 
@@ -237,8 +238,7 @@ async def _end_jobs(
 
 async def is_name_taken(connection: AsyncConnection, name: str) -> bool:
     """Tell whether a host that was not removed has this name."""
-    query = sa.select(hosts.c.id).where(hosts.c.name == name, _IS_PRESENT)
-    return await connection.scalar(query) is not None
+    return await connection.scalar(_NAMED, {"name": name}) is not None
 
 
 def _has_label(connection: AsyncConnection, key: str, value: str) -> sa.ColumnElement[bool]:
@@ -284,7 +284,7 @@ def _build_drift(row: Any) -> ScheduleDrift | None:
     )
 
 
-# Built once: every request of an agent asks the first, every new job the others.
+# Built once: every request of an agent asks the first, every new job, schedule and host the others.
 _AGENT = constant(
     sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
         sa.or_(
@@ -307,6 +307,8 @@ _SOME = constant(
     .order_by(hosts.c.id)
     .with_for_update(key_share=True)
 )
+_NAMED = constant(sa.select(hosts.c.id).where(hosts.c.name == sa.bindparam("name"), _IS_PRESENT))
+_INSERT = constant(sa.insert(hosts))
 _IDS = constant(
     sa.select(hosts.c.id).where(
         hosts.c.name.in_(sa.bindparam("names", expanding=True)), _IS_PRESENT

@@ -36,6 +36,7 @@ from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundErro
 from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
+from backhaul_api.jobs.active import IS_ACTIVE
 
 MAX_CLOSED_AT_ONCE = 500
 DEFAULT_RETRY_DELAY_S = 60.0
@@ -247,11 +248,7 @@ async def fetch_running_elsewhere(
     connection: AsyncConnection, host_id: UUID, *, held: set[UUID]
 ) -> list[Job]:
     """Fetch the jobs that this host was running, or about to, and that it does not hold."""
-    query = _SELECT.where(
-        jobs.c.host_id == host_id,
-        jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
-    ).with_for_update(of=jobs)
-    rows = await connection.execute(query)
+    rows = await connection.execute(_RUNNING_OF_HOST, {"host_id": host_id})
     return [_build(row) for row in rows if row.id not in held]
 
 
@@ -561,6 +558,13 @@ _NOTE_BACKUP = constant(
 _ONE = constant(_SELECT.where(jobs.c.id == sa.bindparam("job_id")))
 _LOCKED = constant(_ONE.with_for_update(of=jobs))
 _LOCKED_OF_HOST = constant(_LOCKED.where(jobs.c.host_id == sa.bindparam("host_id")))
+_RUNNING_OF_HOST = constant(
+    _SELECT.where(
+        jobs.c.host_id == sa.bindparam("host_id"),
+        IS_ACTIVE,
+        jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
+    ).with_for_update(of=jobs)
+)
 _OF_FIRE = constant(
     sa.select(jobs.c.id).where(
         jobs.c.schedule_id == sa.bindparam("schedule_id"),

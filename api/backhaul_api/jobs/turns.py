@@ -34,6 +34,7 @@ from backhaul.wire.kinds.unlock import UnlockArguments
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs
 from backhaul_api.errors import JobWaitsError
+from backhaul_api.jobs.active import IS_ACTIVE, is_active
 
 LETS_GO_FIRST_FOR = timedelta(hours=6)
 """A job that cannot begin for so long does not hold up the fleet any more."""
@@ -262,7 +263,7 @@ async def _fetch_at_work(
         query = _SELECT.where(
             where,
             jobs.c.id != job.id,
-            _IS_ACTIVE,
+            IS_ACTIVE,
             jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
             _TAKES_TURNS,
         )
@@ -307,20 +308,6 @@ def _build(row: sa.Row[Any]) -> Obstacle:
     return Obstacle(job_id=row.id, kind=JobKind(row.kind), state=JobState(row.state), host=row.host)
 
 
-# Written out, else no database can see that the partial indexes fit.
-def _is_active(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    return table.c.state.in_(
-        sa.bindparam(
-            "active_states",
-            [JobState.QUEUED.value, JobState.ACCEPTED.value, JobState.RUNNING.value],
-            expanding=True,
-            literal_execute=True,
-        )
-    )
-
-
-_IS_ACTIVE = _is_active(jobs)
-
 _TAKES_TURNS = sa.or_(
     jobs.c.kind != JobKind.UNLOCK,
     # NULL where the field is left out.
@@ -346,7 +333,7 @@ _SELECT = sa.select(
     .where(
         _others.c.host_id == jobs.c.host_id,
         _others.c.repository_id.is_distinct_from(jobs.c.repository_id),
-        _is_active(_others),
+        is_active(_others),
         _others.c.state.in_(
             sa.bindparam(
                 "busy_states",
@@ -365,14 +352,14 @@ _EXCLUSIVE = constant(
     _SELECT.where(
         jobs.c.repository_id.in_(sa.bindparam("repository_ids", expanding=True)),
         _IS_EXCLUSIVE,
-        _IS_ACTIVE,
+        IS_ACTIVE,
     )
 )
 _QUEUED_EXCLUSIVE = constant(
     _SELECT.where(
         jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
         _IS_EXCLUSIVE,
-        _IS_ACTIVE,
+        IS_ACTIVE,
         jobs.c.state == JobState.QUEUED,
     )
 )
@@ -386,7 +373,7 @@ def _select_freed(*conditions: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]
     return sa.union_all(
         *(
             sa.select(jobs.c.host_id).where(
-                column.in_(freed), _IS_ACTIVE, jobs.c.state == JobState.QUEUED, *conditions
+                column.in_(freed), IS_ACTIVE, jobs.c.state == JobState.QUEUED, *conditions
             )
             for column in (jobs.c.repository_id, jobs.c.destination_id)
         )

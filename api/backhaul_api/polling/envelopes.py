@@ -22,6 +22,7 @@ from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import jobs
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.jobs import turns
+from backhaul_api.jobs.active import IS_ACTIVE
 from backhaul_api.keys import SecretDoesNotOpenError
 from backhaul_api.kinds import complete
 from backhaul_api.logs import facts
@@ -250,7 +251,6 @@ def encode(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
-# The states stand in the statement itself, else no database can see that the partial index fits.
 _ACTIVE = constant(
     sa.select(
         jobs.c.id,
@@ -269,13 +269,6 @@ _ACTIVE = constant(
         jobs.c.ran_offline,
     ).where(
         jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
-        jobs.c.state.in_(
-            sa.bindparam(
-                "states",
-                [JobState.QUEUED.value, JobState.ACCEPTED.value, JobState.RUNNING.value],
-                expanding=True,
-                literal_execute=True,
-            )
-        ),
+        IS_ACTIVE,
     )
 )

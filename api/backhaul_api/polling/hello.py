@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from backhaul.wire.agents import Hello, Receipt
 from backhaul.wire.jobs import JobEvent
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.jobs import store, turns
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
@@ -26,24 +27,22 @@ SILENT_AFTER = timedelta(minutes=3)
 
 async def apply_hello(arrival: Arrival, hello: Hello) -> Receipt:
     """Give the host to this process, and count as lost what it does not know of."""
-    where = hosts.c.id == arrival.host_id
-    query = sa.select(hosts.c.boot_id, hosts.c.recent_boots, hosts.c.last_seen_at).where(where)
-    host = (await arrival.connection.execute(query)).one()
+    host = (await arrival.connection.execute(_HOST, {"host_id": arrival.host_id})).one()
     if host.boot_id == hello.boot_id:
         # Jobs that came after the first hello are not in it and must not be lost for that.
         return DUPLICATE
     if str(hello.boot_id) in (host.recent_boots or ()) and not _is_silent(host, arrival.now):
         return DUPLICATE
     await arrival.connection.execute(
-        sa.update(hosts)
-        .where(where)
-        .values(
-            boot_id=hello.boot_id,
-            facts=hello.facts,
-            recent_boots=_remember(host, str(hello.boot_id)),
+        _TAKE_OVER,
+        {
+            "host_id": arrival.host_id,
+            "boot": hello.boot_id,
+            "told": hello.facts,
+            "boots": _remember(host, str(hello.boot_id)),
             # Of this process: how long the one before was away says nothing about it.
-            last_seen_at=arrival.now,
-        )
+            "now": arrival.now,
+        },
     )
     await _lose_forgotten_jobs(arrival, hello)
     # An older process that is parked looks again and is told that it was superseded.
@@ -75,3 +74,20 @@ async def _lose_forgotten_jobs(arrival: Arrival, hello: Hello) -> None:
             message="The agent started again and no longer knew of this job.",
         )
         arrival.topics.update({job.id, *await turns.find_next(arrival.connection, job)})
+
+
+_HOST = constant(
+    sa.select(hosts.c.boot_id, hosts.c.recent_boots, hosts.c.last_seen_at).where(
+        hosts.c.id == sa.bindparam("host_id")
+    )
+)
+_TAKE_OVER = constant(
+    sa.update(hosts)
+    .where(hosts.c.id == sa.bindparam("host_id"))
+    .values(
+        boot_id=sa.bindparam("boot"),
+        facts=sa.bindparam("told"),
+        recent_boots=sa.bindparam("boots"),
+        last_seen_at=sa.bindparam("now"),
+    )
+)

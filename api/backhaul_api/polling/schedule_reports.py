@@ -50,10 +50,7 @@ async def apply_ack(arrival: Arrival, ack: ScheduleAck) -> Receipt:
     Raises:
         InvalidError: the server never had that version.
     """
-    query = sa.select(
-        hosts.c.schedule_version, hosts.c.applied_schedule_version, hosts.c.schedule_errors
-    ).where(hosts.c.id == arrival.host_id)
-    row = (await arrival.connection.execute(query)).one()
+    row = (await arrival.connection.execute(_APPLIED, {"host_id": arrival.host_id})).one()
     if not 0 <= ack.schedule_version <= row.schedule_version:
         raise InvalidError.of(
             "schedule_version", f"this host's schedules are at version {row.schedule_version}"
@@ -65,9 +62,8 @@ async def apply_ack(arrival: Arrival, ack: ScheduleAck) -> Receipt:
     if is_known or ack.schedule_version < row.applied_schedule_version:
         return DUPLICATE
     await arrival.connection.execute(
-        sa.update(hosts)
-        .where(hosts.c.id == arrival.host_id)
-        .values(applied_schedule_version=ack.schedule_version, schedule_errors=errors)
+        _APPLY,
+        {"host_id": arrival.host_id, "version": ack.schedule_version, "errors": errors},
     )
     arrival.topics.update(
         await password_changes.note_applied(arrival.connection, arrival.host_id, now=arrival.now)
@@ -301,5 +297,17 @@ _SCHEDULE = constant(
     sa.select(schedules).where(
         schedules.c.id == sa.bindparam("schedule_id"),
         schedules.c.host_id == sa.bindparam("host_id"),
+    )
+)
+_APPLIED = constant(
+    sa.select(
+        hosts.c.schedule_version, hosts.c.applied_schedule_version, hosts.c.schedule_errors
+    ).where(hosts.c.id == sa.bindparam("host_id"))
+)
+_APPLY = constant(
+    sa.update(hosts)
+    .where(hosts.c.id == sa.bindparam("host_id"))
+    .values(
+        applied_schedule_version=sa.bindparam("version"), schedule_errors=sa.bindparam("errors")
     )
 )

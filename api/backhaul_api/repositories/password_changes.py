@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.fleet import PasswordChange, Repository
 from backhaul.wire.jobs import ACTIVE_STATES, Job
 from backhaul.wire.kinds import JobKind, PasswdArguments, PasswdStep
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, repositories
 from backhaul_api.db.tables import schedules as schedule_rows
 from backhaul_api.errors import ConflictError, InvalidError
@@ -168,13 +169,8 @@ async def note_applied(connection: AsyncConnection, host_id: UUID, *, now: datet
     Returns:
         The hosts that there is news for, to be woken after the commit.
     """
-    waiting = sa.select(repositories.c.id, repositories.c.password_waits_for).where(
-        repositories.c.password_step == PasswdStep.REMOVE,
-        repositories.c.password_job_id.is_(None),
-        repositories.c.removed_at.is_(None),
-    )
     woken: list[UUID] = []
-    for row in (await connection.execute(waiting)).all():
+    for row in (await connection.execute(_WAITING)).all():
         if str(host_id) in (row.password_waits_for or {}):
             woken += await _remove_if_ready(connection, row.id, None, now=now)
     return woken
@@ -338,3 +334,13 @@ _NONE: dict[str, Any] = {
     "password_job_id": None,
     "password_waits_for": None,
 }
+
+
+# Built once: every host that has applied a set of schedules asks it.
+_WAITING = constant(
+    sa.select(repositories.c.id, repositories.c.password_waits_for).where(
+        repositories.c.password_step == PasswdStep.REMOVE,
+        repositories.c.password_job_id.is_(None),
+        repositories.c.removed_at.is_(None),
+    )
+)

@@ -21,7 +21,8 @@ from backhaul.wire.jobs import ACTIVE_STATES, JobState
 from backhaul.wire.kinds import JobKind, PasswdStep
 from backhaul.wire.locations import mask_location
 from backhaul.wire.wording import render_count
-from backhaul_api.db.references import matches_reference
+from backhaul_api.db.references import build_key, matches_reference
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.ids import new_id
@@ -76,10 +77,9 @@ async def fetch(
     Raises:
         NotFoundError: there is none.
     """
-    query = _SELECT.where(matches_reference(repositories, reference), _IS_PRESENT)
-    if for_update:
-        query = query.with_for_update(of=repositories)
-    row = (await connection.execute(query)).mappings().one_or_none()
+    wanted = build_key(reference)
+    query = (_LOCKED if for_update else _PRESENT)[isinstance(wanted, UUID)]
+    row = (await connection.execute(query, {"wanted": wanted})).mappings().one_or_none()
     if row is None:
         raise NotFoundError("repository", reference)
     return _build(row)
@@ -89,7 +89,7 @@ async def fetch_page(
     connection: AsyncConnection, *, limit: int, after: str | None
 ) -> list[Repository]:
     """Fetch repositories by name."""
-    query = _SELECT.where(_IS_PRESENT).order_by(repositories.c.name).limit(limit)
+    query = _SELECT.order_by(repositories.c.name).limit(limit)
     if after is not None:
         query = query.where(repositories.c.name > after)
     return [_build(row) for row in (await connection.execute(query)).mappings()]
@@ -308,7 +308,14 @@ _SELECT = sa.select(
     .where(hosts.c.id == repositories.c.upkeep_host_id)
     .scalar_subquery()
     .label("upkeep_host"),
-)
+).where(_IS_PRESENT)
+_PRESENT = {
+    True: constant(_SELECT.where(repositories.c.id == sa.bindparam("wanted"))),
+    False: constant(_SELECT.where(repositories.c.name == sa.bindparam("wanted"))),
+}
+_LOCKED = {
+    is_id: constant(query.with_for_update(of=repositories)) for is_id, query in _PRESENT.items()
+}
 
 
 def _build(row: Any) -> Repository:

@@ -75,7 +75,7 @@ async def create_schedule(
         once = Once(request, services, idempotency_key, data)
         if (made := await once.recall(connection, Schedule)) is not None:
             return _respond(made, status_code=201)
-        await store.take_turn(connection)
+        await store.share_turn(connection)
         owner = await hosts.fetch(connection, host, for_update=True)
         with named_in("repository"):
             repository = await repositories.fetch(connection, data.repository)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -25,6 +26,9 @@ from backhaul_api.sources.rules import require_keep_rule
 
 KINDS_WITH_SOURCE = frozenset({ScheduleKind.BACKUP, ScheduleKind.FORGET})
 KINDS_THAT_MAY_HAVE_SOURCE = frozenset({ScheduleKind.COPY})
+
+_parse = lru_cache(maxsize=100)(parse_cron)
+"""What a new schedule is checked with also tells when it fires."""
 
 _ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
 
@@ -143,7 +147,7 @@ def parse(cron: str, timezone: str, *, hash_key: str | None) -> Cron:
         InvalidError: names `cron` or `timezone`.
     """
     try:
-        return parse_cron(cron, timezone, hash_key=hash_key)
+        return _parse(cron, timezone, hash_key=hash_key)
     except CronError as error:
         raise InvalidError.of(error.what, str(error)) from error
 
@@ -163,7 +167,7 @@ def find_next_fire(schedule: Schedule, now: datetime) -> datetime | None:
     key = key_of(schedule)
     jitter = timedelta(seconds=draw_jitter(key, schedule.jitter))
     try:
-        cron = parse_cron(schedule.cron, schedule.timezone, hash_key=key)
+        cron = _parse(schedule.cron, schedule.timezone, hash_key=key)
         return cron.next_after(now - jitter) + jitter
     except CronError:
         return None

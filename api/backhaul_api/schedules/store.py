@@ -2,9 +2,9 @@
 
 Every change moves the version of its host in the same transaction; so does a change of what the
 host was told with the schedule: its source, or the credentials of its repository. All such changes
-take turns. Locks on rows alone could not keep them apart without deadlocks: a batch of an agent
-holds its host and wants schedules and repositories, where these begin with a source or a repository
-and end with the hosts.
+take turns; only those that make schedules share one. Locks on rows alone could not keep them apart
+without deadlocks: a batch of an agent holds its host and wants schedules and repositories, where
+these begin with a source or a repository and end with the hosts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from backhaul.wire.fleet import Source
 from backhaul.wire.kinds import CopyOptions, DrillOptions, ScheduleOptions
 from backhaul.wire.schedules import Schedule, ScheduleKind
 from backhaul.wire.wording import render_count
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, repositories, schedules, sources
 from backhaul_api.errors import ConflictError, NotFoundError, PreconditionFailedError
 from backhaul_api.schedules.next_fires import NEXT_FIRES
@@ -43,13 +44,23 @@ async def take_turn(connection: AsyncConnection) -> None:
     SQLite waits for its turn anyway.
     """
     if connection.dialect.name == "postgresql":
-        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_TURN)))
+        await connection.execute(_TAKE_TURN)
+
+
+async def share_turn(connection: AsyncConnection) -> None:
+    """Wait as in `take_turn`, but for nobody who shares a turn.
+
+    For whoever then locks one host and makes its schedules: nobody else can be changing those.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_SHARE_TURN)
 
 
 async def insert(connection: AsyncConnection, schedule: Schedule) -> None:
     """Insert a schedule and move its host's version."""
-    await connection.execute(sa.insert(schedules).values(_columns(schedule)))
-    await move_version(connection, schedules.c.id == schedule.id, now=schedule.created_at)
+    await connection.execute(_INSERT, _columns(schedule))
+    moved = {"host": schedule.host_id, "now": schedule.created_at}
+    await connection.execute(_MOVE_VERSION_OF_HOST, moved)
 
 
 async def fetch(connection: AsyncConnection, schedule_id: UUID, *, now: datetime) -> Schedule:
@@ -58,8 +69,7 @@ async def fetch(connection: AsyncConnection, schedule_id: UUID, *, now: datetime
     Raises:
         NotFoundError: there is none, or it was deleted.
     """
-    query = _SELECT.where(schedules.c.id == schedule_id)
-    row = (await connection.execute(query)).mappings().one_or_none()
+    row = (await connection.execute(_ONE, {"wanted": schedule_id})).mappings().one_or_none()
     if row is None:
         raise NotFoundError("schedule", schedule_id)
     return (await _name_options(connection, [_build(row, now)]))[0]
@@ -249,6 +259,17 @@ _SELECT = (
         .outerjoin(sources, schedules.c.source_id == sources.c.id)
     )
     .where(schedules.c.deleted_at.is_(None))
+)
+
+# Built once: a fleet gets its schedules by the thousand.
+_TAKE_TURN = constant(sa.select(sa.func.pg_advisory_xact_lock(_TURN)))
+_SHARE_TURN = constant(sa.select(sa.func.pg_advisory_xact_lock_shared(_TURN)))
+_ONE = constant(_SELECT.where(schedules.c.id == sa.bindparam("wanted")))
+_INSERT = constant(sa.insert(schedules))
+_MOVE_VERSION_OF_HOST = constant(
+    sa.update(hosts)
+    .where(hosts.c.id == sa.bindparam("host"))
+    .values(schedule_version=hosts.c.schedule_version + 1, schedule_changed_at=sa.bindparam("now"))
 )
 
 

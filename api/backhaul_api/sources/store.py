@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.fleet import CreateSource, Source, UpdateSource
 from backhaul.wire.wording import render_count
-from backhaul_api.db.references import matches_reference
+from backhaul_api.db.references import build_key
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import schedules, sources
 from backhaul_api.errors import ConflictError, NotFoundError
 from backhaul_api.ids import new_id
@@ -42,8 +43,9 @@ async def fetch(connection: AsyncConnection, reference: str) -> Source:
     Raises:
         NotFoundError: there is none.
     """
-    query = sa.select(sources).where(matches_reference(sources, reference))
-    row = (await connection.execute(query)).mappings().one_or_none()
+    wanted = build_key(reference)
+    query = _ONE[isinstance(wanted, UUID)]
+    row = (await connection.execute(query, {"wanted": wanted})).mappings().one_or_none()
     if row is None:
         raise NotFoundError("source", reference)
     return _build(row)
@@ -53,8 +55,8 @@ async def fetch_some(connection: AsyncConnection, ids: Collection[UUID]) -> dict
     """Fetch sources by their ids."""
     if not ids:
         return {}
-    query = sa.select(sources).where(sources.c.id.in_(ids))
-    return {row["id"]: _build(row) for row in (await connection.execute(query)).mappings()}
+    rows = (await connection.execute(_SOME, {"ids": list(ids)})).mappings()
+    return {row["id"]: _build(row) for row in rows}
 
 
 async def fetch_page(connection: AsyncConnection, *, limit: int, after: str | None) -> list[Source]:
@@ -117,3 +119,11 @@ async def _refuse_taken_name(connection: AsyncConnection, name: str) -> None:
 def _build(row: Any) -> Source:
     # SQLAlchemy's column names are a kind of str that msgspec does not take for one.
     return msgspec.convert({str(name): value for name, value in row.items()}, Source)
+
+
+# Built once: every new schedule asks one of the first, every set that a host is sent the last.
+_ONE = {
+    True: constant(sa.select(sources).where(sources.c.id == sa.bindparam("wanted"))),
+    False: constant(sa.select(sources).where(sources.c.name == sa.bindparam("wanted"))),
+}
+_SOME = constant(sa.select(sources).where(sources.c.id.in_(sa.bindparam("ids", expanding=True))))

@@ -30,7 +30,7 @@ from backhaul.wire.schedules import CreateSchedule, ScheduleAck, ScheduleFire, S
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.simulation.agent import Lanes
 from backhaul_agent.simulation.checker import Verdict, judge
-from backhaul_agent.simulation.connection import Answer, Connection, join_chunks
+from backhaul_agent.simulation.connection import Connection, join_chunks
 from backhaul_agent.simulation.figures import Figures, Mark, Traffic, extrapolate
 from backhaul_agent.simulation.ledger import FIRE, POST, Ledger
 from backhaul_agent.simulation.memory import MemoryJournal, MemorySpool
@@ -242,6 +242,12 @@ def test_a_job_that_is_not_over_is_stuck() -> None:
 
     assert len(verdict.stuck) == 1
     assert verdict.lost == []
+
+
+def test_a_schedule_that_was_deleted_meanwhile_has_no_gaps() -> None:
+    verdict = judge(_ledger(1, 3), [_job_of(1), _job_of(3)], {})
+
+    assert verdict.is_good
 
 
 # Latencies and bytes -----------------------------------------------------------------------------
@@ -477,7 +483,7 @@ async def test_an_answer_may_come_in_any_pieces(answer: bytes, size: int) -> Non
         assert not awaited.done()
         connection.data_received(answer[begin : begin + size])
 
-    found: Answer = await awaited
+    found = await awaited
     assert wire.written == b"request"
     assert found.body == b"hello"
     assert found.size == len(answer)
@@ -491,6 +497,17 @@ async def test_an_answer_that_does_not_say_how_long_it_is_ends_the_connection(da
     awaited = connection.exchange(b"request")
 
     connection.data_received(data)
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await awaited
+    assert wire.is_over
+
+
+async def test_a_chunk_that_does_not_say_how_long_it_is_ends_the_connection() -> None:
+    connection, wire = _connect()
+    awaited = connection.exchange(b"request")
+
+    connection.data_received(CHUNKED.replace(b"3\r\nhel", b"x\r\nhel"))
 
     with pytest.raises(httpx.RemoteProtocolError):
         await awaited
