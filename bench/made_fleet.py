@@ -124,7 +124,6 @@ async def add_fleet(
 
 
 def _build_hosts(fleet: MadeFleet, now: datetime) -> list[dict[str, object]]:
-    key = bytes(nacl.public.PrivateKey.generate().public_key)
     rows = zip(fleet.host_ids, fleet.names, fleet.tokens, fleet.boots, strict=True)
     return [
         {
@@ -132,7 +131,7 @@ def _build_hosts(fleet: MadeFleet, now: datetime) -> list[dict[str, object]]:
             "name": name,
             "labels": {},
             "facts": msgspec.to_builtins(FACTS),
-            "public_key": key,
+            "public_key": bytes(nacl.public.PrivateKey.generate().public_key),
             "token_hash": hash_token(token),
             "boot_id": boot,
             "enrolled_at": now,

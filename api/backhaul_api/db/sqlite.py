@@ -40,6 +40,11 @@ BUSY_TIMEOUT_MS = 250
 
 _BUSY_STEP_S = 0.01
 _THREADS = 4
+
+_HEAD_START = 3
+"""Turns of the loop that those have who are woken by a commit, before whoever made it goes on: a
+poll takes two to begin its look, and the answer to an operator can wait that long."""
+
 _LOOK_EVERY = 10_000
 """Steps of SQLite's machine between two looks at the clock; some hundred microseconds."""
 
@@ -227,6 +232,8 @@ class Sqlite:
         self._idle.append(sync)
         try:
             self.on_commit([turn.connection for turn in done])
+            for _ in range(_HEAD_START):
+                await asyncio.sleep(0)
         finally:
             for turn in done:
                 turn.succeed()
