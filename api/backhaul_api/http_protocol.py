@@ -125,25 +125,34 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._is_answering:
             self._is_last = True  # it came in one piece with the request that is being answered
+            return
         self._start_timer()
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        if not self._is_answering:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_answering:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._is_answering:
+            return
         self._stop_timer()
         self._has_head = True
         if self._measure_head() > MAX_HEAD_BYTES:
             # All of it came at once. The parser stops, and `send_400_response` is asked to answer.
             raise _HeadTooLongError
-        if self._is_answering:
-            return
         self._answer = self._choose_answer()
         if self._answer is None:
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self._head_bytes = max(0, self._head_bytes - len(body))
         if self._is_answering:
             return
+        self._head_bytes = max(0, self._head_bytes - len(body))
         if self._answer is None:
             super().on_body(body)
             return
@@ -154,10 +163,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._has_head = False
-        self._head_bytes = 0
         if self._is_answering:
             return
+        self._has_head = False
+        self._head_bytes = 0
         if self._answer is None:
             super().on_message_complete()
             return
@@ -166,6 +175,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._answer, self._body, self.headers = None, b"", []
         self.scope = None  # type: ignore[assignment]
         self._is_answering = True
+        is_old = self.parser.get_http_version() == "1.0"
+        self._is_last = is_old or not self.parser.should_keep_alive()
         answer(self, headers, body)
 
     def _choose_answer(self) -> Answer | None:
@@ -174,10 +185,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         is_ordinary = (
             answer is None
             or self.parser.get_method() != b"POST"
-            or self.parser.get_http_version() != "1.1"
-            or not self.parser.should_keep_alive()
             or self.parser.should_upgrade()
             or self.expect_100_continue
+            # A client that does not read what it asks for: uvicorn's own way waits for it.
+            or self.flow.write_paused
             or not (self.cycle is None or self.cycle.response_complete)
             or (
                 self.limit_concurrency is not None
@@ -217,10 +228,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.url = url
         self.headers += headers
         super().on_headers_complete()
+        # The parser may have gone on to another request, which is not answered any more.
+        self.scope["method"] = "POST"
         if self._is_last:
             self.cycle.keep_alive = False
         super().on_body(body)
         super().on_message_complete()
+
+    def has_hung_up(self) -> bool:
+        """Tell whether the client is gone."""
+        return self.transport.is_closing()
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run what is to answer the request, and let the server wait for it before it stops."""

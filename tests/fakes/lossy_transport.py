@@ -137,6 +137,9 @@ class _Exchange:
             if self.on_hang_up is not None:
                 self.on_hang_up()
 
+    def has_hung_up(self) -> bool:
+        return self.answer.done()
+
     def respond(self, body: bytes) -> None:
         headers = {"Content-Type": "application/json", PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
         self._set(httpx.Response(200, headers=headers, content=body))

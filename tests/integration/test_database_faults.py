@@ -17,7 +17,8 @@ from backhaul_api.app import create_app
 from backhaul_api.auth import NOBODY
 from backhaul_api.db import migrate
 from backhaul_api.db.engine import Database
-from backhaul_api.db.tables import jobs
+from backhaul_api.db.statements import constant
+from backhaul_api.db.tables import jobs, setup_tokens
 from backhaul_api.errors import NotReadyError
 from backhaul_api.services import Services
 from backhaul_api.settings import Settings
@@ -143,6 +144,36 @@ async def test_locked_sqlite_is_not_a_fault(small_database: Database) -> None:
 async def test_wrong_statement_is_a_fault(small_database: Database) -> None:
     with pytest.raises(sa.exc.DBAPIError):
         await _run(small_database, "SELECT nothing FROM nowhere")
+
+
+BY_HASH = constant(
+    sa.select(setup_tokens.c.created_at).where(setup_tokens.c.token_hash == sa.bindparam("hash"))
+)
+
+
+@ON_POSTGRESQL
+async def test_value_that_the_driver_refuses_is_a_fault(small_database: Database) -> None:
+    with pytest.raises(sa.exc.DBAPIError):
+        async with small_database.writing() as connection:
+            await connection.execute(BY_HASH, {"hash": "no bytes"})
+
+
+@ON_POSTGRESQL
+async def test_connection_of_an_answer_that_did_not_come_is_not_used_again(
+    small_database: Database,
+) -> None:
+    async def find_process() -> Any:
+        async with small_database.reading() as connection:
+            return await connection.scalar(sa.text("SELECT pg_backend_pid()"))
+
+    before = await find_process()
+    kept = await find_process()
+    with pytest.raises(NotReadyError):
+        async with small_database.reading():
+            raise TimeoutError
+
+    assert kept == before
+    assert await find_process() != before
 
 
 @ON_SQLITE

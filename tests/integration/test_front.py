@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -36,8 +37,13 @@ class Raw:
     """A connection of the agent, byte by byte."""
 
     def __init__(
-        self, agent: FakeAgent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        agent: FakeAgent,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        port: int,
     ) -> None:
+        self.port = port
         self._agent = agent
         self.reader = reader
         self.writer = writer
@@ -83,7 +89,7 @@ async def connected(app: Litestar, agent: FakeAgent) -> AsyncIterator[Raw]:
     async with serve(app) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            yield Raw(agent, reader, writer)
+            yield Raw(agent, reader, writer, port)
         finally:
             writer.close()
 
@@ -205,6 +211,50 @@ async def test_whoever_asks_again_before_the_answer_is_answered_once(
         assert headers["connection"] == "close"
         assert msgspec.json.decode(body, type=PollReply).envelopes == ()
         assert await raw.is_closed()
+
+
+async def test_request_that_goes_the_ordinary_way_is_not_taken_for_the_next_one(
+    app: Litestar, agent: FakeAgent
+) -> None:
+    """Another one came in one piece with it, when nobody knew yet that it would not be answered
+    here."""
+    async with connected(app, agent) as raw:
+        refused = raw.build("batch", b"[]")
+        for more in (b"GET /v1/jobs HTTP/1.1\r\nHost: api\r\n\r\n", b"GET /v1/jo", b"G"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", raw.port)
+            other = Raw(agent, reader, writer, raw.port)
+            writer.write(refused + more)
+            status, headers, body = await other.read()
+
+            assert status == 422
+            assert headers["connection"] == "close"
+            assert b"batch" in body or b"object" in body
+            assert await other.is_closed()
+            writer.close()
+
+
+async def test_client_that_is_gone_before_its_poll_waits_leaves_nothing_behind(
+    app: Litestar, agent: FakeAgent, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, may_go_on = asyncio.Event(), asyncio.Event()
+    take = services.looks.take
+
+    async def take_late(*arguments: Any) -> Any:
+        asked.set()
+        await may_go_on.wait()
+        return await take(*arguments)
+
+    monkeypatch.setattr(services.looks, "take", take_late)
+    services.wakeups.wake(agent.host_id)  # what is remembered is old
+    async with connected(app, agent) as raw:
+        raw.writer.write(raw.build("poll", build_body(agent, "poll", hold=20.0)))
+        await asyncio.wait_for(asked.wait(), 5)
+        raw.writer.transport.abort()
+        await asyncio.sleep(0.05)
+        may_go_on.set()
+        async with asyncio.timeout(5):
+            while services.wakeups.waiting:
+                await asyncio.sleep(0.005)
 
 
 async def test_other_paths_and_methods_are_not_the_fronts(app: Litestar, agent: FakeAgent) -> None:

@@ -82,18 +82,19 @@ async def _find_in_sqlite(connection: AsyncConnection, statement: str, values: A
     # are wanted, and no other condition than when they were made lets them out.
     where = statement.partition("WHERE")[2]
     walks = "LIMIT" in statement and not re.search(r"_id\b|state|kind", where)
-    if OF_ACTIVE in statement:
-        is_good = re.compile(r"INDEX (ix_jobs_active|sqlite_autoindex_jobs_1)").search
-        return [
-            step for step in steps if re.match("(SCAN|SEARCH) jobs", step) and not is_good(step)
-        ]
-    return [
+    found = [
         step
         for step in steps
         if (scan := re.match(r"SCAN (\w+)( USING .*INDEX)?", step))
         and scan[1] in LARGE
         and not (walks and scan[2])
     ]
+    if OF_ACTIVE in statement:
+        is_good = re.compile(r"SEARCH.* INDEX (ix_jobs_active|sqlite_autoindex_jobs_1)").match
+        found += [
+            step for step in steps if re.match("(SCAN|SEARCH) jobs", step) and not is_good(step)
+        ]
+    return found
 
 
 async def _find_in_postgresql(

@@ -125,8 +125,9 @@ class Simulation:
         since = datetime.now(UTC) - _CLOCK_SLACK
         await self._prepare()
         firing = asyncio.create_task(self._fire())
-        running = await self._start()
+        running: list[asyncio.Task[None]] = []
         try:
+            await self._start(running)
             life = await self._live(firing)
             await self._make_peace(since)
             jobs, verdict = await self._judge(since)
@@ -162,10 +163,10 @@ class Simulation:
             for number, one in enumerate(identities)
         ]
 
-    async def _start(self) -> list[asyncio.Task[None]]:
-        """Start the agents over the ramp, and wait until they poll."""
+    async def _start(self, running: list[asyncio.Task[None]]) -> None:
+        """Start the agents over the ramp, and wait until they poll. `running` gets their tasks."""
         self._turn_to("started", whole=len(self._agents))
-        begun_s, running = self.phase.begun_s, []
+        begun_s = self.phase.begun_s
         patient_until_s = begun_s + PATIENCE_S + PATIENCE_RAMPS * self.ramp_s
         for number, agent in enumerate(self._agents):
             due_s = begun_s + self.ramp_s * number / len(self._agents)
@@ -190,7 +191,6 @@ class Simulation:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        return running
 
     async def _live(self, firing: asyncio.Task[None]) -> _Life:
         """Let time pass, until nothing fires any more."""

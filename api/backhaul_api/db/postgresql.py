@@ -33,8 +33,8 @@ PINGED_AFTER_S = 30.0
 _ANSWER_MARGIN_S = 5.0  # after PostgreSQL itself should have given up
 _CLOSING_LIMIT_S = 5.0
 
-_LOST = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_DRIVER_ERRORS = (asyncpg.PostgresError, *_LOST)
+_LOST = (asyncpg.PostgresConnectionError, asyncpg.InternalClientError)
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, *_LOST)
 
 
 class PostgresqlConnection:
@@ -56,7 +56,7 @@ class PostgresqlConnection:
             many = [ready.bind(each) for each in parameters]
             with self._link.running(ready.text, many):
                 await driver.executemany(ready.text, many)
-            return Changed(len(many))
+            return Changed(-1)  # it does not tell
         values = ready.bind(parameters or {})
         with self._link.running(ready.text, values):
             if ready.gives_rows:
@@ -147,27 +147,39 @@ class Postgresql:
 
     @asynccontextmanager
     async def _lend(self, *, in_transaction: bool) -> AsyncIterator[_Link]:
-        async with self._place():
+        async with self._place() as free:
             link = await self._take(in_transaction=in_transaction)
             self._lent.add(link)
             is_good = False
             try:
                 yield link
                 is_good = True
+            except OSError:
+                raise  # no answer in time, say: it may come yet, and would be taken for another one
+            except sa.exc.DBAPIError as error:
+                is_good = not error.connection_invalidated
+                raise
             except Exception:
-                # The block failed, and not the connection, as far as that can still be used.
-                is_good = True
+                is_good = True  # the block failed, and not the connection
                 raise
             finally:
                 self._lent.discard(link)
-                if is_good and await link.rest() and len(self._idle) < self._kept:
-                    self._idle.append(link)
-                else:
-                    await link.close()
+                is_kept = False
+                try:
+                    is_kept = is_good and await link.rest() and self._may_keep(free)
+                finally:
+                    if is_kept:
+                        self._idle.append(link)
+                    else:
+                        await link.close()
+
+    def _may_keep(self, free: asyncio.Semaphore) -> bool:
+        # After `close`, the places are others.
+        return free is self._free and len(self._idle) < self._kept
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """Wait for one of the places that connections have."""
+    async def _place(self) -> AsyncIterator[asyncio.Semaphore]:
+        """Wait for one of the places that connections have; gives whose it is."""
         free = self._free
         if free.locked():
             try:
@@ -178,7 +190,7 @@ class Postgresql:
         else:
             await free.acquire()
         try:
-            yield
+            yield free
         finally:
             free.release()
 
@@ -215,14 +227,18 @@ class Postgresql:
         try:
             return await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            keeping = asyncio.create_task(self._keep(connecting))
+            keeping = asyncio.create_task(self._keep(connecting, self._free))
             self._connecting.add(keeping)
             keeping.add_done_callback(self._connecting.discard)
             raise
 
-    async def _keep(self, connecting: asyncio.Task[_Link]) -> None:
+    async def _keep(self, connecting: asyncio.Task[_Link], free: asyncio.Semaphore) -> None:
         with suppress(Exception):
-            self._idle.append(await connecting)
+            link = await connecting
+            if self._may_keep(free):
+                self._idle.append(link)
+            else:
+                await link.close()
 
 
 class _Link:

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -115,7 +115,8 @@ class SqliteConnection:
                 if self._driver.is_reader:
                     # Of a writer's, SQLite would undo the whole transaction, neighbours and all.
                     self._driver.interrupt()
-                await asyncio.sleep(_BUSY_STEP_S)
+                with suppress(asyncio.CancelledError):  # once more changes nothing
+                    await asyncio.sleep(_BUSY_STEP_S)
             raise
 
 

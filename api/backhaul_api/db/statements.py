@@ -9,7 +9,8 @@ then on its parameters go straight to the driver:
     row = (await connection.execute(_ONE, {"job_id": job_id})).one_or_none()
 
 What it means stays SQLAlchemy's: the text, the conversion of parameters and columns, the results,
-the errors, and the engine's events, by which tests see what was asked.
+the errors as far as anybody tells them apart, and the engine's `before_cursor_execute`, by which
+tests see what was asked.
 """
 
 from __future__ import annotations
@@ -150,10 +151,10 @@ class Statements:
         self._compiled: dict[Any, _Compiled] = {}
 
     def find(self, statement: sa.Executable, parameters: Any) -> Ready | None:
-        """Find a statement as it is with these parameters, or a list of them; None if it is not
-        constant."""
+        """Find a statement as it is with these parameters, or a list of them, which are all alike;
+        None if it is not constant."""
         number = id(statement)
-        if number not in _constants:
+        if number not in _constants or parameters == []:
             return None
         first: Parameters = (parameters[0] if isinstance(parameters, list) else parameters) or {}
         key = (number, *first)

@@ -316,7 +316,8 @@ Index(
 Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
 Index("ix_jobs_kind_state_id", jobs.c.kind, jobs.c.state, jobs.c.id)
 Index("ix_jobs_created_at", jobs.c.created_at)
-# What the poll asks for: the few jobs of a host that are not over.
+# What the poll asks for: the few jobs of a host that are not over. SQLite chooses this one and its
+# like by the statistics of revision 0014, which a revision that rebuilds the table writes again.
 Index(
     "ix_jobs_active",
     jobs.c.host_id,

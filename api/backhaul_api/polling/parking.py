@@ -27,6 +27,9 @@ class Connection(Protocol):
     on_hang_up: Callable[[], None] | None
     """Called when the client hangs up."""
 
+    def has_hung_up(self) -> bool:
+        """Tell whether it has, which nobody is told any more who asks for it only now."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
@@ -113,6 +116,8 @@ def _heeding(client: Connection | Receive, bell: Bell) -> Iterator[None]:
         yield
         return
     client.on_hang_up = bell.end
+    if client.has_hung_up():
+        bell.end()
     try:
         yield
     finally:

@@ -51,7 +51,7 @@ class Boxes:
 class Sealer:
     """Seals credentials to one host, opening those of each repository once.
 
-    `opened` may be shared with the sealers of other hosts, in one transaction.
+    `opened` may be shared with the sealers of other hosts, in one look.
     """
 
     connection: AsyncConnection

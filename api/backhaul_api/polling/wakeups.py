@@ -13,6 +13,7 @@ the wait is not missed:
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from typing import Any
 from uuid import UUID
 
 from backhaul_api.polling.memory import Memory
+
+log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 
@@ -60,8 +63,13 @@ class Bell:
     def time_out(self) -> None:
         """End a wait in silence."""
         wake, self._wake = self._wake, None
-        if wake is not None:
+        if wake is None:
+            return
+        try:
             wake()
+        except Exception:
+            # It must not keep the others from being woken.
+            log.exception("poll.broke")
 
     async def wait_until(self, deadline: float) -> bool:
         """Wait for a ring; also tells of one that came before the call.

@@ -27,7 +27,7 @@ from backhaul_api.sources.rules import require_keep_rule
 KINDS_WITH_SOURCE = frozenset({ScheduleKind.BACKUP, ScheduleKind.FORGET})
 KINDS_THAT_MAY_HAVE_SOURCE = frozenset({ScheduleKind.COPY})
 
-_parse = lru_cache(maxsize=100)(parse_cron)
+_parse = lru_cache(maxsize=4)(parse_cron)
 """What a new schedule is checked with also tells when it fires."""
 
 _ENTITY_TAG = re.compile(r'(?:W/)?"[^"]*"')
