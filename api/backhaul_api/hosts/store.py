@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,6 @@ from backhaul.wire.jobs import JobEvent, JobState
 from backhaul.wire.schedules import EntryError
 from backhaul.wire.wording import render_count
 from backhaul_api.db.changes import identity_topic, touch
-from backhaul_api.db.parts import in_parts
 from backhaul_api.db.references import build_key
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, repositories, schedules
@@ -30,7 +29,6 @@ from backhaul_api.ids import new_id
 from backhaul_api.jobs import store as job_rows
 from backhaul_api.jobs import turns
 
-_KEYS_AT_ONCE = 1000
 """Parameters of one statement; databases have a limit."""
 
 _IS_PRESENT = hosts.c.removed_at.is_(None)
@@ -113,29 +111,6 @@ async def fetch(connection: AsyncConnection, reference: str, *, for_update: bool
     if row is None:
         raise NotFoundError("host", reference)
     return _build(row)
-
-
-async def fetch_some(
-    connection: AsyncConnection, references: Iterable[str]
-) -> dict[UUID | str, Host]:
-    """Fetch hosts by their names or ids, and keep others from changing them or from making jobs for
-    them until the transaction ends; removed ones are not found.
-
-    Returns:
-        Those that there are, by what they were asked for.
-    """
-    keys = set(map(build_key, references))
-    ids = {key for key in keys if isinstance(key, UUID)}
-    named = (key for key in keys if isinstance(key, str))
-    for names in in_parts(named, _KEYS_AT_ONCE):
-        ids.update(await connection.scalars(_IDS, {"names": names}))
-    found: dict[UUID | str, Host] = {}
-    # In one order, so that two who want several cannot wait for each other.
-    for some in in_parts(sorted(ids), _KEYS_AT_ONCE):
-        for row in await connection.execute(_SOME, {"ids": some}):
-            host = _build(row)
-            found[host.id] = found[host.name] = host
-    return found
 
 
 async def fetch_page(
@@ -301,16 +276,5 @@ _PRESENT = {
     (False, False): constant(_BY_NAME),
     (False, True): constant(_BY_NAME.with_for_update()),
 }
-_SOME = constant(
-    sa.select(hosts)
-    .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)), _IS_PRESENT)
-    .order_by(hosts.c.id)
-    .with_for_update(key_share=True)
-)
 _NAMED = constant(sa.select(hosts.c.id).where(hosts.c.name == sa.bindparam("name"), _IS_PRESENT))
 _INSERT = constant(sa.insert(hosts))
-_IDS = constant(
-    sa.select(hosts.c.id).where(
-        hosts.c.name.in_(sa.bindparam("names", expanding=True)), _IS_PRESENT
-    )
-)

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.kinds import InitRequest, JobRequest, kind_of
 from backhaul_api.db.references import build_key
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
-from backhaul_api.hosts import store as hosts
 from backhaul_api.identity import Actor
 from backhaul_api.jobs import store, targets
 from backhaul_api.keys import KeyRing
@@ -41,7 +40,7 @@ async def create_many(
         InvalidError: one of them is not acceptable; its field begins with `jobs[…]`.
         ConflictError: one of them cannot be done now.
     """
-    found = await hosts.fetch_some(connection, [one.host for one in requests])
+    found = await targets.fetch_present_hosts(connection, [one.host for one in requests])
     repositories = await _fetch_repositories(connection, requests)
     sources = Sources(connection)
     new: list[store.NewJob] = []

@@ -17,7 +17,6 @@ from backhaul.wire.pages import Page
 from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.changes import touch
-from backhaul_api.hosts import store as hosts
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.jobs import batch, log, rules, store, targets, turns
 from backhaul_api.jobs.overdue import close_if_overdue, close_overdue, find_silence
@@ -122,7 +121,7 @@ async def create_job(
             return made
         # Locked, so that the host is not removed while it gets the job.
         with named_in("host"):
-            host = await hosts.fetch(connection, data.host, for_update=True)
+            host = await targets.fetch_present_host(connection, data.host)
         with named_in("repository"):
             repository = await targets.fetch_present_repository(connection, data.repository)
         order = Order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -10,11 +11,22 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.kinds import JobKind
+from backhaul_api.db.parts import in_parts
 from backhaul_api.db.references import build_key, matches_reference
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.jobs import store
+
+_KEYS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class TargetHost:
+    """The host of a new job, kept from being removed until the transaction ends."""
+
+    id: UUID
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,37 @@ async def find_schedule(connection: AsyncConnection, schedule_id: UUID) -> UUID:
     if await connection.scalar(query) is None:
         raise NotFoundError("schedule", schedule_id)
     return schedule_id
+
+
+async def fetch_present_host(connection: AsyncConnection, reference: str) -> TargetHost:
+    """Fetch a host that can be given a job, and lock it.
+
+    Raises:
+        NotFoundError: there is none, or it was removed.
+    """
+    wanted = build_key(reference)
+    query = _PRESENT_HOST[isinstance(wanted, UUID)]
+    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
+    if row is None:
+        raise NotFoundError("host", reference)
+    return TargetHost(row.id, row.name)
+
+
+async def fetch_present_hosts(
+    connection: AsyncConnection, references: Iterable[str]
+) -> dict[UUID | str, TargetHost]:
+    """Fetch and lock those of the hosts that there are; gives them by what they were asked for."""
+    keys = set(map(build_key, references))
+    ids = {key for key in keys if isinstance(key, UUID)}
+    named = (key for key in keys if isinstance(key, str))
+    for names in in_parts(named, _KEYS_AT_ONCE):
+        ids.update(await connection.scalars(_IDS, {"names": names}))
+    found: dict[UUID | str, TargetHost] = {}
+    # In one order, so that two who want several cannot wait for each other.
+    for some in in_parts(sorted(ids), _KEYS_AT_ONCE):
+        for row in await connection.execute(_PRESENT_HOSTS, {"ids": some}):
+            found[row.id] = found[row.name] = TargetHost(row.id, row.name)
+    return found
 
 
 async def fetch_present_repository(connection: AsyncConnection, reference: str) -> TargetRepository:
@@ -128,6 +171,21 @@ async def _find(connection: AsyncConnection, table: sa.Table, what: str, referen
     return found
 
 
+_HOST = sa.select(hosts.c.id, hosts.c.name).where(hosts.c.removed_at.is_(None))
+_PRESENT_HOST = {
+    True: constant(_HOST.where(hosts.c.id == sa.bindparam("wanted")).with_for_update()),
+    False: constant(_HOST.where(hosts.c.name == sa.bindparam("wanted")).with_for_update()),
+}
+_PRESENT_HOSTS = constant(
+    _HOST.where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(hosts.c.id)
+    .with_for_update(key_share=True)
+)
+_IDS = constant(
+    sa.select(hosts.c.id).where(
+        hosts.c.name.in_(sa.bindparam("names", expanding=True)), hosts.c.removed_at.is_(None)
+    )
+)
 _TARGET = (
     sa.select(
         repositories.c.id,

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.fleet import Host, Source
+from backhaul.wire.fleet import Source
 from backhaul.wire.kinds import ScheduleOptions
-from backhaul_api.jobs.targets import TargetRepository
+from backhaul_api.jobs.targets import TargetHost, TargetRepository
 from backhaul_api.keys import KeyRing
 from backhaul_api.names import named_in
 from backhaul_api.sources import store as sources
@@ -36,7 +36,7 @@ class Order:
     connection: AsyncConnection
     now: datetime
     keys: KeyRing
-    host: Host
+    host: TargetHost
     repository: TargetRepository
     sources: Sources
 
