@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import resource
 import statistics
 import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ from tests.fakes.postgresql import PostgresqlServer, run_postgresql
 AGENTS, ROUNDS = 10_000, 3
 GROWTH = (100, 1_000)
 """Numbers of agents besides, for how the cost grows."""
+MOST = 20_000
+"""As many as that, or as the limit of open files leaves room for, for the same."""
+_FILES_BESIDES = 1000
+_REPOLLING_OF_MOST = 500
 
 PARTS = ("polls", "fires", "stop")
 SQLITE, POSTGRESQL = "backhaul", "backhaul_postgresql"
@@ -79,7 +84,7 @@ class Plan:
     """What is measured, and how much of it."""
 
     sizes: tuple[int, ...]
-    """Numbers of agents; the last one is measured with all servers."""
+    """Numbers of agents. With that of `scale`, all servers are measured."""
     rounds: int
     parts: tuple[str, ...]
     scale: Scale
@@ -89,6 +94,27 @@ class Plan:
     plain_hold_s: float
     """What uvicorn alone waits for."""
     with_postgresql: bool
+
+    @property
+    def hosts(self) -> int:
+        return max(build_scale(self, agents).hosts for agents in self.sizes)
+
+
+def build_scale(plan: Plan, agents: int) -> Scale:
+    """Build how much is measured with so many agents."""
+    repolling = plan.scale.repolling
+    if agents > plan.scale.agents:
+        # Each of them takes a connection, too.
+        repolling = min(repolling, _REPOLLING_OF_MOST)
+    return replace(plan.scale, agents=agents, repolling=repolling)
+
+
+def _choose_sizes(agents: int, *, is_usual: bool) -> tuple[int, ...]:
+    if not is_usual:
+        return (agents,)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST if soft == resource.RLIM_INFINITY else min(MOST, soft - _FILES_BESIDES)
+    return (*GROWTH, agents, *([most] if most > agents else []))
 
 
 def build_plan(options: argparse.Namespace) -> Plan:
@@ -107,7 +133,7 @@ def build_plan(options: argparse.Namespace) -> Plan:
             clients=(16, 64) if agents >= 64 else (16,),
         )
     return Plan(
-        sizes=(agents,) if quick else (*(one for one in GROWTH if one < agents), agents),
+        sizes=_choose_sizes(agents, is_usual=not quick and options.agents is None),
         rounds=options.rounds or (1 if quick else ROUNDS),
         parts=tuple(options.only or PARTS),
         scale=scale,
@@ -131,7 +157,7 @@ class Suite:
 
     def run(self) -> None:
         plan = self._plan
-        made = {name: self._make(name, plan.scale.hosts) for name in self._databases}
+        made = {name: self._make(name, plan.hosts) for name in self._databases}
         fired = {
             name: self._make(f"{name}_fires", fires.HOSTS, schedules_each=fires.SCHEDULES_EACH)
             for name in self._databases
@@ -172,18 +198,16 @@ class Suite:
             made.delete(name)
 
     def _measure_polls(self, agents: int, made: Mapping[str, Made]) -> None:
-        """Measure all servers with the most agents, and with fewer those that growth is told of."""
-        fleet, is_most = made[SQLITE].fleet, agents == self._plan.sizes[-1]
-        scale = Scale(
-            **{name: getattr(self._plan.scale, name) for name in Scale.__dataclass_fields__}
-            | {"agents": agents}
-        )
+        """Measure all servers with the agents of the plan's scale; with more and fewer, those that
+        growth is told of."""
+        fleet, is_main = made[SQLITE].fleet, agents == self._plan.scale.agents
+        scale = build_scale(self._plan, agents)
         self._add_polls(build_baseline("bare_asgi", fleet), scale)
-        if is_most:
+        if is_main:
             self._add_polls(build_baseline("minimal_litestar", fleet), scale)
             self._add_polls(build_sockets("websockets", fleet), scale)
             self._add_polls(build_sockets("websockets_plain", fleet, "--no-compression"), scale)
-        for name in self._databases if is_most else (SQLITE,):
+        for name in self._databases if is_main else (SQLITE,):
             with self._copied(made[name]) as (folder, url):
                 self._add_polls(build_backhaul(name, made[name].fleet, folder, url), scale)
 
@@ -196,7 +220,7 @@ class Suite:
             interval_s=self._plan.short_interval_s,
             jobs=self._plan.short_jobs,
         )
-        self._add("polls", "short_polls", self._plan.sizes[-1], measuring)
+        self._add("polls", "short_polls", self._plan.scale.agents, measuring)
 
     def _measure_fires(self, name: str, made: Made) -> None:
         single = self._plan.load
@@ -215,7 +239,7 @@ class Suite:
 
     def _measure_stop(self, made: Mapping[str, Made]) -> None:
         """Stop uvicorn alone, and one of two instances: they need PostgreSQL."""
-        agents = self._plan.sizes[-1]
+        agents = self._plan.scale.agents
         plain = build_baseline("bare_asgi", made[SQLITE].fleet)
         hold_s = self._plan.plain_hold_s
         self._add(
@@ -262,15 +286,20 @@ def _take_medians(rounds: Sequence[Figures]) -> Figures:
 Medians = Mapping[tuple[str, str, int], Figures]
 
 
+def _find_main(medians: Medians) -> int | None:
+    """Find with how many agents all servers were measured."""
+    return next((agents for _, name, agents in medians if name == "minimal_litestar"), None)
+
+
 def _summarise_polls(medians: Medians) -> Iterator[Result]:
     """Compare with the bare ASGI app, the rate of jobs with a minimal Litestar."""
-    sizes = [agents for part, _, agents in medians if part == "polls"]
-    if not sizes:
+    main = _find_main(medians)
+    if main is None:
         return
     here = {
         name: figures
         for (part, name, agents), figures in medians.items()
-        if part == "polls" and agents == max(sizes)
+        if part == "polls" and agents == main
     }
     for measure, unit in parked.UNITS.items():
         base = here["minimal_litestar" if measure.startswith("jobs") else "bare_asgi"]
@@ -302,7 +331,9 @@ GROWN = {"memory": "KiB", "repoll": "Âµs", "dispatch_p50": "ms", "broadcast": "Â
 
 
 def _summarise_growth(medians: Medians) -> Iterator[Result]:
-    """Give all of it, and compare the most agents with a thousand, where those are more."""
+    """Give all of it, and compare as many agents as all servers had with a thousand, where those
+    are fewer."""
+    main = _find_main(medians)
     for name, by_agents in build_growth(medians).items():
         agents = sorted(by_agents)
         if len(agents) < 2:
@@ -310,8 +341,8 @@ def _summarise_growth(medians: Medians) -> Iterator[Result]:
         for measure, unit in GROWN.items():
             for number in agents:
                 yield compare(f"growth.{measure}.{name}.{number}", by_agents[number][measure], unit)
-            if name == SQLITE and GROWTH[-1] in agents[:-1]:
-                least, most = (by_agents[number][measure] for number in (GROWTH[-1], agents[-1]))
+            if name == SQLITE and main is not None and GROWTH[-1] in agents and main > GROWTH[-1]:
+                least, most = (by_agents[number][measure] for number in (GROWTH[-1], main))
                 yield compare(f"growth.{measure}", most, unit, least)
 
 
