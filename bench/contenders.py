@@ -18,9 +18,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from backhaul.wire.agents import Batch, UpEnvelope
 from backhaul.wire.commands import CommandAck, CommandRun
+from backhaul.wire.job_batches import MAX_JOBS_AT_ONCE
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import BackupResult
 from backhaul.wire.reports import JobFinished, JobStarted
+from backhaul_api.db.parts import in_parts
 from backhaul_api.db.tables import jobs
 from bench.made_fleet import MadeFleet
 from bench.poll_client import PollConnection, WebSocketConnection, build_handshake, build_request
@@ -104,6 +106,9 @@ class Backhaul(Contender):
     """`backhaul serve`: its agents have real tokens, and its jobs are on disk when it says so."""
 
     def build_jobs(self, numbers: Sequence[int]) -> list[bytes]:
+        return [self._build_batch(some) for some in in_parts(numbers, MAX_JOBS_AT_ONCE)]
+
+    def _build_batch(self, numbers: Sequence[int]) -> bytes:
         jobs = [
             {
                 "kind": "backup",
@@ -114,7 +119,7 @@ class Backhaul(Contender):
             for number in numbers
         ]
         path, body = ("/v1/jobs", jobs[0]) if len(jobs) == 1 else ("/v1/jobs/batch", {"jobs": jobs})
-        return [self._post(path, json.dumps(body).encode(), token=self.fleet.operator_token)]
+        return self._post(path, json.dumps(body).encode(), token=self.fleet.operator_token)
 
     def build_reports(self, number: int, command: bytes) -> list[bytes]:
         (run,) = _polled_decoder.decode(command).envelopes

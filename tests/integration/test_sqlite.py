@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from uuid import UUID, uuid4
 
 import pytest
@@ -66,6 +66,28 @@ async def test_blocks_that_queue_up_are_committed_together(database: Database) -
 
     assert statements.count("COMMIT") <= 2
     assert await read(database) == {str(number) for number in range(20)}
+
+
+async def test_what_was_committed_is_written_into_the_file_meanwhile(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 3)
+    uri = f"file:{database.url.database}?immutable=1"  # without its log
+
+    def read_file() -> int:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            (count,) = connection.execute("SELECT count(*) FROM setup_tokens").fetchone()
+        return int(count)
+
+    for number in range(2):
+        await write(database, str(number))
+    before = read_file()
+    await write(database, "last")
+    async with asyncio.timeout(10):
+        while read_file() < 3:
+            await asyncio.sleep(0.01)
+
+    assert before == 0
 
 
 async def test_block_goes_on_only_when_its_rows_are_there(database: Database) -> None:

@@ -13,13 +13,14 @@ goes on before the disk has its rows.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -28,12 +29,17 @@ import sqlalchemy as sa
 from backhaul_api.db.statements import Changed, Ready, Statements, wrap
 from backhaul_api.errors import NotReadyError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 READ_LIMIT_S = 0.05
 MANY_ROWS = 200
 MAX_TOGETHER = 256
 """Blocks in one transaction: the first one waits for the last."""
+
+CHECKPOINT_EVERY = 50
+"""Commits; as many pages of the log as SQLite would let come together."""
 
 BUSY_TIMEOUT_MS = 250
 """Of what runs in the loop. Nobody but a backup of the file ever makes us wait."""
@@ -140,12 +146,16 @@ class Sqlite:
         connection after another one's commit reads all of them anew."""
         self._queue: deque[_Turn] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._commits = 0
+        self._tidying: asyncio.Future[None] | None = None
 
     def _open(self) -> _Driver:
         connection = sqlite3.connect(
             self._path, isolation_level=None, check_same_thread=False, factory=_Driver
         )
         configure_sqlite(connection, busy_timeout_ms=BUSY_TIMEOUT_MS)
+        # See `_tidy`.
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.watch()
         return connection
 
@@ -195,6 +205,8 @@ class Sqlite:
     async def close(self) -> None:
         if self._running is not None:
             await asyncio.wait([self._running])
+        if self._tidying is not None:
+            await asyncio.wait([self._tidying])
         idle, self._idle = self._idle, []
         for sync in idle:
             _close(sync)
@@ -231,6 +243,7 @@ class Sqlite:
                 raise
             return
         self._idle.append(sync)
+        self._tidy()
         try:
             self.on_commit([turn.connection for turn in done])
             for _ in range(_HEAD_START):
@@ -276,6 +289,26 @@ class Sqlite:
             raise NotReadyError(
                 "The database has undone the transaction. Try again in a few seconds."
             )
+
+    def _tidy(self) -> None:
+        """Have a thread write now and then what was committed from SQLite's log into its file.
+
+        By itself SQLite does so within a commit, and whoever waits for that waits longer.
+        """
+        self._commits += 1
+        is_busy = self._tidying is not None and not self._tidying.done()
+        if self._commits >= CHECKPOINT_EVERY and not is_busy:
+            self._commits = 0
+            loop = asyncio.get_running_loop()
+            self._tidying = loop.run_in_executor(self._threads, self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        try:
+            with closing(self._open()) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            # The log only grows; a full disk, say, stops the commits as well.
+            log.warning("database.checkpoint_failed", exc_info=error)
 
     async def _commit(self, sync: sa.Connection) -> None:
         loop = asyncio.get_running_loop()
