@@ -47,7 +47,7 @@ SQLITE, POSTGRESQL = "backhaul", "backhaul_postgresql"
 FILE = results.FOLDER / "suite.jsonl"
 
 LIMITS = (
-    Limit(name="memory.backhaul", bound=0.95),
+    Limit(name="memory.backhaul", bound=0.45),
     Limit(name="repoll.backhaul", bound=0.8),
     Limit(name="dispatch_p50.backhaul", bound=3),
     Limit(name="dispatch_p50.backhaul_postgresql", bound=5),
