@@ -138,9 +138,9 @@ def build_plan(options: argparse.Namespace) -> Plan:
         parts=tuple(options.only or PARTS),
         scale=scale,
         load=fires.Load(clients=16, seconds=options.seconds) if quick else fires.Load(),
-        short_interval_s=1.0 if quick else 5.0,
+        short_interval_s=0.5 if quick else 5.0,
         short_jobs=min(agents, 200),
-        plain_hold_s=2.0 if quick else 25.0,
+        plain_hold_s=1.0 if quick else 25.0,
         with_postgresql=not options.without_postgresql,
     )
 
@@ -390,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, or 1 with --quick")
     parser.add_argument("--only", choices=PARTS, action="append", help="may be repeated")
     parser.add_argument("--quick", action="store_true", help="small numbers, and no limits")
-    parser.add_argument("--seconds", type=float, default=1.0, help="per measure, with --quick")
+    parser.add_argument("--seconds", type=float, default=0.5, help="per measure, with --quick")
     parser.add_argument("--without-postgresql", action="store_true")
     parser.add_argument("--results", type=Path, help="default: none with --quick")
     options = parser.parse_args(arguments)
