@@ -22,7 +22,7 @@ import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from backhaul_api.db.statements import Changed, Statements
+from backhaul_api.db.statements import Changed, Statements, wrap
 from backhaul_api.settings import Settings
 
 T = TypeVar("T")
@@ -321,17 +321,10 @@ def _wrap(error: Exception, text: str, link: _Link) -> Exception:
         kind = dbapi.IntegrityError
     elif isinstance(error, asyncpg.InvalidCachedStatementError):
         kind = dbapi.InvalidCachedStatementError
-    wrapped: Exception = sa.exc.DBAPIError.instance(
-        text,
-        None,
-        # Its own text, without the details, which show what was to be stored.
-        kind(error.args[0] if error.args else "", error),
-        dbapi.Error,
-        hide_parameters=True,
-        connection_invalidated=isinstance(error, _LOST) or link.driver.is_closed(),
-        dialect=link.connection.dialect,
-    )
-    return wrapped
+    # Its own text, without the details, which show what was to be stored.
+    told = kind(error.args[0] if error.args else "", error)
+    is_lost = isinstance(error, _LOST) or link.driver.is_closed()
+    return wrap(told, text, link.connection.dialect, is_lost=is_lost)
 
 
 def _count(status: str) -> int:

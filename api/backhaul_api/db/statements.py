@@ -135,12 +135,18 @@ class Ready:
             yield from zip(singles, padded, strict=True)
 
 
-def wrap(error: Exception, text: str, dialect: sa.Dialect) -> Exception:
-    """Wrap an error of the driver as SQLAlchemy does."""
-    base = dialect.loaded_dbapi.Error
-    return sa.exc.DBAPIError.instance(
-        text, None, error, base, hide_parameters=True, dialect=dialect
+def wrap(error: Exception, text: str, dialect: sa.Dialect, *, is_lost: bool = False) -> Exception:
+    """Wrap an error of the driver as SQLAlchemy does; `is_lost` if the connection is of no use."""
+    wrapped: Exception = sa.exc.DBAPIError.instance(
+        text,
+        None,
+        error,
+        dialect.loaded_dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=is_lost,
+        dialect=dialect,
     )
+    return wrapped
 
 
 class Statements:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -76,11 +77,7 @@ async def fetch_present_host(connection: AsyncConnection, reference: str) -> Tar
     Raises:
         NotFoundError: there is none, or it was removed.
     """
-    wanted = build_key(reference)
-    query = _PRESENT_HOST[isinstance(wanted, UUID)]
-    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
-    if row is None:
-        raise NotFoundError("host", reference)
+    row = await _fetch_present(connection, _PRESENT_HOST, "host", reference)
     return TargetHost(row.id, row.name)
 
 
@@ -107,11 +104,7 @@ async def fetch_present_repository(connection: AsyncConnection, reference: str) 
     Raises:
         NotFoundError: there is none, or it was removed.
     """
-    wanted = build_key(reference)
-    query = _PRESENT[isinstance(wanted, UUID)]
-    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
-    if row is None:
-        raise NotFoundError("repository", reference)
+    row = await _fetch_present(connection, _PRESENT, "repository", reference)
     return TargetRepository(
         id=row.id,
         name=row.name,
@@ -156,6 +149,21 @@ async def refuse_ambiguous_snapshot(
     )
     if (await connection.scalar(query) or 0) > 1:
         raise InvalidError.of(field, "stands for several snapshots; write more of its digits")
+
+
+async def _fetch_present(
+    connection: AsyncConnection,
+    queries: Mapping[bool, sa.Select[Any]],
+    what: str,
+    reference: str,
+) -> Any:
+    """Fetch the row of a name or an id; the queries are by whether it is an id."""
+    wanted = build_key(reference)
+    query = queries[isinstance(wanted, UUID)]
+    row = (await connection.execute(query, {"wanted": wanted})).one_or_none()
+    if row is None:
+        raise NotFoundError(what, reference)
+    return row
 
 
 async def _find(connection: AsyncConnection, table: sa.Table, what: str, reference: str) -> UUID:
