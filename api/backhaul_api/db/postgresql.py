@@ -22,7 +22,7 @@ import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from backhaul_api.db.statements import Changed, Statements, wrap
+from backhaul_api.db.statements import Changed, Executing, Statements, wrap
 from backhaul_api.settings import Settings
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ _LOST = (asyncpg.PostgresConnectionError, asyncpg.InternalClientError)
 _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, *_LOST)
 
 
-class PostgresqlConnection:
+class PostgresqlConnection(Executing):
     """A connection for one block, with those methods of SQLAlchemy's `AsyncConnection` that are
     used here."""
 
@@ -62,12 +62,6 @@ class PostgresqlConnection:
             if ready.gives_rows:
                 return ready.build_result(await driver.fetch(ready.text, *values))
             return Changed(_count(await driver.execute(ready.text, *values)))
-
-    async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        return (await self.execute(statement, parameters)).scalar()
-
-    async def scalars(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        return (await self.execute(statement, parameters)).scalars()
 
     async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
         return await self._link.connection.exec_driver_sql(statement, parameters)

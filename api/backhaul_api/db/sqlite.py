@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from backhaul_api.db.statements import Changed, Ready, Statements, wrap
+from backhaul_api.db.statements import Changed, Executing, Ready, Statements, wrap
 from backhaul_api.errors import NotReadyError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ _LOOK_EVERY = 10_000
 """Steps of SQLite's machine between two looks at the clock; some hundred microseconds."""
 
 
-class SqliteConnection:
+class SqliteConnection(Executing):
     """A connection for one block, with those methods of SQLAlchemy's `AsyncConnection` that are
     used here."""
 
@@ -94,12 +94,6 @@ class SqliteConnection:
         )
         cursor = _run(self._sync, self._driver, ready.text, values)
         return ready.build_result(cursor.rows) if ready.gives_rows else Changed(cursor.rowcount)
-
-    async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        return (await self.execute(statement, parameters)).scalar()
-
-    async def scalars(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        return (await self.execute(statement, parameters)).scalars()
 
     async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
         return self._sync.exec_driver_sql(statement, parameters)

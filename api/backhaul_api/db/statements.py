@@ -15,6 +15,7 @@ tests see what was asked.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -81,6 +82,19 @@ class Changed:
 
     def __init__(self, rowcount: int) -> None:
         self.rowcount = rowcount
+
+
+class Executing(ABC):
+    """What SQLAlchemy's `AsyncConnection` makes of its `execute`."""
+
+    @abstractmethod
+    async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any: ...
+
+    async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalar()
+
+    async def scalars(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        return (await self.execute(statement, parameters)).scalars()
 
 
 @dataclass(frozen=True, slots=True)
