@@ -71,7 +71,7 @@ class Front:
             exchange.pass_on(headers, raw)
             return
         if quiet is None:
-            exchange.run(self._look(exchange, header, body))
+            exchange.run(_answer(exchange, header, body, self._look(exchange, header, body)))
         elif body.hold <= 0:
             exchange.respond(_encoder.encode(quiet.build_empty_reply()))
         else:
@@ -107,16 +107,12 @@ class Front:
     def _wake(self, exchange: Exchange, header: str, quiet: QuietPoll) -> None:
         """Go on with a poll that was parked."""
         if quiet.has_news():
-            answering = _answer(exchange, header, quiet.body, quiet.look())
-            exchange.run(answering)
+            exchange.run(_answer(exchange, header, quiet.body, quiet.look()))
         else:
             exchange.respond(_encoder.encode(quiet.build_empty_reply()))
 
-    async def _look(self, exchange: Exchange, header: str, body: PollRequest) -> None:
-        """Answer a poll that has to look."""
-        await _answer(exchange, header, body, self._reply(exchange, header, body))
-
-    async def _reply(self, exchange: Exchange, header: str, body: PollRequest) -> PollReply:
+    async def _look(self, exchange: Exchange, header: str, body: PollRequest) -> PollReply:
+        """Build the answer of a poll that has to look."""
         services = self._services
         if services.wakeups.is_draining:
             # Whoever it is: there is nothing in it, and the database may be slow.
