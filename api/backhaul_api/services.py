@@ -16,6 +16,7 @@ from backhaul_api.keys import KeyRing
 from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.fires import Fires
 from backhaul_api.polling.looks import Looks
+from backhaul_api.polling.reports import Reports
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.settings import Settings
 from backhaul_api.users.failed_logins import FailedLogins
@@ -36,6 +37,7 @@ class Services:
     wakeups: Wakeups
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
     fires: Fires = field(init=False)
+    reports: Reports = field(init=False)
     looks: Looks = field(init=False)
     started_at: datetime = field(init=False)
     """When this instance began to listen."""
@@ -43,6 +45,7 @@ class Services:
     def __post_init__(self) -> None:
         object.__setattr__(self, "started_at", self.clock.now())
         object.__setattr__(self, "fires", Fires(self.database, self.clock))
+        object.__setattr__(self, "reports", Reports(self.database, self.clock))
         object.__setattr__(self, "looks", Looks(self.database, self.clock, self.keys))
         self.database.on_changes = self._wake
 

@@ -16,6 +16,7 @@ from backhaul.wire.jobs import Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.db.changes import EVENTS
 from backhaul_api.db.tables import events
+from backhaul_api.db.transactions import CURRENT_TRANSACTION
 from backhaul_api.events import store
 from backhaul_api.identity import SYSTEM
 from backhaul_api.paging import encode_cursor
@@ -200,6 +201,7 @@ async def test_event_of_a_slow_transaction_is_not_missed(
         cursor = page["next_cursor"]
 
     async with services.database.writing() as slow:
+        await slow.scalar(sa.select(CURRENT_TRANSACTION))  # as its first change gives it one
         values = {"target_kind": "source", "target_id": None, "target": "etc", "at": START}
         await store.append_change(slow, SYSTEM, "source.slow", **values)  # type: ignore[arg-type]
         await append(services, "source.quick")

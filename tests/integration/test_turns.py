@@ -18,7 +18,6 @@ from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.db.tables import jobs
 from backhaul_api.jobs import store, turns
-from backhaul_api.polling.arrival import Arrival
 from backhaul_api.polling.receive import _lock_host
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
@@ -368,7 +367,7 @@ async def test_claim_beside_another_one_is_told_so(
 
     async with services.database.writing() as connection:
         job = await store.fetch(connection, prune)
-        await turns.refuse_early_claim(connection, job, silent_since=None)
+        await turns.Claims(connection, silent_since=None).refuse_early(job)
         receipt = await db.accept(prune)
 
     assert receipt.problem is not None
@@ -429,7 +428,7 @@ async def test_those_who_look_and_a_batch_do_not_wait_for_each_other_for_ever(
 
     async with services.database.writing() as connection:
         # As a batch does that has news of the second job, and then of the first.
-        await _lock_host(Arrival(connection, web.host_id, clock.now()))
+        await _lock_host(connection, web.host_id)
         await store.fetch_of_host(connection, second, web.host_id)
         looking = asyncio.create_task(operator.get("/v1/jobs"))
         await _wait_for_a_waiter(services)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import AuditEntry
-from backhaul_api.db.statements import constant
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import audit_log
 from backhaul_api.events import store as events
 from backhaul_api.identity import Actor
@@ -30,20 +30,18 @@ async def record(
 
     `action` is like `repository.create`; `target` is the target's name.
     """
-    await connection.execute(
-        _INSERT,
-        {
-            "id": new_id(),
-            "at": at,
-            "actor_kind": actor.kind,
-            "actor_id": actor.id,
-            "actor": actor.name,
-            "action": action,
-            "target_kind": target_kind,
-            "target_id": target_id,
-            "target": target,
-        },
-    )
+    entry = {
+        "id": new_id(),
+        "at": at,
+        "actor_kind": actor.kind,
+        "actor_id": actor.id,
+        "actor": actor.name,
+        "action": action,
+        "target_kind": target_kind,
+        "target_id": target_id,
+        "target": target,
+    }
+    await postpone(connection, _INSERT, [entry])
     if target_kind != "job":  # jobs tell of themselves
         await events.append_change(
             connection,

@@ -22,7 +22,7 @@ import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from backhaul_api.db.statements import Changed, Executing, Statements, wrap
+from backhaul_api.db.statements import Changed, Executing, Statements, group, wrap
 from backhaul_api.settings import Settings
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class PostgresqlConnection(Executing):
     used here."""
 
     def __init__(self, link: _Link, statements: Statements) -> None:
+        super().__init__(statements)
         self._link = link
-        self._statements = statements
         self.dialect = link.connection.dialect
         self.info: dict[Any, Any] = {}
 
@@ -73,7 +73,14 @@ class PostgresqlConnection(Executing):
         return await self._link.connection.get_raw_connection()
 
     def begin_nested(self) -> _Savepoint:
-        return _Savepoint(self._link)
+        return _Savepoint(self._link, self.postponed)
+
+    async def write_postponed(self) -> None:
+        """Write what can wait no longer."""
+        postponed, self.postponed = self.postponed, []
+        for text, many in group(postponed).items():
+            with self._link.running(text, many):
+                await self._link.driver.executemany(text, many)
 
 
 class Postgresql:
@@ -109,7 +116,9 @@ class Postgresql:
     async def writing(self) -> AsyncIterator[PostgresqlConnection]:
         """Lend a connection in a transaction, committed at the end of the block."""
         async with self._lend(in_transaction=True) as link:
-            yield PostgresqlConnection(link, self._statements)
+            connection = PostgresqlConnection(link, self._statements)
+            yield connection
+            await connection.write_postponed()
             await link.run("COMMIT")
 
     @asynccontextmanager
@@ -293,8 +302,10 @@ class _Link:
 class _Savepoint:
     """A savepoint for one block. PostgreSQL finds the innermost one of a name."""
 
-    def __init__(self, link: _Link) -> None:
+    def __init__(self, link: _Link, postponed: list[Any]) -> None:
         self._link = link
+        self._postponed = postponed
+        self._kept = len(postponed)
 
     async def __aenter__(self) -> Self:
         await self._link.run("SAVEPOINT block")
@@ -303,7 +314,9 @@ class _Savepoint:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             await self._link.run("RELEASE block")
-        elif issubclass(kind, Exception) and not self._link.driver.is_closed():
+            return
+        del self._postponed[self._kept :]
+        if issubclass(kind, Exception) and not self._link.driver.is_closed():
             await self._link.run("ROLLBACK TO block; RELEASE block")
 
 

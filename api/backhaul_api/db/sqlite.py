@@ -18,7 +18,7 @@ import math
 import sqlite3
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from backhaul_api.db.statements import Changed, Executing, Ready, Statements, wrap
+from backhaul_api.db.statements import Changed, Executing, Ready, Statements, group, wrap
 from backhaul_api.errors import NotReadyError
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,9 @@ class SqliteConnection(Executing):
     used here."""
 
     def __init__(self, sync: sa.Connection, statements: Statements, threads: Executor) -> None:
+        super().__init__(statements)
         self._sync = sync
         self._driver = _driver_of(sync)
-        self._statements = statements
         self._threads = threads
         self.dialect = sync.dialect
         self.info: dict[Any, Any] = {}
@@ -102,7 +102,16 @@ class SqliteConnection(Executing):
         return work(self._sync, *arguments)
 
     def begin_nested(self) -> _Savepoint:
-        return _Savepoint(self._driver)
+        return _Savepoint(self._driver, self.postponed)
+
+    async def write_postponed(self, postponed: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+        """Write what can wait no longer."""
+        for text, values in group(postponed).items():
+            work = partial(_run, self._sync, self._driver, text, values)
+            if len(values) >= MANY_ROWS:
+                await self._run(work)
+            else:
+                work()
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Work in a thread. Who is cancelled meanwhile waits all the same: the connection is the
@@ -226,6 +235,7 @@ class Sqlite:
             while self._queue and len(done) < MAX_TOGETHER:
                 await self._give_turn(sync, self._queue.popleft(), done)
             if done:
+                await self._write_postponed(sync, done)
                 await self._commit(sync)
             else:
                 _driver_of(sync).rollback()
@@ -260,8 +270,8 @@ class Sqlite:
 
     async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> None:
         driver = _driver_of(sync)
-        savepoint = _Savepoint(driver)
         connection = SqliteConnection(sync, self._statements, self._writing_thread)
+        savepoint = connection.begin_nested()
         if not turn.grant(connection):
             return
         try:
@@ -283,6 +293,11 @@ class Sqlite:
             raise NotReadyError(
                 "The database has undone the transaction. Try again in a few seconds."
             )
+
+    async def _write_postponed(self, sync: sa.Connection, done: Iterable[_Turn]) -> None:
+        """Write what the blocks of a transaction have left to its end."""
+        connection = SqliteConnection(sync, self._statements, self._writing_thread)
+        await connection.write_postponed(row for turn in done for row in turn.connection.postponed)
 
     def _tidy(self) -> None:
         """Have a thread write now and then what was committed from SQLite's log into its file.
@@ -349,8 +364,10 @@ class _Turn:
 class _Savepoint:
     """A savepoint for one block. SQLite finds the innermost one of a name."""
 
-    def __init__(self, driver: _Driver) -> None:
+    def __init__(self, driver: _Driver, postponed: list[Any]) -> None:
         self._driver = driver
+        self._postponed = postponed
+        self._kept = len(postponed)
 
     def begin(self) -> None:
         self._driver.execute("SAVEPOINT block")
@@ -359,6 +376,7 @@ class _Savepoint:
         self._driver.execute("RELEASE block")
 
     def undo(self) -> None:
+        del self._postponed[self._kept :]
         if self._driver.in_transaction:
             self._driver.execute("ROLLBACK TO block")
             self.release()

@@ -22,8 +22,10 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 StatementT = TypeVar("StatementT", bound=sa.Executable)
+T = TypeVar("T")
 
 Convert = Callable[[Any], Any]
 Parameters = Mapping[str, Any]
@@ -85,10 +87,23 @@ class Changed:
 
 
 class Executing(ABC):
-    """What SQLAlchemy's `AsyncConnection` makes of its `execute`."""
+    """What SQLAlchemy's `AsyncConnection` makes of its `execute`; and what can wait, see
+    `postpone`."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self.postponed: list[tuple[str, tuple[Any, ...]]] = []
+        """Texts and values of what is to be written at the end."""
 
     @abstractmethod
     async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any: ...
+
+    def postpone(self, statement: sa.Executable, rows: Sequence[Parameters]) -> None:
+        for row in rows:
+            ready = self._statements.find(statement, row)
+            assert ready is not None  # noqa: S101 (only constant statements wait)
+            # Converted now: what is wrong with a value is its own transaction's trouble.
+            self.postponed.append((ready.text, ready.bind(row)))
 
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
         return (await self.execute(statement, parameters)).scalar()
@@ -147,6 +162,25 @@ class Ready:
             # The rest repeats one of them, which means the same: see `_round_up`.
             padded = [*values, *values[-1:] * (len(singles) - len(values))]
             yield from zip(singles, padded, strict=True)
+
+
+async def postpone(
+    connection: AsyncConnection, statement: sa.Executable, rows: Sequence[Parameters]
+) -> None:
+    """Execute a constant statement for each of the rows, but at the end of the transaction and
+    together with others: for what nobody reads before that, like entries of a log."""
+    if isinstance(connection, Executing):
+        connection.postpone(statement, rows)
+    else:
+        await connection.execute(statement, list(rows))
+
+
+def group(postponed: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
+    """Put what is to be written in the same way together, in its order."""
+    grouped: dict[str, list[T]] = {}
+    for text, values in postponed:
+        grouped.setdefault(text, []).append(values)
+    return grouped
 
 
 def wrap(error: Exception, text: str, dialect: sa.Dialect, *, is_lost: bool = False) -> Exception:

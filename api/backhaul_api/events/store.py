@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.events import Event
 from backhaul.wire.jobs import Job
 from backhaul_api.db.changes import EVENTS, touch
-from backhaul_api.db.statements import constant
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import events
 from backhaul_api.db.transactions import CURRENT_TRANSACTION, NEXT_TRANSACTION, OLDEST_RUNNING
 from backhaul_api.identity import Actor
@@ -99,7 +99,7 @@ async def append_queued(
         }
         for job in jobs
     ]
-    await connection.execute(_INSERTS[connection.dialect.name], rows)
+    await postpone(connection, _INSERTS[connection.dialect.name], rows)
     touch(connection, EVENTS)
 
 
@@ -107,7 +107,7 @@ async def _append(
     connection: AsyncConnection, kind: str, at: datetime, values: dict[str, Any]
 ) -> None:
     values = {**dict.fromkeys(_VALUES), **values, "kind": kind, "at": at}
-    await connection.execute(_INSERTS[connection.dialect.name], values)
+    await postpone(connection, _INSERTS[connection.dialect.name], [values])
     touch(connection, EVENTS)
 
 

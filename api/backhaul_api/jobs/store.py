@@ -7,7 +7,7 @@ Every change raises its revision, which is what readers wait for.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -30,7 +30,7 @@ from backhaul.wire.jobs import (
 )
 from backhaul.wire.jobs import move as find_move
 from backhaul.wire.kinds import Arguments, CopyArguments, JobKind, kind_of
-from backhaul_api.db.statements import constant
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
 from backhaul_api.events import store as events
@@ -168,6 +168,14 @@ async def fetch_of_host(connection: AsyncConnection, job_id: UUID, host_id: UUID
         NotFoundError: there is none, or it is another host's, which the asker need not know.
     """
     return await _fetch_one(connection, _LOCKED_OF_HOST, {"job_id": job_id, "host_id": host_id})
+
+
+async def fetch_of_hosts(
+    connection: AsyncConnection, job_ids: Iterable[UUID], host_ids: Iterable[UUID]
+) -> list[Job]:
+    """Fetch those of the jobs that there are and that are these hosts', as `fetch_of_host` does."""
+    which = {"job_ids": list(job_ids), "host_ids": list(host_ids)}
+    return [_build(row) for row in await connection.execute(_LOCKED_OF_HOSTS, which)]
 
 
 async def fetch_page(
@@ -341,18 +349,16 @@ async def move(
     await _update(connection, job, {**changes, "state": state})
     if state is JobState.SUCCEEDED and is_real_backup(job):
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
-    await connection.execute(
-        _INSERT_EVENT,
-        {
-            "id": new_id(),
-            "job_id": job.id,
-            "attempt": job.attempt,
-            "at": at,
-            "event": event,
-            "from_state": job.state,
-            "to_state": state,
-        },
-    )
+    moved = {
+        "id": new_id(),
+        "job_id": job.id,
+        "attempt": job.attempt,
+        "at": at,
+        "event": event,
+        "from_state": job.state,
+        "to_state": state,
+    }
+    await postpone(connection, _INSERT_EVENT, [moved])
     # That it is queued again says less than why.
     what = event if event is JobEvent.RETRY else state
     await events.append_job(connection, job, what, at=at, message=changes.get("message"))
@@ -361,7 +367,7 @@ async def move(
 
 async def _note_backup(connection: AsyncConnection, host_id: UUID, *, at: datetime) -> None:
     """Move the time of the host's last good backup; reports can come late and out of order."""
-    await connection.execute(_NOTE_BACKUP, {"host": host_id, "at": at})
+    await postpone(connection, _NOTE_BACKUP, [{"host": host_id, "at": at}])
 
 
 async def request_cancel(connection: AsyncConnection, job: Job, *, at: datetime) -> Job:
@@ -558,6 +564,15 @@ _NOTE_BACKUP = constant(
 _ONE = constant(_SELECT.where(jobs.c.id == sa.bindparam("job_id")))
 _LOCKED = constant(_ONE.with_for_update(of=jobs))
 _LOCKED_OF_HOST = constant(_LOCKED.where(jobs.c.host_id == sa.bindparam("host_id")))
+_LOCKED_OF_HOSTS = constant(
+    _SELECT.where(
+        jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)),
+        jobs.c.host_id.in_(sa.bindparam("host_ids", expanding=True)),
+    )
+    # In one order, so that two who want several cannot wait for each other.
+    .order_by(jobs.c.id)
+    .with_for_update(of=jobs)
+)
 _RUNNING_OF_HOST = constant(
     _SELECT.where(
         jobs.c.host_id == sa.bindparam("host_id"),

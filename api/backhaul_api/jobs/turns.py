@@ -130,33 +130,86 @@ async def find_obstacles(
     return found
 
 
-async def refuse_early_claim(
-    connection: AsyncConnection, job: Job, *, silent_since: datetime | None
-) -> None:
-    """Refuse the claim of a job whose turn it is not. Nobody else can claim another on the same
-    repository before this transaction ends.
+class Claims:
+    """The claims of one transaction. Each repository is locked, and looked at, once for all of
+    them."""
 
-    Raises:
-        JobWaitsError: another job keeps it waiting, or may be about to.
-    """
-    waiting = build_waiting(job)
-    if waiting is None:
-        return
-    if not await _lock(connection, waiting):
-        raise JobWaitsError(
-            f"Job {job.id} waits: another claim on repository {job.repository} is under way."
-        )
-    exclusive = await _fetch_exclusive(connection, waiting.repository_ids)
-    at_work = [
-        row for row in exclusive if _concerns(row, waiting) and _is_at_work(row, silent_since)
-    ]
-    found = at_work[0] if at_work else None
-    if found is None and waiting.is_exclusive:
-        found = await _fetch_at_work(connection, waiting, silent_since)
-    if found is not None:
-        raise JobWaitsError(
-            f"Job {job.id} waits for {found.kind} on {found.host} (job {found.id})."
-        )
+    def __init__(self, connection: AsyncConnection, *, silent_since: datetime | None) -> None:
+        """`silent_since` as for `find_obstacles`."""
+        self._connection = connection
+        self._silent_since = silent_since
+        self._locked: set[tuple[UUID, bool]] = set()
+        self._exclusive: dict[UUID, list[sa.Row[Any]]] = {}
+
+    async def look_at(self, claimed: Iterable[Job]) -> None:
+        """Look at the repositories of jobs, of which some will be claimed, at once."""
+        repository_ids: set[UUID] = set()
+        for job in claimed:
+            if job.state is JobState.QUEUED and (waiting := build_waiting(job)) is not None:
+                repository_ids |= waiting.repository_ids
+        await self._look_at(repository_ids)
+
+    async def refuse_early(self, job: Job) -> None:
+        """Refuse the claim of a job whose turn it is not. Nobody else can claim another on the same
+        repository before this transaction ends.
+
+        Raises:
+            JobWaitsError: another job keeps it waiting, or may be about to.
+        """
+        waiting = build_waiting(job)
+        if waiting is None:
+            return
+        if not await self._lock(waiting):
+            raise JobWaitsError(
+                f"Job {job.id} waits: another claim on repository {job.repository} is under way."
+            )
+        found = await self._find_at_work(waiting)
+        if found is not None:
+            raise JobWaitsError(
+                f"Job {job.id} waits for {found.kind} on {found.host} (job {found.id})."
+            )
+
+    def note_move(self, job: Job) -> None:
+        """Take what was seen for old: a job has moved that others may wait for."""
+        if job.kind in EXCLUSIVE_KINDS:
+            self._exclusive.clear()
+
+    def forget(self) -> None:
+        """Forget what was seen and locked: it may have been undone."""
+        self._locked.clear()
+        self._exclusive.clear()
+
+    async def _find_at_work(self, waiting: Waiting) -> Any:
+        await self._look_at(waiting.repository_ids)
+        for repository_id in waiting.repository_ids:
+            for row in self._exclusive[repository_id]:
+                if _concerns(row, waiting) and _is_at_work(row, self._silent_since):
+                    return row
+        if waiting.is_exclusive:
+            return await _fetch_at_work(self._connection, waiting, self._silent_since)
+        return None
+
+    async def _look_at(self, repository_ids: set[UUID]) -> None:
+        if new := repository_ids - self._exclusive.keys():
+            self._exclusive |= {repository_id: [] for repository_id in new}
+            for row in await _fetch_exclusive(self._connection, new):
+                self._exclusive[row.repository_id].append(row)
+
+    async def _lock(self, job: Waiting) -> bool:
+        """Keep others from claiming on the repositories. Never waits: two batches that waited for
+        each other's repositories would be a deadlock. SQLite has one writer."""
+        if self._connection.dialect.name != "postgresql":
+            return True
+        for repository_id in job.repository_ids:
+            lock = (repository_id, job.is_exclusive)
+            if lock not in self._locked:
+                number = int.from_bytes(repository_id.bytes[-8:], signed=True)
+                if not await self._connection.scalar(
+                    _TRY_LOCK[job.is_exclusive], {"number": number}
+                ):
+                    return False
+                self._locked.add(lock)
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,31 +255,20 @@ async def find_present(
     return set(await connection.scalars(query))
 
 
-async def find_next(connection: AsyncConnection, job: Job) -> set[UUID]:
-    """Find the hosts for whose jobs the end of this one, or that it waits no more, makes way."""
-    if job.repository_id is None:
-        return {job.host_id}
-    freed = [one for one in (job.repository_id, job.destination_id) if one is not None]
+async def find_next(connection: AsyncConnection, *ended: Job) -> set[UUID]:
+    """Find the hosts for whose jobs the end of these, or that they wait no more, makes way."""
+    found = {job.host_id for job in ended}
     # Only exclusive ones waited for another. There may be thousands of the rest.
-    query = _FREED if job.kind in EXCLUSIVE_KINDS else _FREED_EXCLUSIVE
-    return {job.host_id, *(await connection.scalars(query, {"freed": freed}))}
-
-
-async def _lock(connection: AsyncConnection, job: Waiting) -> bool:
-    """Keep others from claiming on the repository. Never waits: two batches that waited for each
-    other's repositories would be a deadlock. SQLite has one writer."""
-    if connection.dialect.name != "postgresql":
-        return True
-    try_lock = (
-        sa.func.pg_try_advisory_xact_lock
-        if job.is_exclusive
-        else sa.func.pg_try_advisory_xact_lock_shared
-    )
-    for repository_id in job.repository_ids:
-        number = int.from_bytes(repository_id.bytes[-8:], signed=True)
-        if not await connection.scalar(sa.select(try_lock(sa.literal(number, sa.BigInteger)))):
-            return False
-    return True
+    for query, are_exclusive in ((_FREED, True), (_FREED_EXCLUSIVE, False)):
+        freed = {
+            repository_id
+            for job in ended
+            if (job.kind in EXCLUSIVE_KINDS) is are_exclusive
+            for repository_id in filter(None, (job.repository_id, job.destination_id))
+        }
+        if freed:
+            found.update(await connection.scalars(query, {"freed": list(freed)}))
+    return found
 
 
 async def _fetch_exclusive(
@@ -313,6 +355,14 @@ _TAKES_TURNS = sa.or_(
     # NULL where the field is left out.
     sa.func.coalesce(jobs.c.arguments["remove_all"].as_boolean(), sa.false()),
 )
+
+_TRY_LOCK = {
+    is_exclusive: constant(sa.select(try_lock(sa.bindparam("number", type_=sa.BigInteger))))
+    for is_exclusive, try_lock in (
+        (True, sa.func.pg_try_advisory_xact_lock),
+        (False, sa.func.pg_try_advisory_xact_lock_shared),
+    )
+}
 
 _others = jobs.alias()
 _SELECT = sa.select(

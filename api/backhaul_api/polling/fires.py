@@ -10,9 +10,7 @@ and `receive` applies it by itself: this is only ever a shorter way to the same 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +31,7 @@ from backhaul_api.errors import DomainError
 from backhaul_api.jobs import store
 from backhaul_api.kinds.backup import build_of_source
 from backhaul_api.polling.schedule_reports import build_job, check_active, check_fire
+from backhaul_api.polling.together import Together
 from backhaul_api.sources import store as sources
 
 MAX_TOGETHER = 500
@@ -45,11 +44,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Fired:
-    """A batch that waits, and what is to become of it."""
+    """A batch that waits."""
 
     host_id: UUID
     fires: Sequence[ScheduleFire]
-    done: asyncio.Future[BatchReply | None]
 
 
 class Fires:
@@ -58,40 +56,20 @@ class Fires:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._waiting: deque[_Fired] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._together = Together(
+            self._try, weigh=lambda fired: len(fired.fires), most=MAX_TOGETHER
+        )
 
     async def take(self, host_id: UUID, fires: Sequence[ScheduleFire]) -> BatchReply | None:
         """Create the jobs of a batch; None if it has to be applied in the ordinary way."""
-        loop = asyncio.get_running_loop()
-        fired = _Fired(host_id, fires, loop.create_future())
-        self._waiting.append(fired)
-        if self._running is None:
-            self._running = loop.create_task(self._run())
-        return await fired.done
+        return await self._together.ask(_Fired(host_id, fires))
 
-    async def _run(self) -> None:
+    async def _try(self, together: list[_Fired]) -> list[BatchReply | None]:
         try:
-            while self._waiting:
-                together = list(self._take_some())
-                try:
-                    replies = await self._apply(together)
-                except Exception as error:
-                    log.debug("fires.left", exc_info=error)
-                    replies = [None] * len(together)
-                for fired, reply in zip(together, replies, strict=True):
-                    if not fired.done.done():
-                        fired.done.set_result(reply)
-        finally:
-            self._running = None
-
-    def _take_some(self) -> Iterable[_Fired]:
-        count = 0
-        while self._waiting and count < MAX_TOGETHER:
-            fired = self._waiting.popleft()
-            if not fired.done.done():
-                count += len(fired.fires)
-                yield fired
+            return await self._apply(together)
+        except Exception as error:
+            log.debug("fires.left", exc_info=error)
+            return [None] * len(together)
 
     async def _apply(self, together: list[_Fired]) -> list[BatchReply | None]:
         async with self._database.writing() as connection:

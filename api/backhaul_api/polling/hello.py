@@ -16,7 +16,7 @@ from backhaul.wire.agents import Hello, Receipt
 from backhaul.wire.jobs import JobEvent
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
-from backhaul_api.jobs import store, turns
+from backhaul_api.jobs import store
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 
 MAX_RECENT_BOOTS = 16
@@ -73,7 +73,8 @@ async def _lose_forgotten_jobs(arrival: Arrival, hello: Hello) -> None:
             at=arrival.now,
             message="The agent started again and no longer knew of this job.",
         )
-        arrival.topics.update({job.id, *await turns.find_next(arrival.connection, job)})
+        arrival.topics.add(job.id)
+        arrival.gathered.ended.append(job)
 
 
 _HOST = constant(

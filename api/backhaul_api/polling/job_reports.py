@@ -6,10 +6,12 @@ A job of another host is not found here: a host learns nothing about its neighbo
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 
 from backhaul.wire.agents import Receipt
@@ -17,10 +19,10 @@ from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import OUTCOME_EVENTS, TERMINAL_STATES, Job, JobEvent, JobState, Outcome
 from backhaul.wire.kinds import BackupResult, InitResult, PasswdResult, StatsResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
-from backhaul_api.db.statements import constant
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError, InvalidError, LogGapError
-from backhaul_api.jobs import log, rules, store, turns
+from backhaul_api.jobs import log, rules, store
 from backhaul_api.polling.arrival import DUPLICATE, OK, Arrival
 from backhaul_api.repositories import password_changes, sizes
 from backhaul_api.snapshots.store import note_maker
@@ -43,7 +45,7 @@ async def apply_ack(arrival: Arrival, ack: CommandAck) -> Receipt:
     if rules.is_overdue(job, arrival.now):
         raise ConflictError(f"Job {job.id} has passed its start deadline: it must not be started.")
     if ack.is_accepted:
-        await turns.refuse_early_claim(arrival.connection, job, silent_since=arrival.silent_since)
+        await arrival.gathered.claims.refuse_early(job)
         await _move(arrival, job, JobEvent.ACCEPT, accepted_at=arrival.now)
     else:
         reason = ack.reason or "The agent's policy refuses it."
@@ -155,13 +157,14 @@ async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
         failure_class=report.failure_class,
         message=None if report.message is None else _cap_message(report.message),
     )
-    arrival.topics.update({job.id, *await turns.find_next(arrival.connection, job)})
+    arrival.topics.add(job.id)
+    arrival.gathered.ended.append(job)
     return True
 
 
 async def _fetch(arrival: Arrival, job_id: UUID) -> Job:
-    known, arrival.job = arrival.job, None
-    if known is not None and known.id == job_id:
+    known = arrival.gathered.jobs.pop(job_id, None)  # whoever changes it puts it back
+    if known is not None and known.host_id == arrival.host_id:
         return known
     return await store.fetch_of_host(arrival.connection, job_id, arrival.host_id)
 
@@ -171,6 +174,9 @@ async def _fetch_attempt(
 ) -> Job | None:
     """Fetch the job of a report; None when the report repeats what was said of an older attempt:
     all of that was here before the next one began."""
+    # Not by other envelopes: a process that has lost the host says hello until the one that has it
+    # is silent, and must not be taken for that one.
+    arrival.has_news_of_jobs = True
     job = await _fetch(arrival, report.job_id)
     if not 1 <= report.attempt <= job.attempt:
         raise InvalidError.of("attempt", f"job {job.id} is at attempt {job.attempt}")
@@ -179,10 +185,11 @@ async def _fetch_attempt(
 
 async def _move(arrival: Arrival, job: Job, event: JobEvent, **changes: Any) -> None:
     moved = await store.move(arrival.connection, job, event, at=arrival.now, **changes)
-    arrival.job = moved
+    arrival.gathered.jobs[job.id] = moved
+    arrival.gathered.claims.note_move(job)
     arrival.topics.add(job.id)
     if moved.state in TERMINAL_STATES:
-        arrival.topics.update(await turns.find_next(arrival.connection, job))
+        arrival.gathered.ended.append(job)
 
 
 def _is_known(job: Job, ack: CommandAck) -> bool:
@@ -212,15 +219,15 @@ def _check_end(job: Job, report: JobFinished) -> None:
 
 async def _note_existence(arrival: Arrival, job: Job, report: JobFinished) -> None:
     """A job that worked proves that its repository exists; a copy, that both do."""
-    which = {
-        "ids": list(filter(None, (job.repository_id, job.destination_id))),
-        "now": arrival.now,
-    }
+    rows = [
+        {"which": repository_id, "now": arrival.now}
+        for repository_id in filter(None, (job.repository_id, job.destination_id))
+    ]
     if isinstance(report.result, InitResult):
-        which["restic_id"] = report.result.repository_id
-        await arrival.connection.execute(_NOTE_INIT, which)
+        rows = [{**row, "restic_id": report.result.repository_id} for row in rows]
+        await postpone(arrival.connection, _NOTE_INIT, rows)
     else:
-        await arrival.connection.execute(_NOTE_EXISTENCE, which)
+        await postpone(arrival.connection, _NOTE_EXISTENCE, rows)
 
 
 async def _take_result(arrival: Arrival, job: Job, report: JobFinished) -> None:
@@ -235,6 +242,7 @@ async def _take_result(arrival: Arrival, job: Job, report: JobFinished) -> None:
             arrival.topics.update(
                 await password_changes.apply_success(arrival.connection, job, now=arrival.now)
             )
+            arrival.gathered.forget()
         case _:
             pass
 
@@ -251,9 +259,18 @@ def _cap_message(text: str) -> str:
 _NOTE_EXISTENCE = constant(
     sa.update(repositories)
     .where(
-        repositories.c.id.in_(sa.bindparam("ids", expanding=True)),
+        repositories.c.id == sa.bindparam("which"),
         repositories.c.initialized_at.is_(None),
     )
     .values(initialized_at=sa.bindparam("now"))
 )
 _NOTE_INIT = constant(_NOTE_EXISTENCE.values(restic_id=sa.bindparam("restic_id")))
+
+APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]]] = {
+    CommandAck: apply_ack,
+    JobStarted: apply_started,
+    JobProgress: apply_progress,
+    JobLog: apply_log,
+    JobFinished: apply_finished,
+}
+"""Who applies what of jobs."""

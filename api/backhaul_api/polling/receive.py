@@ -12,11 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 import sqlalchemy.exc
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import (
     MAX_BATCH_BYTES,
@@ -27,14 +30,12 @@ from backhaul.wire.agents import (
     Receipt,
     UpEnvelope,
 )
-from backhaul.wire.commands import CommandAck, QueryAnswer
+from backhaul.wire.commands import QueryAnswer
 from backhaul.wire.kinds import JobKind
 from backhaul.wire.refusals import explain
-from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.bodies import TOO_DEEP
-from backhaul_api.db.changes import touch
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
@@ -45,9 +46,9 @@ from backhaul_api.errors import (
     TooLargeError,
     UnknownEnvelopeError,
 )
-from backhaul_api.hosts.presence import is_long_ago
 from backhaul_api.identity import AgentIdentity
 from backhaul_api.jobs.overdue import find_silence
+from backhaul_api.jobs.turns import Claims
 from backhaul_api.polling import (
     hello,
     job_reports,
@@ -55,8 +56,9 @@ from backhaul_api.polling import (
     schedule_reports,
     snapshot_reports,
 )
-from backhaul_api.polling.arrival import Arrival, reject
+from backhaul_api.polling.arrival import Arrival, Gathered, reject, settle
 from backhaul_api.polling.fires import read_fires
+from backhaul_api.polling.reports import Report
 from backhaul_api.schedules.store import take_turn
 from backhaul_api.services import Services
 
@@ -66,20 +68,13 @@ _type_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]]] = {
     Hello: hello.apply_hello,
-    CommandAck: job_reports.apply_ack,
-    JobStarted: job_reports.apply_started,
-    JobProgress: job_reports.apply_progress,
-    JobLog: job_reports.apply_log,
-    JobFinished: job_reports.apply_finished,
+    **job_reports.APPLY,
     SnapshotsReport: snapshot_reports.apply_snapshots,
     ScheduleAck: schedule_reports.apply_ack,
     ScheduleFire: schedule_reports.apply_fire,
     QueryAnswer: query_reports.apply_answer,
 }
 """Who applies what."""
-
-_NEWS_OF_JOBS = (JobStarted, JobProgress, JobLog, JobFinished)
-_ABOUT_JOBS = (CommandAck, *_NEWS_OF_JOBS)
 
 _KNOWN_TYPES = frozenset(type_.__struct_config__.tag for type_ in APPLY)
 
@@ -112,16 +107,35 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
         if reply is not None:
             return reply
     read = [_read(raw) for raw in batch.envelopes]
+    if (receipts := await _take_together(services, agent, read, body)) is None:
+        receipts = await _take_alone(services, agent, read, body)
+    return BatchReply(receipts=tuple(receipts))
+
+
+async def _take_together(
+    services: Services, agent: AgentIdentity, read: Sequence[UpEnvelope | Receipt], body: bytes
+) -> list[Receipt] | None:
+    """Apply a batch beside those of other hosts; None if it needs a transaction of its own."""
+    reports = [one for one in read if isinstance(one, Report)]
+    if _CHANGES_PASSWORD in body or not reports or len(reports) < len(read):
+        return None
+    return await services.reports.take(
+        agent.host_id, reports, size=len(body), find_silence=partial(find_silence, services)
+    )
+
+
+async def _take_alone(
+    services: Services, agent: AgentIdentity, read: Sequence[UpEnvelope | Receipt], body: bytes
+) -> list[Receipt]:
     changes_password = _CHANGES_PASSWORD in body
     try:
-        receipts = await _apply(services, agent, read, _take, changes_password=changes_password)
+        return await _apply(services, agent, read, _take, changes_password=changes_password)
     except NotReadyError:
         raise
     except DomainError:
-        receipts = await _apply(
+        return await _apply(
             services, agent, read, _take_carefully, changes_password=changes_password
         )
-    return BatchReply(receipts=tuple(receipts))
 
 
 async def _apply(
@@ -135,15 +149,14 @@ async def _apply(
     """Apply the envelopes of a batch; those that could not be read have their receipts already."""
     async with services.database.writing() as connection:
         now = services.clock.now()
-        arrival = Arrival(connection, agent.host_id, now, find_silence(services, now))
+        gathered = Gathered(Claims(connection, silent_since=find_silence(services, now)))
+        arrival = Arrival(connection, agent.host_id, now, gathered)
         if changes_password:
             # It can change what other hosts are told, which those who do take turns at.
             await take_turn(connection)
-        last_seen_at = await _lock_host(arrival)
+        last_seen_at = await _lock_host(connection, agent.host_id)
         receipts = [one if isinstance(one, Receipt) else await take(arrival, one) for one in read]
-        if arrival.has_news_of_jobs and is_long_ago(last_seen_at, now):
-            await _save_visit(arrival)
-        touch(connection, *arrival.topics)
+        await settle(connection, gathered, [(arrival, last_seen_at)])
     return receipts
 
 
@@ -204,20 +217,11 @@ def decode_envelope(raw: bytes) -> UpEnvelope:
     return envelope
 
 
-async def _lock_host(arrival: Arrival) -> datetime | None:
+async def _lock_host(connection: AsyncConnection, host_id: UUID) -> datetime | None:
     """Let the batches of one host, whose jobs and fires are its alone, follow one another; give
     when the host was last noted."""
-    last_seen_at: datetime | None = await arrival.connection.scalar(
-        _LOCKED_HOST, {"host_id": arrival.host_id}
-    )
+    last_seen_at: datetime | None = await connection.scalar(_LOCKED_HOST, {"host_id": host_id})
     return last_seen_at
-
-
-async def _save_visit(arrival: Arrival) -> None:
-    """Note that the host is there: its polls may be what does not come through."""
-    await arrival.connection.execute(
-        sa.update(hosts).where(hosts.c.id == arrival.host_id).values(last_seen_at=arrival.now)
-    )
 
 
 def _read(raw: msgspec.Raw) -> UpEnvelope | Receipt:
@@ -230,11 +234,8 @@ def _read(raw: msgspec.Raw) -> UpEnvelope | Receipt:
 
 async def _take(arrival: Arrival, envelope: UpEnvelope) -> Receipt:
     """Apply an envelope. A refusal leaves something half done: the transaction has to be undone."""
-    # Not by other envelopes: a process that has lost the host says hello until the one that has it
-    # is silent, and must not be taken for that one.
-    arrival.has_news_of_jobs |= isinstance(envelope, _NEWS_OF_JOBS)
-    if not isinstance(envelope, _ABOUT_JOBS):
-        arrival.job = None  # it may move any
+    if not isinstance(envelope, Report):
+        arrival.gathered.forget()  # it may move any job
     try:
         return await APPLY[type(envelope)](arrival, envelope)
     except (LostRaceError, sqlalchemy.exc.IntegrityError) as error:
@@ -253,7 +254,7 @@ async def _take_carefully(arrival: Arrival, envelope: UpEnvelope) -> Receipt:
         async with arrival.connection.begin_nested():
             return await _take(arrival, envelope)
     except DomainError as error:
-        arrival.job = None
+        arrival.gathered.forget()
         return reject(error)
 
 
