@@ -53,7 +53,7 @@ class PostgresqlConnection(Executing):
             return await self._link.connection.execute(statement, parameters)
         driver = self._link.driver
         if isinstance(parameters, list):
-            many = [ready.bind(each) for each in parameters]
+            many = ready.bind_all(parameters)
             with self._link.running(ready.text, many):
                 await driver.executemany(ready.text, many)
             return Changed(-1)  # it does not tell

@@ -88,7 +88,7 @@ class SqliteConnection(Executing):
     def _execute(self, ready: Ready, parameters: Any) -> Any:
         """Execute a constant statement."""
         values: Any = (
-            [ready.bind(each) for each in parameters]
+            ready.bind_all(parameters)
             if isinstance(parameters, list)
             else ready.bind(parameters or {})
         )

@@ -33,6 +33,8 @@ Parameters = Mapping[str, Any]
 _constants: dict[int, sa.Executable] = {}
 """By their identity, and kept, so that no other statement ever has it."""
 
+_NOTHING: Any = object()
+
 _FLOAT8 = 701
 """PostgreSQL's type of the only columns whose conversion asks for it."""
 
@@ -99,11 +101,10 @@ class Executing(ABC):
     async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any: ...
 
     def postpone(self, statement: sa.Executable, rows: Sequence[Parameters]) -> None:
-        for row in rows:
-            ready = self._statements.find(statement, row)
-            assert ready is not None  # noqa: S101 (only constant statements wait)
-            # Converted now: what is wrong with a value is its own transaction's trouble.
-            self.postponed.append((ready.text, ready.bind(row)))
+        ready = self._statements.find(statement, rows)
+        assert ready is not None  # noqa: S101 (only constant statements wait)
+        # Converted now: what is wrong with a value is its own transaction's trouble.
+        self.postponed += [(ready.text, values) for values in ready.bind_all(rows)]
 
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
         return (await self.execute(statement, parameters)).scalar()
@@ -144,16 +145,29 @@ class Ready:
                 ]
             )
         except Exception as error:
-            name = type(error).__name__
-            raise sa.exc.StatementError(
-                f"({name})", self.text, None, error, hide_parameters=True
-            ) from error
+            raise self._explain(error) from error
+
+    def bind_all(self, rows: Sequence[Parameters]) -> list[tuple[Any, ...]]:
+        """Convert the parameters of many executions, as `bind` does each."""
+        if self._lists or self._fixed:
+            return [self.bind(row) for row in rows]
+        try:
+            columns = [
+                _convert(convert, [row[name] for row in rows]) for name, convert in self._binds
+            ]
+        except Exception as error:
+            raise self._explain(error) from error
+        return list(zip(*columns, strict=True))
 
     def build_result(self, rows: Iterable[Any]) -> Rows:
         """Build the result out of the driver's rows."""
         metadata = self._metadata
         converts, places = metadata._processors, metadata._key_to_index
         return Rows([sa.Row(metadata, converts, places, row) for row in rows])
+
+    def _explain(self, error: Exception) -> Exception:
+        name = type(error).__name__
+        return sa.exc.StatementError(f"({name})", self.text, None, error, hide_parameters=True)
 
     def _spread(self, parameters: Parameters) -> Iterator[tuple[str, Any]]:
         yield from parameters.items()
@@ -293,6 +307,19 @@ def _build_metadata(
         column.type.dialect_impl(dialect).result_processor(dialect, _FLOAT8) for column in columns
     ]
     return SimpleResultMetaData([str(column.key) for column in columns], _processors=converts)
+
+
+def _convert(convert: Convert | None, values: list[Any]) -> list[Any]:
+    """Convert the values of one column. What many rows have in common is converted once."""
+    if convert is None:
+        return values
+    converted: list[Any] = []
+    last, so_far = _NOTHING, None
+    for value in values:
+        if value is not last:
+            last, so_far = value, convert(value)
+        converted.append(so_far)
+    return converted
 
 
 def _round_up(length: int) -> int:

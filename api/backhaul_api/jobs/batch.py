@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -12,7 +13,7 @@ from uuid import UUID
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backhaul.wire.kinds import InitRequest, JobRequest, kind_of
+from backhaul.wire.kinds import BackupRequest, InitRequest, JobRequest, kind_of
 from backhaul_api.db.references import build_key
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.identity import Actor
@@ -40,29 +41,49 @@ async def create_many(
         InvalidError: one of them is not acceptable; its field begins with `jobs[…]`.
         ConflictError: one of them cannot be done now.
     """
-    found = await targets.fetch_present_hosts(connection, [one.host for one in requests])
+    keys_of_hosts = [build_key(request.host) for request in requests]
+    found = await targets.fetch_present_hosts(connection, keys_of_hosts)
     repositories = await _fetch_repositories(connection, requests)
     sources = Sources(connection)
+    planned: dict[BackupRequest, store.NewJob] = {}
     new: list[store.NewJob] = []
-    for number, request in enumerate(requests):
+    for number, (request, key) in enumerate(zip(requests, keys_of_hosts, strict=True)):
         if number % 100 == 0:
             await asyncio.sleep(0)  # SQLite answers without a pause, and others wait for the loop
-        with _blaming(number):
-            if isinstance(request, InitRequest):
-                raise InvalidError.of("kind", "initialise repositories one at a time")
-            host = _find(found, build_key(request.host), "host")
-            repository = _find(repositories, request.repository, "repository")
-            order = Order(
-                connection=connection,
-                now=now,
-                keys=keys,
-                host=host,
-                repository=repository,
-                sources=sources,
-            )
-            new.append(await plan_job(order, request, actor=actor))
+        try:
+            host = _find(found, key, "host")
+            pattern = _build_pattern(request)
+            like = None if pattern is None else planned.get(pattern)
+            if like is None:
+                order = Order(
+                    connection=connection,
+                    now=now,
+                    keys=keys,
+                    host=host,
+                    repository=_find(repositories, request.repository, "repository"),
+                    sources=sources,
+                )
+                like = await _plan_one_of_many(order, request, actor=actor)
+                if pattern is not None:
+                    planned[pattern] = like
+        except (InvalidError, ConflictError) as error:
+            raise _blame(number, error) from error
+        new.append(replace(like, host_id=host.id))
     names = {host.id: host.name for host in found.values()}
     return new, await store.insert_many(connection, new, host_names=names, now=now)
+
+
+def _build_pattern(request: JobRequest) -> BackupRequest | None:
+    """Build what requests have in common whose jobs differ by nothing but their hosts."""
+    if not isinstance(request, BackupRequest):
+        return None
+    return msgspec.structs.replace(request, host="")
+
+
+async def _plan_one_of_many(order: Order, request: JobRequest, *, actor: Actor) -> store.NewJob:
+    if isinstance(request, InitRequest):
+        raise InvalidError.of("kind", "initialise repositories one at a time")
+    return await plan_job(order, request, actor=actor)
 
 
 async def plan_job(order: Order, request: JobRequest, *, actor: Actor) -> store.NewJob:
@@ -110,23 +131,20 @@ async def _fetch_repositories(
 
 
 def _find(found: Mapping[Any, T], key: UUID | str, what: str) -> T:
-    with named_in(what):
-        if key not in found:
-            raise NotFoundError(what, key)
-        return found[key]
-
-
-@contextmanager
-def _blaming(number: int) -> Iterator[None]:
-    """Blame what is refused within the block on one of the requests."""
     try:
-        yield
-    except InvalidError as error:
-        raise InvalidError(
-            *(
-                msgspec.structs.replace(one, field=f"jobs[{number}].{one.field}".rstrip("."))
-                for one in error.errors
-            )
-        ) from error
-    except ConflictError as error:
-        raise ConflictError(f"jobs[{number}]: {error}") from error
+        return found[key]
+    except KeyError as error:
+        with named_in(what):
+            raise NotFoundError(what, key) from error
+
+
+def _blame(number: int, error: InvalidError | ConflictError) -> InvalidError | ConflictError:
+    """Build the error that blames what was refused on one of the requests."""
+    if isinstance(error, ConflictError):
+        return ConflictError(f"jobs[{number}]: {error}")
+    return InvalidError(
+        *(
+            msgspec.structs.replace(one, field=f"jobs[{number}].{one.field}".rstrip("."))
+            for one in error.errors
+        )
+    )

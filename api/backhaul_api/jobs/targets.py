@@ -82,15 +82,16 @@ async def fetch_present_host(connection: AsyncConnection, reference: str) -> Tar
 
 
 async def fetch_present_hosts(
-    connection: AsyncConnection, references: Iterable[str]
+    connection: AsyncConnection, keys: Iterable[UUID | str]
 ) -> dict[UUID | str, TargetHost]:
-    """Fetch and lock those of the hosts that there are; gives them by what they were asked for."""
-    keys = set(map(build_key, references))
-    ids = {key for key in keys if isinstance(key, UUID)}
-    named = (key for key in keys if isinstance(key, str))
+    """Fetch and lock those of the hosts that there are, each by an id or a name: see `build_key`.
+    Gives each by both."""
+    found: dict[UUID | str, TargetHost] = {}
+    wanted = set(keys)
+    ids = {key for key in wanted if isinstance(key, UUID)}
+    named = (key for key in wanted if isinstance(key, str))
     for names in in_parts(named, _KEYS_AT_ONCE):
         ids.update(await connection.scalars(_IDS, {"names": names}))
-    found: dict[UUID | str, TargetHost] = {}
     # In one order, so that two who want several cannot wait for each other.
     for some in in_parts(sorted(ids), _KEYS_AT_ONCE):
         for row in await connection.execute(_PRESENT_HOSTS, {"ids": some}):
