@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.dialects import sqlite
 
 from backhaul_api.db.engine import Database
-from backhaul_api.db.statements import constant
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import jobs, setup_tokens
+from backhaul_api.db.types import Moment
 from backhaul_api.services import Services
 
 MOMENT = datetime(2026, 7, 1, 12, 30, 15, 250, tzinfo=timezone(timedelta(hours=2)))
@@ -175,3 +181,76 @@ async def test_default_that_python_fills_in_is_refused(database: Database) -> No
     with pytest.raises(TypeError):
         async with database.writing() as connection:
             await connection.execute(statement, {})
+
+
+async def test_what_can_wait_is_written_with_the_transaction(database: Database) -> None:
+    row = {"created_at": MOMENT, "expires_at": MOMENT}
+    async with database.writing() as connection:
+        await postpone(connection, INSERT, [{**row, "token_hash": b"a"}])
+        await postpone(connection, INSERT, [{**row, "token_hash": one} for one in (b"b", b"c")])
+        seen_before = (await connection.execute(BY_HASHES, {"hashes": [b"a", b"b", b"c"]})).all()
+    async with database.reading() as connection:
+        found = (await connection.execute(BY_HASHES, {"hashes": [b"a", b"b", b"c"]})).all()
+
+    assert seen_before == []
+    assert [tuple(one) for one in found] == [
+        (one, MOMENT.astimezone(UTC)) for one in (b"a", b"b", b"c")
+    ]
+
+
+async def test_what_can_wait_is_undone_with_its_block(database: Database) -> None:
+    row = {"created_at": MOMENT, "expires_at": MOMENT}
+    with suppress(LookupError):
+        async with database.writing() as connection:
+            await postpone(connection, INSERT, [{**row, "token_hash": b"a"}])
+            raise LookupError
+    async with database.writing() as connection:
+        await postpone(connection, INSERT, [{**row, "token_hash": b"b"}])
+        with suppress(LookupError):
+            async with connection.begin_nested():
+                await postpone(connection, INSERT, [{**row, "token_hash": b"c"}])
+                raise LookupError
+        async with connection.begin_nested():
+            await postpone(connection, INSERT, [{**row, "token_hash": b"d"}])
+    async with database.reading() as connection:
+        query = sa.select(setup_tokens.c.token_hash).order_by(setup_tokens.c.token_hash)
+        kept = list(await connection.scalars(query))
+
+    assert kept == [b"b", b"d"]
+
+
+async def test_value_that_cannot_wait_is_its_own_blocks_trouble(database: Database) -> None:
+    async def write(token_hash: bytes, at: datetime) -> None:
+        row = {"token_hash": token_hash, "created_at": at, "expires_at": at}
+        async with database.writing() as connection:
+            await postpone(connection, INSERT, [row])
+
+    naive = MOMENT.replace(tzinfo=None)
+    results = await asyncio.gather(
+        write(b"a", MOMENT), write(b"b", naive), write(b"c", MOMENT), return_exceptions=True
+    )
+
+    assert [type(one) for one in results] == [type(None), sa.exc.StatementError, type(None)]
+    async with database.reading() as connection:
+        found = (await connection.execute(BY_HASHES, {"hashes": [b"a", b"b", b"c"]})).all()
+    assert [one.token_hash for one in found] == [b"a", b"c"]
+
+
+@given(moment=st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-11))])))
+def test_sqlites_moments_are_as_sqlalchemy_writes_them(moment: datetime) -> None:
+    """What was stored before is found again, and sorts as before."""
+    dialect = sqlite.dialect()
+    ours = Moment().dialect_impl(dialect)
+    theirs = sa.DateTime().dialect_impl(dialect)
+    write, read = ours.bind_processor(dialect), ours.result_processor(dialect, None)
+    write_theirs = theirs.bind_processor(dialect)
+    assert write is not None
+    assert read is not None
+    assert write_theirs is not None
+    try:
+        utc = moment.astimezone(UTC)
+    except OverflowError:
+        return  # nobody can store it
+
+    assert write(moment) == write_theirs(utc.replace(tzinfo=None))
+    assert read(write(moment)) == moment

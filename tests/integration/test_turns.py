@@ -13,10 +13,11 @@ from litestar import Litestar
 
 from backhaul.wire.agents import HeldJob, ReceiptStatus
 from backhaul.wire.commands import CommandAck, CommandRun, JobPriority
-from backhaul.wire.jobs import Outcome
+from backhaul.wire.jobs import JobEvent, Outcome
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.db.tables import jobs
+from backhaul_api.errors import JobWaitsError
 from backhaul_api.jobs import store, turns
 from backhaul_api.polling.receive import _lock_host
 from backhaul_api.services import Services
@@ -374,6 +375,29 @@ async def test_claim_beside_another_one_is_told_so(
     assert receipt.problem.type == ProblemType.JOB_WAITS
     assert "another claim on repository nas is under way" in receipt.problem.detail
     assert (await db.accept(prune)).status is ReceiptStatus.OK
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_what_was_seen_beside_another_claim_counts_for_nothing(
+    operator: httpx.AsyncClient,
+    fleet: tuple[FakeAgent, FakeAgent],
+    services: Services,
+    clock: FakeClock,
+) -> None:
+    prune = await add_job(operator, kind="prune", host="db1")
+    backup = await add_job(operator, host="web1")
+
+    async with services.database.writing() as slow:
+        async with services.database.writing() as quick:
+            running = await store.fetch(quick, prune)
+            await turns.Claims(quick, silent_since=None).refuse_early(running)
+            claims = turns.Claims(slow, silent_since=None)
+            waiting = await store.fetch(slow, backup)
+            await claims.look_at([waiting])
+            await store.move(quick, running, JobEvent.ACCEPT, at=clock.now(), accepted_at=START)
+
+        with pytest.raises(JobWaitsError, match="waits for prune on db1"):
+            await claims.refuse_early(waiting)
 
 
 async def test_job_that_expires_while_it_waits_for_its_turn_says_so(

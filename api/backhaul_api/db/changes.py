@@ -56,6 +56,12 @@ class HasInfo(Protocol):
     def info(self) -> dict[Any, Any]: ...
 
 
+class HasLast(Protocol):
+    """A connection to PostgreSQL, as far as the end of its transaction."""
+
+    async def execute_last(self, statement: sa.Executable, parameters: Any) -> Any: ...
+
+
 def touch(connection: AsyncConnection, *topics: UUID) -> None:
     """Note that something changed for these, if the transaction commits. One too many does no
     harm."""
@@ -67,12 +73,10 @@ def take_touched(connection: HasInfo) -> tuple[UUID, ...]:
     return tuple(connection.info.pop(_TOUCHED, ()))
 
 
-async def write(connection: AsyncConnection, topics: Iterable[UUID]) -> Row:
+async def write(connection: HasLast, topics: Iterable[UUID]) -> Row:
     """Write, as the last statement of a transaction, whom it touched."""
-    written = await connection.execute(
-        _INSERT, {"topics": b"".join(topic.bytes for topic in topics)}
-    )
-    row = written.one()
+    packed = b"".join(topic.bytes for topic in topics)
+    row = (await connection.execute_last(_INSERT, {"topics": packed})).one()
     return Row(row.id, row.transaction_id)
 
 

@@ -95,12 +95,11 @@ class Database:
         """
         with _explaining():
             async with self._backend.writing() as lent:
-                connection = cast("AsyncConnection", lent)
-                yield connection
-                if self.is_sqlite:
+                yield cast("AsyncConnection", lent)
+                if isinstance(lent, SqliteConnection):
                     return
-                touched = changes.take_touched(connection)
-                row = await changes.write(connection, touched) if touched else None
+                touched = changes.take_touched(lent)
+                row = await changes.write(lent, touched) if touched else None
         if row is not None:
             self.feed.note_own(row)
             self.on_changes(touched)

@@ -14,8 +14,10 @@ transaction then, too: else, a statement could be prepared on one connection and
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
@@ -75,12 +77,40 @@ class PostgresqlConnection(Executing):
     def begin_nested(self) -> _Savepoint:
         return _Savepoint(self._link, self.postponed)
 
+    async def execute_last(self, statement: sa.Executable, parameters: Any) -> Any:
+        """Execute the last statement of a transaction, a constant one that gives rows, and on the
+        same way to the database what could wait until then."""
+        ready = self._statements.find(statement, parameters)
+        assert ready is not None  # noqa: S101 (it is constant)
+        texts, values = await self._write_what_is_many()
+        text = _join((*texts, ready.text))
+        values += ready.bind(parameters)
+        with self._link.running(text, tuple(values)):
+            return ready.build_result(await self._link.driver.fetch(text, *values))
+
     async def write_postponed(self) -> None:
         """Write what can wait no longer."""
+        texts, values = await self._write_what_is_many()
+        if texts:
+            text = _join(texts)
+            with self._link.running(text, tuple(values)):
+                await self._link.driver.execute(text, *values)
+
+    async def _write_what_is_many(self) -> tuple[tuple[str, ...], list[Any]]:
+        """Write what was postponed, but for single rows, which one statement can insert together;
+        gives their texts and values."""
+        texts: list[str] = []
+        joined: list[Any] = []
         postponed, self.postponed = self.postponed, []
         for text, many in group(postponed).items():
-            with self._link.running(text, many):
-                await self._link.driver.executemany(text, many)
+            # Two changes of one row in one statement would be one.
+            if len(many) == 1 and text.startswith("INSERT"):
+                texts.append(text)
+                joined += many[0]
+            else:
+                with self._link.running(text, many):
+                    await self._link.driver.executemany(text, many)
+        return tuple(texts), joined
 
 
 class Postgresql:
@@ -332,6 +362,26 @@ def _wrap(error: Exception, text: str, link: _Link) -> Exception:
     told = kind(error.args[0] if error.args else "", error)
     is_lost = isinstance(error, _LOST) or link.driver.is_closed()
     return wrap(told, text, link.connection.dialect, is_lost=is_lost)
+
+
+@cache
+def _join(texts: tuple[str, ...]) -> str:
+    """Join statements to one that executes them all, and gives the rows of the last one. Their
+    parameters follow one another."""
+    renumbered: list[str] = []
+    before = 0
+    for text in texts:
+        numbers = [int(number) for number in _PARAMETER.findall(text)]
+        renumbered.append(_PARAMETER.sub(lambda found: f"${int(found[1]) + before}", text))  # noqa: B023
+        before += max(numbers, default=0)
+    *others, last = renumbered
+    if not others:
+        return last
+    parts = ", ".join(f"part_{number} AS ({text})" for number, text in enumerate(others))
+    return f"WITH {parts} {last}"
+
+
+_PARAMETER = re.compile(r"\$(\d+)")
 
 
 def _count(status: str) -> int:

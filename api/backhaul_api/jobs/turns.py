@@ -142,10 +142,11 @@ class Claims:
         self._exclusive: dict[UUID, list[sa.Row[Any]]] = {}
 
     async def look_at(self, claimed: Iterable[Job]) -> None:
-        """Look at the repositories of jobs, of which some will be claimed, at once."""
+        """Look at once at the repositories of jobs that may be claimed."""
         repository_ids: set[UUID] = set()
         for job in claimed:
-            if job.state is JobState.QUEUED and (waiting := build_waiting(job)) is not None:
+            waiting = build_waiting(job) if job.state is JobState.QUEUED else None
+            if waiting is not None and await self._lock(waiting):
                 repository_ids |= waiting.repository_ids
         await self._look_at(repository_ids)
 
@@ -190,6 +191,7 @@ class Claims:
         return None
 
     async def _look_at(self, repository_ids: set[UUID]) -> None:
+        """Look at repositories that are locked: what is seen of another changes meanwhile."""
         if new := repository_ids - self._exclusive.keys():
             self._exclusive |= {repository_id: [] for repository_id in new}
             for row in await _fetch_exclusive(self._connection, new):
