@@ -147,6 +147,7 @@ class EmptiedDatabase:
             await self._connection.execute(_EMPTY)
         except (asyncpg.PostgresError, asyncpg.InterfaceError):
             # The test before ended all connections.
+            await self._close()
             self._connection = await self._connect()
             await self._connection.execute(_EMPTY)
         # Some tests say that another version was here.
@@ -160,8 +161,13 @@ class EmptiedDatabase:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._loop.run_until_complete(self._connection.close())
+        self._loop.run_until_complete(self._close())
         self._loop.close()
+
+    async def _close(self) -> None:
+        """Close the connection, which may be gone already."""
+        self._connection.terminate()
+        await asyncio.sleep(0)  # the loop's turn, in which the socket is closed
 
 
 @contextmanager

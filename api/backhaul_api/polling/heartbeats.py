@@ -11,6 +11,7 @@ import logging
 import sqlalchemy as sa
 
 from backhaul_api.db.parts import in_parts
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import NotReadyError
 from backhaul_api.hosts.presence import LAST_SEEN_EVERY
@@ -19,7 +20,8 @@ from backhaul_api.services import Services
 
 EVERY_S = 10.0
 """Well below the minutes after which a host counts as offline."""
-_AT_ONCE = 1000
+_AT_ONCE = 250
+"""Hosts in one transaction: SQLite runs it in the loop, where others would wait for more."""
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +47,23 @@ async def write(services: Services) -> None:
         return
     # The earliest: nobody was there later than they were.
     at = min(heard.values())
-    async with services.database.writing() as connection:
-        for some in in_parts(heard, _AT_ONCE):
-            is_old = sa.and_(hosts.c.id.in_(some), hosts.c.last_seen_at <= at - LAST_SEEN_EVERY)
-            # Two instances that waited for each other's hosts would be a deadlock. Whoever has
-            # locked one is a batch of it, which notes the visit itself, or the next poll's turn.
-            free = (
-                sa.select(hosts.c.id)
-                .where(is_old)
-                .with_for_update(key_share=True, skip_locked=True)
-            )
+    for some in in_parts(heard, _AT_ONCE):
+        async with services.database.writing() as connection:
             await connection.execute(
-                sa.update(hosts).where(hosts.c.id.in_(free)).values(last_seen_at=at)
+                _NOTE, {"heard": some, "at": at, "until": at - LAST_SEEN_EVERY}
             )
+
+
+# Two instances that waited for each other's hosts would be a deadlock. Whoever has locked one is a
+# batch of it, which notes the visit itself, or the next poll's turn.
+_FREE = (
+    sa.select(hosts.c.id)
+    .where(
+        hosts.c.id.in_(sa.bindparam("heard", expanding=True)),
+        hosts.c.last_seen_at <= sa.bindparam("until"),
+    )
+    .with_for_update(key_share=True, skip_locked=True)
+)
+_NOTE = constant(
+    sa.update(hosts).where(hosts.c.id.in_(_FREE)).values(last_seen_at=sa.bindparam("at"))
+)
