@@ -6,9 +6,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+_HEX_DIGITS = 32
+
 
 def parse_id(reference: str) -> UUID | None:
     """Read an id, or None when the reference is a name."""
+    if len(reference) < _HEX_DIGITS:
+        return None  # most often: a request can hold a thousand names
     try:
         return UUID(reference)
     except ValueError:
