@@ -149,7 +149,7 @@ class Ready:
 
     def bind_all(self, rows: Sequence[Parameters]) -> list[tuple[Any, ...]]:
         """Convert the parameters of many executions, as `bind` does each."""
-        if self._lists or self._fixed:
+        if self._lists or self._fixed or len(rows) == 1:
             return [self.bind(row) for row in rows]
         try:
             columns = [
