@@ -26,7 +26,7 @@ from backhaul_api.db.tables import hosts, queries
 from backhaul_api.jobs import turns
 from backhaul_api.keys import KeyRing
 from backhaul_api.polling.envelopes import Due, Sorted, fetch_active, hand_out, sort_jobs
-from backhaul_api.polling.sealing import Boxes, Sealer
+from backhaul_api.polling.sealing import Boxes, Content, Sealer
 
 FindSilence = Callable[[datetime], datetime | None]
 
@@ -145,7 +145,7 @@ class Looks:
         host_ids = list({asked.poll.host_id for asked in together})
         found = {row.id: row for row in await connection.execute(_HOSTS, {"host_ids": host_ids})}
         active = await fetch_active(connection, host_ids)
-        opened: dict[Any, bytes] = {}
+        contents: dict[Any, Content] = {}
         for asked in together:
             if asked.seen.done():
                 continue
@@ -159,7 +159,7 @@ class Looks:
                 asked.seen.set_result(Seen(host, None, now))
                 continue
             asked.sealer = Sealer(
-                connection, self._keys, self._boxes, host.id, host.public_key, opened
+                connection, self._keys, self._boxes, host.id, host.public_key, contents
             )
             asked.sorted = await sort_jobs(
                 asked.sealer, active[host.id], asked.poll.body.jobs, now=now

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import msgspec
 import nacl.public
-import nacl.utils
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -16,10 +14,26 @@ from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError
 from backhaul_api.keys import KeyRing
 from backhaul_api.repositories.rules import Access
-from backhaul_api.repositories.secrets import load_credentials
+from backhaul_api.repositories.secrets import Closed, fetch_closed
 
 MAX_KEPT = 20_000
 """Boxes that a process keeps; some ten megabytes."""
+
+
+class Content:
+    """What opens a repository: opened only for a host that has no box of it yet."""
+
+    def __init__(self, keys: KeyRing, closed: Closed) -> None:
+        self.digest = closed.build_digest()
+        self._keys = keys
+        self._closed = closed
+        self._plain: bytes | None = None
+
+    def open(self) -> bytes:
+        """Build what is to be in the box. Raises as `Closed.open` does."""
+        if self._plain is None:
+            self._plain = msgspec.json.encode(self._closed.open(self._keys))
+        return self._plain
 
 
 class Boxes:
@@ -27,20 +41,19 @@ class Boxes:
     database, and most jobs of a host need the one that its last job needed.
 
     A box is a ciphertext that only its host opens, and goes over the wire as it is; what is in it
-    is known here only by a hash, whose key this process alone has.
+    is known here only by a hash of what the database has of it, which is encrypted.
     """
 
     def __init__(self) -> None:
-        self._key = nacl.utils.random(hashlib.blake2b.MAX_KEY_SIZE)
         self._kept: dict[tuple[bytes, bytes], bytes] = {}
 
-    def seal(self, plain: bytes, public_key: bytes) -> bytes:
-        """Build the box with a text for the host of a key."""
-        place = (public_key, hashlib.blake2b(plain, key=self._key).digest())
+    def seal(self, content: Content, public_key: bytes) -> bytes:
+        """Build the box for the host of a key. Raises as `Content.open` does."""
+        place = (public_key, content.digest)
         # Put at the end again: those at the beginning are the ones that nobody has asked for.
         box = self._kept.pop(place, None)
         if box is None:
-            box = nacl.public.SealedBox(nacl.public.PublicKey(public_key)).encrypt(plain)
+            box = nacl.public.SealedBox(nacl.public.PublicKey(public_key)).encrypt(content.open())
             if len(self._kept) >= MAX_KEPT:
                 del self._kept[next(iter(self._kept))]
         self._kept[place] = box
@@ -49,9 +62,9 @@ class Boxes:
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Seals credentials to one host, opening those of each repository once.
+    """Seals credentials to one host, reading those of each repository once.
 
-    `opened` may be shared with the sealers of other hosts, in one look.
+    `contents` may be shared with the sealers of other hosts, in one look.
     """
 
     connection: AsyncConnection
@@ -59,7 +72,7 @@ class Sealer:
     boxes: Boxes
     host_id: UUID
     public_key: bytes
-    opened: dict[tuple[UUID, Access], bytes] = field(default_factory=dict)
+    contents: dict[tuple[UUID, Access], Content] = field(default_factory=dict)
 
     async def seal(
         self, repository_id: UUID | None, access: Access = Access.EVERYDAY
@@ -76,10 +89,10 @@ class Sealer:
         if access is not Access.EVERYDAY:
             await self._check_upkeep(repository_id)
         key = (repository_id, access)
-        if key not in self.opened:
-            credentials = await load_credentials(self.connection, self.keys, repository_id, access)
-            self.opened[key] = msgspec.json.encode(credentials)
-        return self.boxes.seal(self.opened[key], self.public_key)
+        if key not in self.contents:
+            closed = await fetch_closed(self.connection, repository_id, access)
+            self.contents[key] = Content(self.keys, closed)
+        return self.boxes.seal(self.contents[key], self.public_key)
 
     async def _check_upkeep(self, repository_id: UUID) -> None:
         """The upkeep host may have become another one since the job was made."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -64,37 +66,65 @@ def encode_environment(environment: Mapping[str, str]) -> str:
     return msgspec.json.encode(dict(environment)).decode()
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What opens a repository, as far as an access goes, still encrypted."""
+
+    repository_id: UUID
+    access: Access
+    rows: tuple[tuple[str, UUID, bytes], ...]
+    """The name of each secret, its row, and its ciphertext; by name."""
+
+    def build_digest(self) -> bytes:
+        """Build what stands for all of it: another one, if anything in it has changed."""
+        digest = hashlib.blake2b(self.repository_id.bytes + self.access.value.encode())
+        for name, row_id, ciphertext in self.rows:
+            digest.update(b"%s %d " % (name.encode(), len(ciphertext)) + row_id.bytes + ciphertext)
+        return digest.digest()
+
+    def open(self, keys: KeyRing) -> Credentials:
+        """Open what a job needs. It leaves the server only as a sealed box.
+
+        Raises:
+            NotFoundError: there is no such repository, it was removed, or its password is not being
+                changed (any more).
+            SecretDoesNotOpenError: a ciphertext was changed, moved, or has a key that is not here.
+        """
+        opened = _open(keys, self.rows)
+        if LOCATION not in opened or PASSWORD not in opened:
+            raise NotFoundError("repository", self.repository_id)
+        new_password = old_password = None
+        if self.access is Access.ADD_PASSWORD:
+            new_password = _require(opened, NEXT_PASSWORD)
+        elif self.access is Access.REMOVE_PASSWORD:
+            new_password, old_password = opened[PASSWORD], _require(opened, OLD_PASSWORD)
+        environment = opened.get(ADMIN_ENVIRONMENT, opened.get(ENVIRONMENT, "{}"))
+        return Credentials(
+            repository_id=self.repository_id,
+            location=opened.get(ADMIN_LOCATION, opened[LOCATION]),
+            password=opened.get(ADMIN_PASSWORD, opened[PASSWORD]),
+            environment=msgspec.json.decode(environment, type=dict[str, str]),
+            new_password=new_password,
+            old_password=old_password,
+        )
+
+
+async def fetch_closed(
+    connection: AsyncConnection, repository_id: UUID, access: Access = Access.EVERYDAY
+) -> Closed:
+    """Fetch what a job on this repository needs; of one that there is not, it has no rows."""
+    rows = await _fetch(connection, repository_id, _NAMES[access])
+    return Closed(repository_id, access, rows)
+
+
 async def load_credentials(
     connection: AsyncConnection,
     keys: KeyRing,
     repository_id: UUID,
     access: Access = Access.EVERYDAY,
 ) -> Credentials:
-    """Open what a job on this repository needs. It leaves the server only as a sealed box.
-
-    Raises:
-        NotFoundError: there is no such repository, it was removed, or its password is not being
-            changed (any more).
-        SecretDoesNotOpenError: a ciphertext was changed, moved, or has a key that is not here.
-    """
-    wanted = _NAMES[access]
-    opened = await load(connection, keys, repository_id, names=wanted)
-    if LOCATION not in opened or PASSWORD not in opened:
-        raise NotFoundError("repository", repository_id)
-    new_password = old_password = None
-    if access is Access.ADD_PASSWORD:
-        new_password = _require(opened, NEXT_PASSWORD)
-    elif access is Access.REMOVE_PASSWORD:
-        new_password, old_password = opened[PASSWORD], _require(opened, OLD_PASSWORD)
-    environment = opened.get(ADMIN_ENVIRONMENT, opened.get(ENVIRONMENT, "{}"))
-    return Credentials(
-        repository_id=repository_id,
-        location=opened.get(ADMIN_LOCATION, opened[LOCATION]),
-        password=opened.get(ADMIN_PASSWORD, opened[PASSWORD]),
-        environment=msgspec.json.decode(environment, type=dict[str, str]),
-        new_password=new_password,
-        old_password=old_password,
-    )
+    """Fetch and open what a job on this repository needs. Raises as `Closed.open` does."""
+    return (await fetch_closed(connection, repository_id, access)).open(keys)
 
 
 _EVERYDAY = (LOCATION, PASSWORD, ENVIRONMENT)
@@ -114,10 +144,21 @@ async def load(
     Raises:
         SecretDoesNotOpenError: a ciphertext was changed, moved, or has a key that is not here.
     """
+    return _open(keys, await _fetch(connection, repository_id, names))
+
+
+async def _fetch(
+    connection: AsyncConnection, repository_id: UUID, names: Iterable[str]
+) -> tuple[tuple[str, UUID, bytes], ...]:
     which = {"repository_id": repository_id, "names": list(names)}
+    rows = await connection.execute(_SECRETS, which)
+    return tuple(sorted((row.name, row.id, row.ciphertext) for row in rows))
+
+
+def _open(keys: KeyRing, rows: Iterable[tuple[str, UUID, bytes]]) -> dict[str, str]:
     return {
-        row.name: keys.decrypt(row.ciphertext, table=_TABLE, row_id=row.id, column=_COLUMN).decode()
-        for row in (await connection.execute(_SECRETS, which)).all()
+        name: keys.decrypt(ciphertext, table=_TABLE, row_id=row_id, column=_COLUMN).decode()
+        for name, row_id, ciphertext in rows
     }
 
 
