@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+
+_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
+_PROTOCOL = PROTOCOL_HEADER.lower().encode()
 
 _AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
 
@@ -64,22 +68,21 @@ class Api(Litestar):
         try:
             await super().__call__(scope, receive, send_marked)
         finally:
-            duration = time.perf_counter() - begun
-            log.info("request.done", extra=facts(**_facts(scope, status, duration)))
+            # Not even built for a log that would not have it.
+            if log.isEnabledFor(logging.INFO):
+                duration = time.perf_counter() - begun
+                log.info("request.done", extra=facts(**_facts(scope, status, duration)))
             current_request_id.reset(bound)
 
 
-def _headers(scope: Scope, present: Any) -> list[tuple[bytes, bytes]]:
+def _headers(scope: Scope, present: Any) -> Iterator[tuple[bytes, bytes]]:
     """Build what every answer carries."""
-    headers = {
-        REQUEST_ID_HEADER: scope["state"]["request_id"],
-        "X-Content-Type-Options": "nosniff",
-    }
+    yield _REQUEST_ID, scope["state"]["request_id"].encode()
+    yield b"x-content-type-options", b"nosniff"
     if not any(name.lower() == b"cache-control" for name, _ in present):
-        headers["Cache-Control"] = "no-store"
+        yield b"cache-control", b"no-store"
     if scope["path"].startswith(_AGENT_PATHS):
-        headers[PROTOCOL_HEADER] = str(PROTOCOL_VERSION)
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        yield _PROTOCOL, str(PROTOCOL_VERSION).encode()
 
 
 def _facts(scope: Scope, status: int, duration: float) -> dict[str, object]:

@@ -60,6 +60,7 @@ _KEEP = constant(
     .where(idempotency_keys.c.id == sa.bindparam("wanted"))
     .values(answer=sa.bindparam("sealed"))
 )
+_HASH_BYTES = 32
 _PLACE = {"table": "idempotency_keys", "column": "answer"}
 
 
@@ -73,8 +74,8 @@ class Once:
         self._user_id = request.user.id
         # Keys of two operators have nothing to do with each other.
         self._id = None if key is None or self._user_id is None else uuid.uuid5(self._user_id, key)
-        asked = request.url.path.encode() + b"\n" + msgspec.json.encode(data)
-        self._asked = hashlib.sha256(asked).digest()
+        self._path: str = request.scope["path"]
+        self._data = data
 
     async def recall(self, connection: AsyncConnection, type_: type[T]) -> T | None:
         """Give what was answered before; None when this is the first time. Of several who ask at
@@ -102,13 +103,17 @@ class Once:
                 "A request with this Idempotency-Key came through before, and its answer cannot be "
                 "read any more. Look what it has created; for something new, use a new key."
             ) from error
-        if kept[:32] != self._asked:
+        if kept[:_HASH_BYTES] != self._hash_asked():
             raise InvalidError.of(HEADER, "was used for another request; use a new one for each")
-        return msgspec.json.decode(kept[32:], type=type_)
+        return msgspec.json.decode(kept[_HASH_BYTES:], type=type_)
 
     async def keep(self, connection: AsyncConnection, answer: object) -> None:
         """Keep the answer, in the transaction that created what it tells of."""
         if self._id is not None:
-            plain = self._asked + msgspec.json.encode(answer)
+            plain = self._hash_asked() + msgspec.json.encode(answer)
             sealed = self._services.keys.encrypt(plain, row_id=self._id, **_PLACE)
             await connection.execute(_KEEP, {"wanted": self._id, "sealed": sealed})
+
+    def _hash_asked(self) -> bytes:
+        asked = self._path.encode() + b"\n" + msgspec.json.encode(self._data)
+        return hashlib.sha256(asked).digest()

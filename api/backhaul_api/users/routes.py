@@ -143,7 +143,7 @@ async def logout(request: OperatorRequest, services: Needs) -> None:
         )
     now = services.clock.now()
     async with services.database.writing() as connection:
-        await store.delete_session(connection, actor.token_id)
+        await store.delete_session(connection, _user_id(actor), actor.token_id)
         await record(
             connection,
             actor,
