@@ -18,17 +18,22 @@ from litestar.plugins.core import MsgspecDIPlugin
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
 from backhaul_api.ids import new_id
 from backhaul_api.logs import current_request_id, facts
-from backhaul_api.polling.front import Front
 
 if TYPE_CHECKING:
     from litestar.types import Message, Receive, Scope, Send
+
+    from backhaul_api.front import Front
+    from backhaul_api.identity import Actor, AgentIdentity
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 
-_REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
-_PROTOCOL = PROTOCOL_HEADER.lower().encode()
+REQUEST_ID = "request_id"
+"""Where in the state of a request its id is."""
+
+_REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
+_PROTOCOL_NAME = PROTOCOL_HEADER.lower().encode()
 
 _AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
 
@@ -37,7 +42,7 @@ class Api(Litestar):
     """The app, with a log line for each request."""
 
     front: Front
-    """What answers polls and batches where they come past ASGI: see `http_protocol`."""
+    """What answers requests where they come past ASGI: see `http_protocol`."""
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -52,8 +57,8 @@ class Api(Litestar):
             await super().__call__(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = new_id().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        # What was worked on before, past ASGI, has one.
+        request_id = scope.setdefault("state", {}).setdefault(REQUEST_ID, new_id().hex)
         bound = current_request_id.set(request_id)
         begun = time.perf_counter()
         status = 0
@@ -68,32 +73,37 @@ class Api(Litestar):
         try:
             await super().__call__(scope, receive, send_marked)
         finally:
-            # Not even built for a log that would not have it.
-            if log.isEnabledFor(logging.INFO):
-                duration = time.perf_counter() - begun
-                log.info("request.done", extra=facts(**_facts(scope, status, duration)))
+            note(str(scope.get("method")), scope["path"], status, begun, scope.get("user"))
             current_request_id.reset(bound)
 
 
 def _headers(scope: Scope, present: Any) -> Iterator[tuple[bytes, bytes]]:
     """Build what every answer carries."""
-    yield _REQUEST_ID, scope["state"]["request_id"].encode()
+    yield _REQUEST_ID_NAME, scope["state"][REQUEST_ID].encode()
     yield b"x-content-type-options", b"nosniff"
     if not any(name.lower() == b"cache-control" for name, _ in present):
         yield b"cache-control", b"no-store"
     if scope["path"].startswith(_AGENT_PATHS):
-        yield _PROTOCOL, str(PROTOCOL_VERSION).encode()
+        yield _PROTOCOL_NAME, str(PROTOCOL_VERSION).encode()
 
 
-def _facts(scope: Scope, status: int, duration: float) -> dict[str, object]:
-    """Build the facts of the log line. The query is left out: people put secrets into queries."""
+def note(
+    method: str, path: str, status: int, begun: float, who: Actor | AgentIdentity | None
+) -> None:
+    """Write the line of a request that began when the performance counter said so.
+
+    The query is left out: people put secrets into queries.
+    """
+    # Not even built for a log that would not have it.
+    if not log.isEnabledFor(logging.INFO):
+        return
     told: dict[str, object] = {
-        "method": scope.get("method"),
-        "path": scope["path"],
+        "method": method,
+        "path": path,
         # 0: the client hung up before there was an answer.
         "status": status,
-        "duration_ms": round(duration * 1000, 1),
+        "duration_ms": round((time.perf_counter() - begun) * 1000, 1),
     }
-    if (who := scope.get("user")) is not None:
+    if who is not None:
         told["actor"] = who.name
-    return told
+    log.info("request.done", extra=facts(**told))

@@ -9,6 +9,7 @@ an `AgentIdentity`. Routes for agents also demand the protocol header.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request
@@ -41,8 +42,22 @@ TIMER = {"authenticates": "timer"}
 RATE_LIMITED = {"is_rate_limited": True}
 """Besides one of the others: it costs the server much, and may be told to come back later."""
 
+ATTEMPT = "attempt"
+"""Where in the state of a request is what became of it already, if anything."""
+
 OperatorRequest = Request[Actor, str, State]
 AgentRequest = Request[AgentIdentity, str, State]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request that was worked on in vain, past ASGI: only the error is left to tell.
+
+    It is not handled again, for nobody knows whether a commit that failed has left something.
+    """
+
+    actor: Actor
+    error: Exception
 
 
 class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
@@ -51,6 +66,10 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
     async def authenticate_request(
         self, connection: ASGIConnection[Any, Any, Any, Any]
     ) -> AuthenticationResult:
+        attempt: Attempt | None = connection.scope["state"].get(ATTEMPT)
+        if attempt is not None:
+            connection.scope["user"] = attempt.actor
+            raise attempt.error
         services: Services = connection.app.state.services
         if "\x00" in connection.scope["path"] or b"%00" in connection.scope["query_string"]:
             raise InvalidError.of("", "the address contains the NUL character; remove it")

@@ -196,7 +196,7 @@ async def create_api_token(
     secret = build_token(TokenKind.API)
     token = tokens.build(data.name, now=now, expires_in=data.expires_in)
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, NewApiToken)) is not None:
             return made
         await tokens.insert(
