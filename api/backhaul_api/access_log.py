@@ -6,7 +6,6 @@ path, a body that is too large, a failure.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,21 +15,16 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul_api.front import Front
 from backhaul_api.ids import new_id
-from backhaul_api.logs import current_request_id, facts
+from backhaul_api.logs import current_request_id
+from backhaul_api.request_log import GIVEN_ID, REQUEST_ID, note
 
 if TYPE_CHECKING:
     from litestar.types import Message, Receive, Scope, Send
 
-    from backhaul_api.front import Front
-    from backhaul_api.identity import Actor, AgentIdentity
-
-log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
-
-REQUEST_ID = "request_id"
-"""Where in the state of a request its id is."""
 
 _REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
 _PROTOCOL_NAME = PROTOCOL_HEADER.lower().encode()
@@ -57,8 +51,9 @@ class Api(Litestar):
             await super().__call__(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.setdefault("state", {})
         # What was worked on before, past ASGI, has one.
-        request_id = scope.setdefault("state", {}).setdefault(REQUEST_ID, new_id().hex)
+        request_id = state[REQUEST_ID] = state.pop(GIVEN_ID, None) or new_id().hex
         bound = current_request_id.set(request_id)
         begun = time.perf_counter()
         status = 0
@@ -85,25 +80,3 @@ def _headers(scope: Scope, present: Any) -> Iterator[tuple[bytes, bytes]]:
         yield b"cache-control", b"no-store"
     if scope["path"].startswith(_AGENT_PATHS):
         yield _PROTOCOL_NAME, str(PROTOCOL_VERSION).encode()
-
-
-def note(
-    method: str, path: str, status: int, begun: float, who: Actor | AgentIdentity | None
-) -> None:
-    """Write the line of a request that began when the performance counter said so.
-
-    The query is left out: people put secrets into queries.
-    """
-    # Not even built for a log that would not have it.
-    if not log.isEnabledFor(logging.INFO):
-        return
-    told: dict[str, object] = {
-        "method": method,
-        "path": path,
-        # 0: the client hung up before there was an answer.
-        "status": status,
-        "duration_ms": round((time.perf_counter() - begun) * 1000, 1),
-    }
-    if who is not None:
-        told["actor"] = who.name
-    log.info("request.done", extra=facts(**told))

@@ -66,7 +66,7 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
     async def authenticate_request(
         self, connection: ASGIConnection[Any, Any, Any, Any]
     ) -> AuthenticationResult:
-        attempt: Attempt | None = connection.scope["state"].get(ATTEMPT)
+        attempt: Attempt | None = connection.scope["state"].pop(ATTEMPT, None)
         if attempt is not None:
             connection.scope["user"] = attempt.actor
             raise attempt.error
@@ -111,7 +111,8 @@ async def find_operator(services: Services, header: str | None) -> Actor:
     token = _read_token(header)
     token_hash = hash_token(token)
     memory, now = services.wakeups.memory, services.clock.now()
-    if (known := memory.find_operator(token_hash, now)) is not None:
+    mark = services.database.read_mark()
+    if (known := memory.find_operator(token_hash, now, mark)) is not None:
         return known
     kind = _check_kind(token, TokenKind.SESSION, TokenKind.API)
     find = users.find_session if kind is TokenKind.SESSION else tokens.find
@@ -123,7 +124,7 @@ async def find_operator(services: Services, header: str | None) -> Actor:
                 "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
             )
         assert actor.id is not None  # noqa: S101 (only operators have such tokens)
-        remember(token_hash, KnownOperator.build(actor, now), identity_topic(actor.id))
+        remember(token_hash, KnownOperator.build(actor, now, mark), identity_topic(actor.id))
     if tokens.is_use_worth_noting(actor, now=now):
         async with services.database.writing() as connection:
             await tokens.note_use(connection, actor, now=now)

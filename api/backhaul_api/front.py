@@ -26,7 +26,6 @@ from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
 from backhaul.wire.job_batches import CreateJobs
 from backhaul.wire.kinds import JobRequest
 from backhaul.wire.tokens import hash_token
-from backhaul_api.access_log import REQUEST_ID, note
 from backhaul_api.auth import ATTEMPT, Attempt, find_agent, find_operator
 from backhaul_api.bodies import decode_body
 from backhaul_api.idempotency import HEADER as KEY_HEADER
@@ -38,6 +37,7 @@ from backhaul_api.logs import current_request_id
 from backhaul_api.polling.parking import Connection
 from backhaul_api.polling.poll import Poll, QuietPoll, build_farewell, build_refusal, is_crowded
 from backhaul_api.polling.receive import receive as apply_batch
+from backhaul_api.request_log import GIVEN_ID, note
 from backhaul_api.services import Services
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -143,7 +143,7 @@ class Front:
     ) -> None:
         services, begun, request_id = self._services, time.perf_counter(), new_id().hex
         current_request_id.set(request_id)  # of this task alone
-        known: dict[str, object] = {REQUEST_ID: request_id}
+        known: dict[str, object] = {GIVEN_ID: request_id}
         try:
             token, key = _read_operators(headers)
             actor = await find_operator(services, token)

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul_api.access_log import Api
 from backhaul_api.errors import NotReadyError
-from backhaul_api.jobs import creation
+from backhaul_api.jobs import store
 from backhaul_api.logs import JsonFormatter
 from backhaul_api.services import Services
 from tests.fakes.fleet import add_agent, add_repository
@@ -221,14 +221,14 @@ async def test_client_that_is_gone_has_made_one_job(
     lines: list[dict[str, Any]],
 ) -> None:
     asked, may_go_on = asyncio.Event(), asyncio.Event()
-    record = creation.record
+    insert = store.insert_for
 
-    async def record_late(*arguments: Any, **options: Any) -> None:
+    async def insert_late(*arguments: Any, **options: Any) -> Any:
         asked.set()
         await may_go_on.wait()
-        await record(*arguments, **options)
+        return await insert(*arguments, **options)
 
-    monkeypatch.setattr(creation, "record", record_late)
+    monkeypatch.setattr(store, "insert_for", insert_late)
     writer = await send_request(
         client.base_url.port or 0,
         "POST",

@@ -128,10 +128,9 @@ async def test_token_that_is_revoked_while_it_is_looked_up_is_not_remembered(
 
 
 @pytest.mark.parametrize("table", [sessions, api_tokens], ids=["session", "token"])
-async def test_what_another_program_has_ended_serves_no_longer_than_a_moment(
+async def test_what_was_ended_by_hand_serves_no_longer_than_a_moment(
     services: Services, bob: httpx.AsyncClient, clock: FakeClock, table: sa.Table
 ) -> None:
-    """As `backhaul admin` does on SQLite: nothing tells the process that serves."""
     api_token, _ = await make_token(bob)
     header = api_token if table is api_tokens else bob.headers["Authorization"]
     assert await is_known(services, header)

@@ -23,8 +23,8 @@ from backhaul_api.identity import Actor, AgentIdentity
 from backhaul_api.known_tokens import KnownTokens, Remember
 
 OPERATOR_KEPT_FOR = timedelta(seconds=1)
-"""Whose token it is, is asked anew then: on SQLite, `backhaul admin` shuts an operator out past the
-process that serves, which hears nothing of it."""
+"""Whose token it is, is asked anew then: somebody may have changed the database by hand, and that a
+token is in use is noted now and then."""
 
 _MOST_OPERATORS = 1000
 """Tokens that were used once and never again are still in the memory until then."""
@@ -66,18 +66,20 @@ class KnownOperator:
     actor: Actor
     since: datetime
     until: datetime
+    mark: int | None
+    """The database's, when it was asked: see `Database.read_mark`."""
 
     @classmethod
-    def build(cls, actor: Actor, now: datetime) -> KnownOperator:
+    def build(cls, actor: Actor, now: datetime, mark: int | None) -> KnownOperator:
         """Build it for a token that was good at this moment."""
         until = now + OPERATOR_KEPT_FOR
         if actor.expires_at is not None:
             until = min(until, actor.expires_at)
-        return cls(actor, now, until)
+        return cls(actor, now, until, mark)
 
-    def is_believed(self, now: datetime) -> bool:
-        """Tell whether it may still be so; a clock that was set back says nothing."""
-        return self.since <= now < self.until
+    def is_believed(self, now: datetime, mark: int | None) -> bool:
+        """Tell whether it must still be so; a clock that was set back says nothing."""
+        return mark is not None and mark == self.mark and self.since <= now < self.until
 
 
 class Memory:
@@ -101,10 +103,10 @@ class Memory:
         """Find whose token this is, if that is known and cannot have changed."""
         return self.agents.find(token_hash) if self.is_trusted else None
 
-    def find_operator(self, token_hash: bytes, now: datetime) -> Actor | None:
+    def find_operator(self, token_hash: bytes, now: datetime, mark: int | None) -> Actor | None:
         """Find whose session or API token this is, if that is known and cannot have changed."""
         known = self.operators.find(token_hash) if self.is_trusted else None
-        return known.actor if known is not None and known.is_believed(now) else None
+        return known.actor if known is not None and known.is_believed(now, mark) else None
 
     def introduce_operator(self) -> AbstractContextManager[Remember[KnownOperator]]:
         """Begin a look for the operator of a token: see `KnownTokens.introduce`."""
