@@ -12,6 +12,7 @@ poll of a quiet host is parked without any query and without a task: see `pollin
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,13 @@ from backhaul.wire.kinds import JobRequest
 from backhaul.wire.tokens import hash_token
 from backhaul_api.auth import ATTEMPT, Attempt, find_agent, find_operator
 from backhaul_api.bodies import decode_body
+from backhaul_api.errors import DomainError
 from backhaul_api.idempotency import HEADER as KEY_HEADER
 from backhaul_api.idempotency import Once, is_key
 from backhaul_api.identity import Actor
 from backhaul_api.ids import new_id
 from backhaul_api.jobs import creation
-from backhaul_api.logs import current_request_id
+from backhaul_api.logs import current_request_id, facts
 from backhaul_api.polling.parking import Connection
 from backhaul_api.polling.poll import Poll, QuietPoll, build_farewell, build_refusal, is_crowded
 from backhaul_api.polling.receive import receive as apply_batch
@@ -47,6 +49,8 @@ _BEARER_LENGTH = len("Bearer ")
 _PROTOCOL = str(PROTOCOL_VERSION).encode()
 _PROTOCOL_NAME = PROTOCOL_HEADER.lower().encode()
 _KEY_NAME = KEY_HEADER.lower().encode()
+
+log = logging.getLogger(__name__)
 
 _decoder = msgspec.json.Decoder(PollRequest)
 _encoder = msgspec.json.Encoder()
@@ -155,7 +159,10 @@ class Front:
             once = Once(services, actor, key, path=what.path, data=data)
             body = _encoder.encode(await what.create(services, actor, data, once))
         except Exception as error:  # noqa: BLE001 (as above; but nothing is begun again)
-            exchange.pass_on(headers, raw, {**known, ATTEMPT: Attempt(actor, error)})
+            if exchange.has_hung_up():
+                _note_lost(what.path, begun, actor, error)
+            else:
+                exchange.pass_on(headers, raw, {**known, ATTEMPT: Attempt(actor, error)})
         else:
             exchange.respond_created(body, request_id)
             note("POST", what.path, 201, begun, actor)
@@ -210,6 +217,14 @@ async def _answer(
         exchange.pass_on(_build_headers(header), _encoder.encode(body))
     else:
         exchange.respond(_encoder.encode(reply))
+
+
+def _note_lost(path: str, begun: float, actor: Actor, error: Exception) -> None:
+    """Tell the log what nobody is there any more to be told."""
+    if not isinstance(error, DomainError):
+        told = facts(method="POST", path=path, error=type(error).__name__)
+        log.error("request.failed", exc_info=error, extra=told)
+    note("POST", path, 0, begun, actor)
 
 
 class _UnreadableError(Exception):

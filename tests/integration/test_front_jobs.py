@@ -214,11 +214,25 @@ async def test_job_whose_commit_seems_to_fail_is_not_made_again(
     assert (await client.post("/v1/jobs", json=JOB)).status_code == 201
 
 
-async def test_client_that_is_gone_has_made_one_job(
+@pytest.mark.parametrize(
+    ("error", "status", "events", "jobs"),
+    [
+        (None, 201, ["request.done"], 1),
+        (RuntimeError("a fault"), 0, ["request.failed", "request.done"], 0),
+        (NotReadyError("It is away."), 0, ["request.done"], 0),
+    ],
+    ids=["made", "fault", "refused"],
+)
+async def test_client_that_is_gone_leaves_one_job_or_none_and_a_line_in_the_log(
     client: httpx.AsyncClient,
     operator: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     lines: list[dict[str, Any]],
+    *,
+    error: Exception | None,
+    status: int,
+    events: list[str],
+    jobs: int,
 ) -> None:
     asked, may_go_on = asyncio.Event(), asyncio.Event()
     insert = store.insert_for
@@ -226,6 +240,8 @@ async def test_client_that_is_gone_has_made_one_job(
     async def insert_late(*arguments: Any, **options: Any) -> Any:
         asked.set()
         await may_go_on.wait()
+        if error is not None:
+            raise error
         return await insert(*arguments, **options)
 
     monkeypatch.setattr(store, "insert_for", insert_late)
@@ -244,4 +260,6 @@ async def test_client_that_is_gone_has_made_one_job(
         while not any(line["event"] == "request.done" for line in lines):
             await asyncio.sleep(0.005)
 
-    assert await count_jobs(operator) == 1
+    assert [line["event"] for line in lines] == events
+    assert (lines[-1]["status"], lines[-1]["actor"]) == (status, "ada")
+    assert await count_jobs(operator) == jobs
