@@ -6,8 +6,8 @@ path, a body that is too large, a failure.
 
 from __future__ import annotations
 
-import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar
@@ -15,16 +15,19 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul_api.front import Front
 from backhaul_api.ids import new_id
-from backhaul_api.logs import current_request_id, facts
-from backhaul_api.polling.front import Front
+from backhaul_api.logs import current_request_id
+from backhaul_api.request_log import GIVEN_ID, REQUEST_ID, note
 
 if TYPE_CHECKING:
     from litestar.types import Message, Receive, Scope, Send
 
-log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+
+_REQUEST_ID_NAME = REQUEST_ID_HEADER.lower().encode()
+_PROTOCOL_NAME = PROTOCOL_HEADER.lower().encode()
 
 _AGENT_PATHS = ("/v1/agent/", "/v1/agents/")
 
@@ -33,7 +36,7 @@ class Api(Litestar):
     """The app, with a log line for each request."""
 
     front: Front
-    """What answers polls and batches where they come past ASGI: see `http_protocol`."""
+    """What answers requests where they come past ASGI: see `http_protocol`."""
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -48,8 +51,9 @@ class Api(Litestar):
             await super().__call__(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = new_id().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        # What was worked on before, past ASGI, has one.
+        request_id = state[REQUEST_ID] = state.pop(GIVEN_ID, None) or new_id().hex
         bound = current_request_id.set(request_id)
         begun = time.perf_counter()
         status = 0
@@ -64,33 +68,15 @@ class Api(Litestar):
         try:
             await super().__call__(scope, receive, send_marked)
         finally:
-            duration = time.perf_counter() - begun
-            log.info("request.done", extra=facts(**_facts(scope, status, duration)))
+            note(str(scope.get("method")), scope["path"], status, begun, scope.get("user"))
             current_request_id.reset(bound)
 
 
-def _headers(scope: Scope, present: Any) -> list[tuple[bytes, bytes]]:
+def _headers(scope: Scope, present: Any) -> Iterator[tuple[bytes, bytes]]:
     """Build what every answer carries."""
-    headers = {
-        REQUEST_ID_HEADER: scope["state"]["request_id"],
-        "X-Content-Type-Options": "nosniff",
-    }
+    yield _REQUEST_ID_NAME, scope["state"][REQUEST_ID].encode()
+    yield b"x-content-type-options", b"nosniff"
     if not any(name.lower() == b"cache-control" for name, _ in present):
-        headers["Cache-Control"] = "no-store"
+        yield b"cache-control", b"no-store"
     if scope["path"].startswith(_AGENT_PATHS):
-        headers[PROTOCOL_HEADER] = str(PROTOCOL_VERSION)
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-
-def _facts(scope: Scope, status: int, duration: float) -> dict[str, object]:
-    """Build the facts of the log line. The query is left out: people put secrets into queries."""
-    told: dict[str, object] = {
-        "method": scope.get("method"),
-        "path": scope["path"],
-        # 0: the client hung up before there was an answer.
-        "status": status,
-        "duration_ms": round(duration * 1000, 1),
-    }
-    if (who := scope.get("user")) is not None:
-        told["actor"] = who.name
-    return told
+        yield _PROTOCOL_NAME, str(PROTOCOL_VERSION).encode()

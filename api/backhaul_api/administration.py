@@ -84,6 +84,7 @@ async def _change_operator(settings: Settings, password: str, action: str, chang
                 target_id=user.id,
                 target=user.username,
             )
+            await database.leave_mark(connection)
     finally:
         await database.close()
     return user

@@ -19,13 +19,13 @@ from backhaul_api.db.engine import Database
 from backhaul_api.docs import router as docs_router
 from backhaul_api.errors import NotReadyError
 from backhaul_api.events.routes import router as events_router
+from backhaul_api.front import Front
 from backhaul_api.health import router as health_router
 from backhaul_api.hosts.routes import routers as host_routers
 from backhaul_api.jobs.routes import router as jobs_router
 from backhaul_api.keys import KeyRing
 from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling import heartbeats
-from backhaul_api.polling.front import Front
 from backhaul_api.polling.routes import routers as agent_routers
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.polling.watching import Watcher

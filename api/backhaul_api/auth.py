@@ -9,6 +9,7 @@ an `AgentIdentity`. Routes for agents also demand the protocol header.
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
 from typing import Any
 
 from litestar import Request
@@ -19,6 +20,7 @@ from litestar.middleware import AbstractAuthenticationMiddleware, Authentication
 from backhaul.wire.base import PROTOCOL_HEADER, SPOKEN_PROTOCOLS
 from backhaul.wire.problems import removal_message
 from backhaul.wire.tokens import TokenKind, hash_token, parse_token_kind
+from backhaul_api.db.changes import identity_topic
 from backhaul_api.errors import (
     HostRemovedError,
     InvalidError,
@@ -28,6 +30,7 @@ from backhaul_api.errors import (
 from backhaul_api.hosts import store as hosts
 from backhaul_api.identity import SYSTEM, Actor, AgentIdentity
 from backhaul_api.parameters import refuse_unknown_query
+from backhaul_api.polling.memory import KnownOperator
 from backhaul_api.services import Services
 from backhaul_api.users import store as users
 from backhaul_api.users import tokens
@@ -39,8 +42,22 @@ TIMER = {"authenticates": "timer"}
 RATE_LIMITED = {"is_rate_limited": True}
 """Besides one of the others: it costs the server much, and may be told to come back later."""
 
+ATTEMPT = "attempt"
+"""Where in the state of a request is what became of it already, if anything."""
+
 OperatorRequest = Request[Actor, str, State]
 AgentRequest = Request[AgentIdentity, str, State]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request that was worked on in vain, past ASGI: only the error is left to tell.
+
+    It is not handled again, for nobody knows whether a commit that failed has left something.
+    """
+
+    actor: Actor
+    error: Exception
 
 
 class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
@@ -49,6 +66,10 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
     async def authenticate_request(
         self, connection: ASGIConnection[Any, Any, Any, Any]
     ) -> AuthenticationResult:
+        attempt: Attempt | None = connection.scope["state"].pop(ATTEMPT, None)
+        if attempt is not None:
+            connection.scope["user"] = attempt.actor
+            raise attempt.error
         services: Services = connection.app.state.services
         if "\x00" in connection.scope["path"] or b"%00" in connection.scope["query_string"]:
             raise InvalidError.of("", "the address contains the NUL character; remove it")
@@ -65,7 +86,8 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
             case _:
                 operator = await find_operator(services, header)
                 # Agents may be newer than this server; what they send too much is ignored.
-                refuse_unknown_query(connection.route_handler, connection.query_params)
+                if connection.scope["query_string"]:
+                    refuse_unknown_query(connection.route_handler, connection.query_params)
                 return AuthenticationResult(user=operator, auth=None)
 
 
@@ -86,15 +108,23 @@ async def find_operator(services: Services, header: str | None) -> Actor:
     Raises:
         NotAuthenticatedError: no token, or not one that is good here.
     """
-    kind, token_hash = _read_token(header, TokenKind.SESSION, TokenKind.API)
+    token = _read_token(header)
+    token_hash = hash_token(token)
+    memory, now = services.wakeups.memory, services.clock.now()
+    mark = services.database.read_mark()
+    if (known := memory.find_operator(token_hash, now, mark)) is not None:
+        return known
+    kind = _check_kind(token, TokenKind.SESSION, TokenKind.API)
     find = users.find_session if kind is TokenKind.SESSION else tokens.find
-    now = services.clock.now()
-    async with services.database.reading() as connection:
-        actor = await find(connection, token_hash, now=now)
-    if actor is None:
-        raise NotAuthenticatedError(
-            "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
-        )
+    with memory.introduce_operator() as remember:
+        async with services.database.reading() as connection:
+            actor = await find(connection, token_hash, now=now)
+        if actor is None:
+            raise NotAuthenticatedError(
+                "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
+            )
+        assert actor.id is not None  # noqa: S101 (only operators have such tokens)
+        remember(token_hash, KnownOperator.build(actor, now, mark), identity_topic(actor.id))
     if tokens.is_use_worth_noting(actor, now=now):
         async with services.database.writing() as connection:
             await tokens.note_use(connection, actor, now=now)
@@ -108,16 +138,19 @@ async def find_agent(services: Services, header: str | None) -> AgentIdentity:
         NotAuthenticatedError: no token, or not one that is good here.
         HostRemovedError: the host was removed; the agent may retire.
     """
-    _, token_hash = _read_token(header, TokenKind.AGENT)
+    token = _read_token(header)
+    token_hash = hash_token(token)
     memory = services.wakeups.memory
     if (known := memory.find_agent(token_hash)) is not None:
         return known
-    with memory.introduce() as remember:
+    _check_kind(token, TokenKind.AGENT)
+    with memory.agents.introduce() as remember:
         async with services.database.reading() as connection:
             agent = await hosts.find_agent(connection, token_hash)
         if agent is None:
             raise NotAuthenticatedError("The agent token is not known. Enrol the host again.")
-        remember(agent)
+        if not agent.is_removed:
+            remember(token_hash, agent, identity_topic(agent.host_id))
     if agent.is_removed:
         signature = services.keys.sign(removal_message(agent.host_id))
         raise HostRemovedError(agent.host_id, signature)
@@ -132,16 +165,20 @@ def _is_tick_token(services: Services, header: str | None) -> bool:
     return hmac.compare_digest(token.strip().encode(), wanted.encode())
 
 
-def _read_token(header: str | None, *kinds: TokenKind) -> tuple[TokenKind, bytes]:
+def _read_token(header: str | None) -> str:
     scheme, _, token = (header or "").partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise NotAuthenticatedError(
             "This needs a token: send the header 'Authorization: Bearer <token>'."
         )
+    return token
+
+
+def _check_kind(token: str, *kinds: TokenKind) -> TokenKind:
     kind = parse_token_kind(token)
     if kind is None:
         raise NotAuthenticatedError("The token is cut or mistyped: its checksum is wrong.")
     if kind not in kinds:
         raise NotAuthenticatedError(f"A token that begins with {kind}_ does not serve here.")
-    return kind, hash_token(token)
+    return kind

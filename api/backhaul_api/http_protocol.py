@@ -3,9 +3,9 @@
 uvicorn has none of its own: a client that sends headers without end fills the memory, and one that
 never ends them keeps its connection for ever. Bodies are bounded by the app.
 
-The requests of agents are answered here, on their connection: see `polling.front`. Of ten thousand
-parked polls, uvicorn's and ASGI's share would be more than all the rest. What is out of the
-ordinary goes uvicorn's own way, as do all other requests.
+What is asked most is answered here, on its connection: see `front`. Of ten thousand parked polls,
+uvicorn's and ASGI's share would be more than all the rest. What is out of the ordinary goes
+uvicorn's own way, as do all other requests.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul_api.front import NOTHING_KNOWN, Answer, Front, Headers, State
 from backhaul_api.ids import new_id
-from backhaul_api.polling.front import Answer, Front, Headers
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request without its body: more than any proxy adds."""
@@ -36,15 +36,15 @@ MAX_SHORT_BODY_BYTES = 64 * 1024
 
 _FILES_BESIDES = 64  # the database, the log, and what the interpreter opens now and then
 
-_HEAD = b"".join(
-    [
-        STATUS_LINE[200],
-        b"content-type: application/json\r\n",
-        b"cache-control: no-store\r\n",
-        b"x-content-type-options: nosniff\r\n",
-        f"{PROTOCOL_HEADER.lower()}: {PROTOCOL_VERSION}\r\n".encode(),
-    ]
+_HEADERS = (
+    b"content-type: application/json\r\n"
+    b"cache-control: no-store\r\n"
+    b"x-content-type-options: nosniff\r\n"
 )
+_HEAD = b"".join(
+    [STATUS_LINE[200], _HEADERS, f"{PROTOCOL_HEADER.lower()}: {PROTOCOL_VERSION}\r\n".encode()]
+)
+_HEAD_CREATED = STATUS_LINE[201] + _HEADERS
 
 
 class _HeadTooLongError(Exception):
@@ -53,7 +53,7 @@ class _HeadTooLongError(Exception):
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol, which refuses a head that is too long, or that takes too long, and
-    answers the requests of agents itself."""
+    answers itself what is asked most."""
 
     # Python lets instances share the keys of up to thirty attributes, and uvicorn has nearly as
     # many: with ours among them, each connection would cost a kilobyte more.
@@ -200,17 +200,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # What goes ---------------------------------------------------------------------------------
 
     def respond(self, body: bytes) -> None:
-        """Answer the request that was read with 200 and a JSON document."""
+        """Answer the request that was read, of an agent, with 200 and a JSON document."""
+        self._respond(_HEAD, body, new_id().hex)
+
+    def respond_created(self, body: bytes, request_id: str) -> None:
+        """Answer the request that was read, of an operator, with 201 and a JSON document."""
+        self._respond(_HEAD_CREATED, body, request_id)
+
+    def _respond(self, head: bytes, body: bytes, request_id: str) -> None:
         self._is_answering = False
         if self.transport.is_closing():
             return
-        parts = [_HEAD]
+        parts = [head]
         for name, value in self.server_state.default_headers:
             parts += [name, b": ", value, b"\r\n"]
         if self._is_last:
             parts.append(b"connection: close\r\n")
         parts.append(
-            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (new_id().hex.encode(), len(body))
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id.encode(), len(body))
         )
         parts.append(body)
         self.transport.write(b"".join(parts))
@@ -218,8 +225,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
-    def pass_on(self, headers: Headers, body: bytes) -> None:
-        """Let the request that was read, which has these, go the ordinary way."""
+    def pass_on(self, headers: Headers, body: bytes, state: State = NOTHING_KNOWN) -> None:
+        """Let the request that was read, which has these, go the ordinary way, and with it what is
+        known of it."""
         self._is_answering = False
         if self.transport.is_closing():
             return
@@ -230,6 +238,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # The parser may have gone on to another request, which is not answered any more.
         self.scope["method"] = "POST"
+        self.scope["state"].update(state)
         if self._is_last:
             self.cycle.keep_alive = False
         super().on_body(body)

@@ -10,6 +10,7 @@ was refused leaves nothing, and may be mended under the same key.
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from datetime import timedelta
 from typing import Annotated, Any, TypeVar
@@ -24,6 +25,7 @@ from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import idempotency_keys
 from backhaul_api.errors import ConflictError, InvalidError
+from backhaul_api.identity import Actor
 from backhaul_api.keys import SecretDoesNotOpenError
 from backhaul_api.services import Services
 
@@ -47,6 +49,14 @@ IdempotencyKey = Annotated[
     ),
 ]
 
+_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+
+
+def is_key(header: bytes) -> bool:
+    """Tell whether the header holds what `IdempotencyKey` takes."""
+    return _KEY.fullmatch(header) is not None
+
+
 # Built once: every request that makes something asks them.
 _DELETE_OLD = constant(
     sa.delete(idempotency_keys).where(idempotency_keys.c.created_at <= sa.bindparam("until"))
@@ -60,6 +70,7 @@ _KEEP = constant(
     .where(idempotency_keys.c.id == sa.bindparam("wanted"))
     .values(answer=sa.bindparam("sealed"))
 )
+_HASH_BYTES = 32
 _PLACE = {"table": "idempotency_keys", "column": "answer"}
 
 
@@ -67,14 +78,21 @@ class Once:
     """One creating request of an operator. Without a key, it remembers nothing."""
 
     def __init__(
-        self, request: OperatorRequest, services: Services, key: str | None, data: msgspec.Struct
+        self, services: Services, actor: Actor, key: str | None, *, path: str, data: msgspec.Struct
     ) -> None:
         self._services = services
-        self._user_id = request.user.id
+        self._user_id = actor.id
         # Keys of two operators have nothing to do with each other.
         self._id = None if key is None or self._user_id is None else uuid.uuid5(self._user_id, key)
-        asked = request.url.path.encode() + b"\n" + msgspec.json.encode(data)
-        self._asked = hashlib.sha256(asked).digest()
+        self._path = path
+        self._data = data
+
+    @classmethod
+    def of(
+        cls, request: OperatorRequest, services: Services, key: str | None, data: msgspec.Struct
+    ) -> Once:
+        """Build it for a request that a route handles."""
+        return cls(services, request.user, key, path=request.scope["path"], data=data)
 
     async def recall(self, connection: AsyncConnection, type_: type[T]) -> T | None:
         """Give what was answered before; None when this is the first time. Of several who ask at
@@ -102,13 +120,17 @@ class Once:
                 "A request with this Idempotency-Key came through before, and its answer cannot be "
                 "read any more. Look what it has created; for something new, use a new key."
             ) from error
-        if kept[:32] != self._asked:
+        if kept[:_HASH_BYTES] != self._hash_asked():
             raise InvalidError.of(HEADER, "was used for another request; use a new one for each")
-        return msgspec.json.decode(kept[32:], type=type_)
+        return msgspec.json.decode(kept[_HASH_BYTES:], type=type_)
 
     async def keep(self, connection: AsyncConnection, answer: object) -> None:
         """Keep the answer, in the transaction that created what it tells of."""
         if self._id is not None:
-            plain = self._asked + msgspec.json.encode(answer)
+            plain = self._hash_asked() + msgspec.json.encode(answer)
             sealed = self._services.keys.encrypt(plain, row_id=self._id, **_PLACE)
             await connection.execute(_KEEP, {"wanted": self._id, "sealed": sealed})
+
+    def _hash_asked(self) -> bytes:
+        asked = self._path.encode() + b"\n" + msgspec.json.encode(self._data)
+        return hashlib.sha256(asked).digest()

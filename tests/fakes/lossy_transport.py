@@ -19,7 +19,7 @@ from litestar import Litestar
 
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
 from backhaul_api.access_log import Api
-from backhaul_api.polling.front import Headers
+from backhaul_api.front import NOTHING_KNOWN, Headers, State
 
 
 class Fate(StrEnum):
@@ -144,8 +144,12 @@ class _Exchange:
         headers = {"Content-Type": "application/json", PROTOCOL_HEADER: str(PROTOCOL_VERSION)}
         self._set(httpx.Response(200, headers=headers, content=body))
 
-    def pass_on(self, headers: Headers, body: bytes) -> None:
-        self.run(self._take_the_long_way(headers, body))
+    def respond_created(self, body: bytes, request_id: str) -> None:
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        self._set(httpx.Response(201, headers=headers, content=body))
+
+    def pass_on(self, headers: Headers, body: bytes, state: State = NOTHING_KNOWN) -> None:
+        self.run(self._take_the_long_way(headers, body, state))
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -156,8 +160,8 @@ class _Exchange:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.answer.set_exception(error)
 
-    async def _take_the_long_way(self, headers: Headers, body: bytes) -> None:
-        self._set(await _call(self._app, self._request, headers, body, is_cut=False))
+    async def _take_the_long_way(self, headers: Headers, body: bytes, state: State) -> None:
+        self._set(await _call(self._app, self._request, headers, body, is_cut=False, state=state))
 
     def _set(self, answer: httpx.Response) -> None:
         if not self.answer.done():
@@ -184,7 +188,13 @@ async def _ask(
 
 
 async def _call(
-    app: Litestar, request: httpx.Request, headers: Headers, body: bytes, *, is_cut: bool
+    app: Litestar,
+    request: httpx.Request,
+    headers: Headers,
+    body: bytes,
+    *,
+    is_cut: bool,
+    state: State = NOTHING_KNOWN,
 ) -> httpx.Response:
     messages: deque[dict[str, Any]] = deque(
         [{"type": "http.request", "body": body, "more_body": is_cut}]
@@ -214,6 +224,7 @@ async def _call(
         "server": ("api", 80),
         "client": ("127.0.0.1", 1234),
         "root_path": "",
+        "state": dict(state),
     }
     await app(cast("Any", scope), cast("Any", receive), cast("Any", send))
     return httpx.Response(status, headers=answered, content=content)

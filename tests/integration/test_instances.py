@@ -20,10 +20,11 @@ from backhaul.wire.agents import BatchReply, PollReply
 from backhaul.wire.commands import CommandRun
 from backhaul.wire.schedules import ScheduleFire
 from backhaul_api.app import create_app
+from backhaul_api.auth import find_operator
 from backhaul_api.db.changes import KEPT_FOR, touch
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import changes, hosts
-from backhaul_api.errors import NotReadyError
+from backhaul_api.errors import NotAuthenticatedError, NotReadyError
 from backhaul_api.polling import heartbeats
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.polling.watching import Watcher
@@ -150,6 +151,26 @@ async def test_host_that_changes_instances_is_not_told_old_news(
         answer = await client.post("/v1/agent/poll", content=agent.build_poll(hold=0.05))
 
     assert len(msgspec.json.decode(answer.content, type=PollReply).envelopes) == 1
+
+
+async def test_operator_who_is_shut_out_here_is_refused_there(
+    services: Services, other: Services, operator: httpx.AsyncClient
+) -> None:
+    """The other instance knows the token, and has heard that it was revoked."""
+    made = (await operator.post("/v1/api-tokens", json={"name": "ci"})).json()
+    header = f"Bearer {made['token']}"
+    watcher = Watcher(other)
+    await watcher.look()
+    other.wakeups.memory.is_trusted = True
+    await find_operator(other, header)
+
+    await operator.delete(f"/v1/api-tokens/{made['api_token']['id']}")
+    still = await find_operator(other, header)
+    await watcher.look()
+
+    assert still.name == "ada"
+    with pytest.raises(NotAuthenticatedError):
+        await find_operator(other, header)
 
 
 async def test_change_is_heard_of_once_by_the_other_and_not_again_by_its_maker(

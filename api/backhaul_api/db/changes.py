@@ -32,9 +32,9 @@ EVENTS = UUID(int=1)
 _IDENTITY = int.from_bytes(b"host's identity!")
 
 
-def identity_topic(host_id: UUID) -> UUID:
-    """Build the topic of who may speak for a host, which changes less often than the host."""
-    return UUID(int=host_id.int ^ _IDENTITY)
+def identity_topic(id_: UUID) -> UUID:
+    """Build the topic of who may speak for a host, or as an operator: which tokens serve."""
+    return UUID(int=id_.int ^ _IDENTITY)
 
 
 KEPT_FOR = timedelta(minutes=10)

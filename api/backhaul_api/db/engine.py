@@ -35,6 +35,8 @@ _PASSING_STATES = ("08", "25P03", "40001", "40P01", "53", "57014", "57P")
 # Of a prepared statement that is another client's, or on another of the pooler's connections.
 _POOLED_STATES = frozenset({"26000", "42P05"})
 
+_MARKS = 2**31
+
 _DEFAULTS = Settings()
 
 # An instance of a newer version has widened a column; the statement is prepared anew next time.
@@ -108,6 +110,24 @@ class Database:
         for connection in committed:
             if touched := changes.take_touched(connection):
                 self.on_changes(touched)
+
+    def read_mark(self) -> int | None:
+        """Read what is another number once another program has left its mark.
+
+        None if nobody can tell now. On PostgreSQL `changes` tells instead.
+        """
+        return self._backend.read_mark() if isinstance(self._backend, Sqlite) else 0
+
+    async def leave_mark(self, connection: AsyncConnection) -> None:
+        """Leave a mark, in the transaction of a change that is made past the process that serves.
+
+        On SQLite nothing else tells it.
+        """
+        if self.is_sqlite:
+            mark = (await connection.exec_driver_sql("PRAGMA user_version")).scalar() or 0
+            # The pragma takes no parameters; it is a 32-bit number of the file's header.
+            following = (mark + 1) % _MARKS
+            await connection.exec_driver_sql(f"PRAGMA user_version = {following}")
 
     @asynccontextmanager
     async def borrowing(self) -> AsyncIterator[Any]:

@@ -205,6 +205,17 @@ class Sqlite:
             turn.end(is_good=False)
         await turn.committed
 
+    def read_mark(self) -> int | None:
+        """Read the mark that other programs leave; None where it cannot be read."""
+        sync = self._take(to_read=True)
+        try:
+            mark: int = _driver_of(sync).execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error:
+            _close(sync)
+            return None
+        self._idle.append(sync)
+        return mark
+
     async def close(self) -> None:
         if self._running is not None:
             await asyncio.wait([self._running])

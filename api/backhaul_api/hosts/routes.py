@@ -183,7 +183,7 @@ async def create_enrollment_token(
     now = services.clock.now()
     secret = build_token(TokenKind.ENROLLMENT)
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, NewEnrollmentToken)) is not None:
             return made
         token = await enrolment.insert_token(

@@ -18,11 +18,9 @@ from backhaul_api.audit.store import record
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.changes import touch
 from backhaul_api.idempotency import IdempotencyKey, Once
-from backhaul_api.jobs import batch, log, rules, store, targets, turns
+from backhaul_api.jobs import creation, log, rules, store, targets, turns
 from backhaul_api.jobs.overdue import close_if_overdue, close_overdue, find_silence
-from backhaul_api.kinds.order import Order, Sources
 from backhaul_api.moments import parse_moment
-from backhaul_api.names import named_in
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
     Cursor,
@@ -114,40 +112,8 @@ async def create_job(
     data: JSONBody[JobRequest],
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    now = services.clock.now()
-    async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
-        if (made := await once.recall(connection, Job)) is not None:
-            return made
-        # Locked, so that the host is not removed while it gets the job.
-        with named_in("host"):
-            host = await targets.fetch_present_host(connection, data.host)
-        with named_in("repository"):
-            repository = await targets.fetch_present_repository(connection, data.repository)
-        order = Order(
-            connection=connection,
-            now=now,
-            keys=services.keys,
-            host=host,
-            repository=repository,
-            sources=Sources(connection),
-        )
-        new = await batch.plan_job(order, data, actor=request.user)
-        job = await store.insert_for(
-            connection, new, host=host.name, repository=repository.name, now=now
-        )
-        await record(
-            connection,
-            request.user,
-            "job.create",
-            at=now,
-            target_kind="job",
-            target_id=job.id,
-            target=f"{job.kind} on {job.host}",
-        )
-        await once.keep(connection, job)
-        touch(connection, host.id)
-    return job
+    once = Once.of(request, services, idempotency_key, data)
+    return await creation.create(services, request.user, data, once)
 
 
 @post(
@@ -165,26 +131,8 @@ async def create_jobs(
     data: JSONBody[CreateJobs],
     idempotency_key: IdempotencyKey = None,
 ) -> CreatedJobs:
-    now = services.clock.now()
-    async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
-        if (made := await once.recall(connection, CreatedJobs)) is not None:
-            return made
-        new, ids = await batch.create_many(
-            connection, data.jobs, actor=request.user, keys=services.keys, now=now
-        )
-        await record(
-            connection,
-            request.user,
-            "job.create",
-            at=now,
-            target_kind="job",
-            target=batch.describe(data.jobs),
-        )
-        created = CreatedJobs(ids=tuple(ids))
-        await once.keep(connection, created)
-        touch(connection, *{job.host_id for job in new})
-    return created
+    once = Once.of(request, services, idempotency_key, data)
+    return await creation.create_many(services, request.user, data, once)
 
 
 @get("/{job_id:uuid}", operation_id="get_job", summary="Get a job, or wait for its next change")

@@ -1,4 +1,5 @@
-"""What this process remembers of hosts, so that a poll which finds nothing new asks no database.
+"""What this process remembers of hosts, so that a poll which finds nothing new asks no database;
+and whose token is whose.
 
 After a look that found nothing, and left nothing to wait for that time alone could change, the host
 counts as quiet: the next poll that says the same is parked at once. A wake-up of the host, which
@@ -12,15 +13,21 @@ memory can be lost at any moment, and must never be older than the last wake-up:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from backhaul.wire.agents import HeldJob, PollRequest
-from backhaul_api.db.changes import identity_topic
-from backhaul_api.identity import AgentIdentity
+from backhaul_api.identity import Actor, AgentIdentity
+from backhaul_api.known_tokens import KnownTokens, Remember
+
+OPERATOR_KEPT_FOR = timedelta(seconds=1)
+"""Whose token it is, is asked anew then: somebody may have changed the database by hand, and that a
+token is in use is noted now and then."""
+
+_MOST_OPERATORS = 1000
+"""Tokens that were used once and never again are still in the memory until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +59,35 @@ class Look:
         self.host_id = host_id
 
 
-class Introduction:
-    """A look under way for the host of a token, whose id is not known before it."""
+@dataclass(frozen=True, slots=True)
+class KnownOperator:
+    """An operator as a token was found to be of, for as long as that is believed."""
 
-    __slots__ = ("woken",)
+    actor: Actor
+    since: datetime
+    until: datetime
+    mark: int | None
+    """The database's, when it was asked: see `Database.read_mark`."""
 
-    def __init__(self) -> None:
-        self.woken: set[UUID] = set()
-        """The topics that were woken since it began."""
+    @classmethod
+    def build(cls, actor: Actor, now: datetime, mark: int | None) -> KnownOperator:
+        """Build it for a token that was good at this moment."""
+        until = now + OPERATOR_KEPT_FOR
+        if actor.expires_at is not None:
+            until = min(until, actor.expires_at)
+        return cls(actor, now, until, mark)
+
+    def is_believed(self, now: datetime, mark: int | None) -> bool:
+        """Tell whether it must still be so; a clock that was set back says nothing."""
+        return mark is not None and mark == self.mark and self.since <= now < self.until
 
 
 class Memory:
-    """The quiet hosts of one process, who its agents are, and when it heard of them."""
+    """The quiet hosts of one process, when it heard of them, and whose tokens it knows."""
 
     def __init__(self) -> None:
-        self._agents: dict[bytes, AgentIdentity] = {}
-        self._hashes_of: dict[UUID, tuple[bytes, ...]] = {}
-        self._introductions: set[Introduction] = set()
+        self.agents: KnownTokens[AgentIdentity] = KnownTokens()
+        self.operators: KnownTokens[KnownOperator] = KnownTokens()
         self._quiet: dict[bytes, Quiet] = {}
         self._token_of: dict[UUID, bytes] = {}
         self._looks: dict[UUID, Look] = {}
@@ -82,31 +101,18 @@ class Memory:
 
     def find_agent(self, token_hash: bytes) -> AgentIdentity | None:
         """Find whose token this is, if that is known and cannot have changed."""
-        return self._agents.get(token_hash) if self.is_trusted else None
+        return self.agents.find(token_hash) if self.is_trusted else None
 
-    @contextmanager
-    def introduce(self) -> Iterator[Callable[[AgentIdentity], None]]:
-        """Begin a look for the host of a token; gives what remembers the host that is found, unless
-        it was woken since."""
-        look = Introduction()
-        self._introductions.add(look)
+    def find_operator(self, token_hash: bytes, now: datetime, mark: int | None) -> Actor | None:
+        """Find whose session or API token this is, if that is known and cannot have changed."""
+        known = self.operators.find(token_hash) if self.is_trusted else None
+        return known.actor if known is not None and known.is_believed(now, mark) else None
 
-        def remember(agent: AgentIdentity) -> None:
-            topic = identity_topic(agent.host_id)
-            is_new = look in self._introductions and topic not in look.woken
-            if is_new and not agent.is_removed and agent.token_hash not in self._agents:
-                self._agents[agent.token_hash] = agent
-                self._hashes_of[topic] = (*self._hashes_of.get(topic, ()), agent.token_hash)
-
-        try:
-            yield remember
-        finally:
-            self._introductions.discard(look)
-
-    @property
-    def introducing(self) -> int:
-        """How many tokens are being looked up."""
-        return len(self._introductions)
+    def introduce_operator(self) -> AbstractContextManager[Remember[KnownOperator]]:
+        """Begin a look for the operator of a token: see `KnownTokens.introduce`."""
+        if len(self.operators) >= _MOST_OPERATORS:
+            self.operators.forget_all()
+        return self.operators.introduce()
 
     def begin(self, host_id: UUID) -> Look:
         """Begin a look. Of several at a time, the one that began last is believed."""
@@ -128,19 +134,16 @@ class Memory:
         speak for it."""
         self._looks.pop(topic, None)
         self._forget(topic)
-        for token_hash in self._hashes_of.pop(topic, ()):
-            self._agents.pop(token_hash, None)
-        for look in self._introductions:
-            look.woken.add(topic)
+        self.agents.wake(topic)
+        self.operators.wake(topic)
 
     def forget_all(self) -> None:
         """Anything may have changed."""
         self._looks.clear()
         self._quiet.clear()
         self._token_of.clear()
-        self._agents.clear()
-        self._hashes_of.clear()
-        self._introductions.clear()
+        self.agents.forget_all()
+        self.operators.forget_all()
 
     def hear(self, host_id: UUID, now: datetime) -> None:
         """Note that a quiet host polled: see `take_heard`."""

@@ -351,7 +351,7 @@ def build_farewell(services: Services) -> PollReply:
 
 def is_crowded(services: Services) -> bool:
     """Tell whether so many polls wait for the database that one more would only wait longer."""
-    return services.looks.waiting + services.wakeups.memory.introducing >= MAX_CROWD
+    return services.looks.waiting + services.wakeups.memory.agents.introducing >= MAX_CROWD
 
 
 def build_refusal(services: Services) -> PollReply:

@@ -53,7 +53,7 @@ async def change_password(
     password = _choose_password(data)
     now = services.clock.now()
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, StartedPasswordChange)) is not None:
             return made
         await take_turn(connection)
@@ -101,7 +101,7 @@ async def continue_password_change(
 ) -> Job:
     now = services.clock.now()
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, Job)) is not None:
             return made
         await take_turn(connection)

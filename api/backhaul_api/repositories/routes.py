@@ -73,7 +73,7 @@ async def create_repository(
     rules.check_admin(data.admin, has_upkeep_host=data.upkeep_host is not None)
     now = services.clock.now()
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, Repository)) is not None:
             return made
         repository = await store.insert(connection, services.keys, data, now=now)

@@ -72,7 +72,7 @@ async def create_schedule(
 ) -> Response[Schedule]:
     now = services.clock.now()
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, Schedule)) is not None:
             return _respond(made, status_code=201)
         await store.share_turn(connection)

@@ -49,7 +49,7 @@ async def create_source(
     rules.check_choice(data)
     now = services.clock.now()
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, Source)) is not None:
             return made
         source = await store.insert(connection, data, now=now)

@@ -54,7 +54,7 @@ async def create_user(
     password_hash = await services.passwords.hash(data.password)
     now = services.clock.now()
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, User)) is not None:
             return made
         user = await store.insert(connection, data.username, password_hash=password_hash, now=now)

@@ -143,7 +143,7 @@ async def logout(request: OperatorRequest, services: Needs) -> None:
         )
     now = services.clock.now()
     async with services.database.writing() as connection:
-        await store.delete_session(connection, actor.token_id)
+        await store.delete_session(connection, _user_id(actor), actor.token_id)
         await record(
             connection,
             actor,
@@ -196,7 +196,7 @@ async def create_api_token(
     secret = build_token(TokenKind.API)
     token = tokens.build(data.name, now=now, expires_in=data.expires_in)
     async with services.database.writing() as connection:
-        once = Once(request, services, idempotency_key, data)
+        once = Once.of(request, services, idempotency_key, data)
         if (made := await once.recall(connection, NewApiToken)) is not None:
             return made
         await tokens.insert(

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import User
 from backhaul.wire.jobs import ActorKind
+from backhaul_api.db.changes import identity_topic, touch
 from backhaul_api.db.references import parse_id
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import sessions, setup_tokens, users
@@ -121,11 +122,13 @@ async def refuse_last(connection: AsyncConnection, user: User) -> None:
 async def set_disabled(connection: AsyncConnection, user_id: UUID, *, at: datetime | None) -> None:
     """Shut an operator out, or (with None) let one in again."""
     await connection.execute(sa.update(users).where(users.c.id == user_id).values(disabled_at=at))
+    touch(connection, identity_topic(user_id))
 
 
 async def delete(connection: AsyncConnection, user_id: UUID) -> None:
     """Delete an operator, with the sessions and the tokens."""
     await connection.execute(sa.delete(users).where(users.c.id == user_id))
+    touch(connection, identity_topic(user_id))
 
 
 async def note_login(connection: AsyncConnection, user_id: UUID, *, now: datetime) -> None:
@@ -202,9 +205,11 @@ async def insert_session(
     )
 
 
-async def delete_session(connection: AsyncConnection, session_id: UUID) -> None:
-    """End a session. Ending it twice changes nothing."""
-    await connection.execute(sa.delete(sessions).where(sessions.c.id == session_id))
+async def delete_session(connection: AsyncConnection, user_id: UUID, session_id: UUID) -> None:
+    """End an operator's session. Ending it twice changes nothing."""
+    found = sa.and_(sessions.c.id == session_id, sessions.c.user_id == user_id)
+    await connection.execute(sa.delete(sessions).where(found))
+    touch(connection, identity_topic(user_id))
 
 
 async def delete_sessions_of(
@@ -213,6 +218,7 @@ async def delete_sessions_of(
     """End every session of an operator, but perhaps one."""
     query = sa.delete(sessions).where(sessions.c.user_id == user_id)
     await connection.execute(query if but is None else query.where(sessions.c.id != but))
+    touch(connection, identity_topic(user_id))
 
 
 async def find_session(

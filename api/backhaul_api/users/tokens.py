@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import ApiToken
 from backhaul.wire.jobs import ActorKind
+from backhaul_api.db.changes import identity_topic, touch
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import api_tokens, users
 from backhaul_api.errors import ConflictError, NotFoundError
@@ -84,12 +85,14 @@ async def delete(connection: AsyncConnection, user_id: UUID, token_id: UUID) -> 
     if row is None:
         raise NotFoundError("API token", token_id)
     await connection.execute(sa.delete(api_tokens).where(found))
+    touch(connection, identity_topic(user_id))
     return _build(row)
 
 
 async def delete_all_of(connection: AsyncConnection, user_id: UUID) -> int:
     """Revoke every token of an operator; tells how many there were."""
     result = await connection.execute(sa.delete(api_tokens).where(api_tokens.c.user_id == user_id))
+    touch(connection, identity_topic(user_id))
     return result.rowcount
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import dataclasses
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
 from backhaul.wire.agents import HeldJob, PollRequest
-from backhaul_api.polling.memory import Memory, Quiet
+from backhaul.wire.jobs import ActorKind
+from backhaul_api.identity import Actor
+from backhaul_api.polling.memory import OPERATOR_KEPT_FOR, KnownOperator, Memory, Quiet
 from backhaul_api.polling.wakeups import Wakeups
 from tests.fakes.clock import START
 
@@ -98,6 +101,46 @@ def test_poll_is_answered_from_memory_only_when_it_says_the_same(
     changes: dict[str, object], is_same: bool
 ) -> None:
     assert build_quiet().is_same(msgspec.structs.replace(POLL, **changes)) is is_same
+
+
+ADA = Actor(kind=ActorKind.USER, id=uuid4(), name="ada")
+SOON = START + OPERATOR_KEPT_FOR / 2
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "now", "mark", "is_believed"),
+    [
+        (None, SOON, 7, True),
+        (None, START + OPERATOR_KEPT_FOR, 7, False),
+        (SOON, SOON, 7, False),
+        (None, START - timedelta(seconds=1), 7, False),
+        (None, SOON, 8, False),
+        (None, SOON, None, False),
+    ],
+    ids=["soon", "late", "expired", "clock set back", "other mark", "no mark"],
+)
+def test_operator_is_believed_only_while_nothing_can_have_changed(
+    expires_at: datetime | None, now: datetime, mark: int | None, *, is_believed: bool
+) -> None:
+    memory = Memory()
+    memory.is_trusted = True
+    actor = dataclasses.replace(ADA, expires_at=expires_at)
+
+    with memory.introduce_operator() as remember:
+        remember(TOKEN, KnownOperator.build(actor, START, 7), HOST)
+
+    assert (memory.find_operator(TOKEN, now, mark) == actor) is is_believed
+
+
+def test_tokens_that_are_used_once_do_not_fill_the_memory() -> None:
+    memory = Memory()
+    known = KnownOperator.build(ADA, START, 0)
+
+    for number in range(2500):
+        with memory.introduce_operator() as remember:
+            remember(number.to_bytes(32), known, HOST)
+
+    assert len(memory.operators) == 500
 
 
 def test_who_was_heard_of_is_told_once() -> None:

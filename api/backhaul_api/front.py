@@ -1,26 +1,45 @@
-"""Polls and batches, answered on their connection: what is between it and a handler of Litestar's
-costs more than what they ask for, and most of what a parked poll weighs.
+"""What is asked most, answered on its connection: agents' polls and batches, and operators' jobs.
+
+What is between it and a handler of Litestar's costs more than what they ask for, and most of what a
+parked poll weighs.
 
 Whatever is wrong with a request (its token, its body, a database that is away) passes it on to the
 ordinary route, which says so. So errors are told in one place, and this is only ever a shorter way
-to the same answer: a batch that was applied and comes again is a duplicate. The poll of a quiet
-host is parked without any query and without a task: see `memory`.
+to the same answer: a batch that was applied and comes again is a duplicate. A job, though, would be
+made twice: once its transaction has begun, the ordinary route is only given the error to tell. The
+poll of a quiet host is parked without any query and without a task: see `polling.memory`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
 
 from backhaul.wire.agents import PollReply, PollRequest
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul.wire.job_batches import CreateJobs
+from backhaul.wire.kinds import JobRequest
 from backhaul.wire.tokens import hash_token
-from backhaul_api.auth import find_agent
+from backhaul_api.auth import ATTEMPT, Attempt, find_agent, find_operator
+from backhaul_api.bodies import decode_body
+from backhaul_api.errors import DomainError
+from backhaul_api.idempotency import HEADER as KEY_HEADER
+from backhaul_api.idempotency import Once, is_key
+from backhaul_api.identity import Actor
+from backhaul_api.ids import new_id
+from backhaul_api.jobs import creation
+from backhaul_api.logs import current_request_id, facts
 from backhaul_api.polling.parking import Connection
 from backhaul_api.polling.poll import Poll, QuietPoll, build_farewell, build_refusal, is_crowded
 from backhaul_api.polling.receive import receive as apply_batch
+from backhaul_api.request_log import GIVEN_ID, note
 from backhaul_api.services import Services
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -29,19 +48,30 @@ Headers = Sequence[tuple[bytes, bytes]]
 _BEARER_LENGTH = len("Bearer ")
 _PROTOCOL = str(PROTOCOL_VERSION).encode()
 _PROTOCOL_NAME = PROTOCOL_HEADER.lower().encode()
+_KEY_NAME = KEY_HEADER.lower().encode()
+
+log = logging.getLogger(__name__)
 
 _decoder = msgspec.json.Decoder(PollRequest)
 _encoder = msgspec.json.Encoder()
+
+
+State = Mapping[str, object]
+
+NOTHING_KNOWN: State = MappingProxyType({})
 
 
 class Exchange(Connection, Protocol):
     """The connection of a request that came whole, and waits for its answer."""
 
     def respond(self, body: bytes) -> None:
-        """Answer with 200 and a JSON document."""
+        """Answer an agent with 200 and a JSON document."""
 
-    def pass_on(self, headers: Headers, body: bytes) -> None:
-        """Leave the request, which has these, to the ordinary route."""
+    def respond_created(self, body: bytes, request_id: str) -> None:
+        """Answer an operator with 201 and a JSON document."""
+
+    def pass_on(self, headers: Headers, body: bytes, state: State = NOTHING_KNOWN) -> None:
+        """Leave the request, which has these, to the ordinary route, with what is known of it."""
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run what is to answer it."""
@@ -51,14 +81,31 @@ Answer = Callable[[Exchange, Headers, bytes], None]
 """Answers a request, or passes it on; now or later."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Creation:
+    """An address at which operators create something."""
+
+    path: str
+    takes: Any
+    """The type of the body."""
+    create: Callable[[Services, Actor, Any, Once], Awaitable[object]]
+
+
+_CREATIONS = (
+    _Creation("/v1/jobs", JobRequest, creation.create),
+    _Creation("/v1/jobs/batch", CreateJobs, creation.create_many),
+)
+
+
 class Front:
-    """Answers polls and batches."""
+    """Answers polls and batches, and creates jobs."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self.answers: Mapping[bytes, Answer] = {
             b"/v1/agent/poll": self.poll,
             b"/v1/agent/envelopes": self.take,
+            **{one.path.encode(): partial(self.create, one) for one in _CREATIONS},
         }
         """What takes the POSTs to a path."""
 
@@ -90,6 +137,35 @@ class Front:
             exchange.pass_on(headers, raw)
         else:
             exchange.respond(_encoder.encode(reply))
+
+    def create(self, what: _Creation, exchange: Exchange, headers: Headers, raw: bytes) -> None:
+        """Create what an operator asks for."""
+        exchange.run(self._create(what, exchange, headers, raw))
+
+    async def _create(
+        self, what: _Creation, exchange: Exchange, headers: Headers, raw: bytes
+    ) -> None:
+        services, begun, request_id = self._services, time.perf_counter(), new_id().hex
+        current_request_id.set(request_id)  # of this task alone
+        known: dict[str, object] = {GIVEN_ID: request_id}
+        try:
+            token, key = _read_operators(headers)
+            actor = await find_operator(services, token)
+            data = decode_body(raw, what.takes)
+        except Exception:  # noqa: BLE001 (as above)
+            exchange.pass_on(headers, raw, known)
+            return
+        try:
+            once = Once(services, actor, key, path=what.path, data=data)
+            body = _encoder.encode(await what.create(services, actor, data, once))
+        except Exception as error:  # noqa: BLE001 (as above; but nothing is begun again)
+            if exchange.has_hung_up():
+                _note_lost(what.path, begun, actor, error)
+            else:
+                exchange.pass_on(headers, raw, {**known, ATTEMPT: Attempt(actor, error)})
+        else:
+            exchange.respond_created(body, request_id)
+            note("POST", what.path, 201, begun, actor)
 
     def _find_quiet(self, exchange: Exchange, header: str, body: PollRequest) -> QuietPoll | None:
         """Find out whether the poll is of a quiet host. From here until it is parked nothing is
@@ -143,6 +219,14 @@ async def _answer(
         exchange.respond(_encoder.encode(reply))
 
 
+def _note_lost(path: str, begun: float, actor: Actor, error: Exception) -> None:
+    """Tell the log what nobody is there any more to be told."""
+    if not isinstance(error, DomainError):
+        told = facts(method="POST", path=path, error=type(error).__name__)
+        log.error("request.failed", exc_info=error, extra=told)
+    note("POST", path, 0, begun, actor)
+
+
 class _UnreadableError(Exception):
     """A request that only the ordinary route can answer."""
 
@@ -158,6 +242,29 @@ def _read_token(headers: Headers) -> str:
     if authorization is None or protocol != _PROTOCOL:
         raise _UnreadableError
     return authorization
+
+
+def _read_operators(headers: Headers) -> tuple[str, str | None]:
+    """Find the header with a token, and the key of a request that may be sent again.
+
+    Raises:
+        _UnreadableError: there is no token, or something that is not just as most send it.
+    """
+    authorization, key = None, None
+    for name, value in headers:
+        if name == b"authorization" and authorization is None:
+            authorization = value.decode("latin-1")
+        elif name == _KEY_NAME and key is None and is_key(value):
+            key = value.decode("ascii")
+        elif name in _READ or (name == b"content-type" and value != b"application/json"):
+            raise _UnreadableError
+    if authorization is None:
+        raise _UnreadableError
+    return authorization, key
+
+
+_READ = frozenset({b"authorization", _KEY_NAME})
+"""None of them may come twice."""
 
 
 def _build_headers(header: str) -> Headers:

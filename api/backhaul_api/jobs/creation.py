@@ -1,0 +1,83 @@
+"""Jobs that operators ask for, whichever way the request came: by the route, or past it (see
+`front`)."""
+
+from __future__ import annotations
+
+from backhaul.wire.job_batches import CreatedJobs, CreateJobs
+from backhaul.wire.jobs import Job
+from backhaul.wire.kinds import JobRequest
+from backhaul_api.audit.store import record
+from backhaul_api.db.changes import touch
+from backhaul_api.idempotency import Once
+from backhaul_api.identity import Actor
+from backhaul_api.jobs import batch, store, targets
+from backhaul_api.kinds.order import Order, Sources
+from backhaul_api.names import named_in
+from backhaul_api.services import Services
+
+
+async def create(services: Services, actor: Actor, data: JobRequest, once: Once) -> Job:
+    """Create a job.
+
+    Raises:
+        InvalidError: a field is not acceptable, alone or beside another.
+        ConflictError: it cannot be done now.
+    """
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        if (made := await once.recall(connection, Job)) is not None:
+            return made
+        # Locked, so that the host is not removed while it gets the job.
+        with named_in("host"):
+            host = await targets.fetch_present_host(connection, data.host)
+        with named_in("repository"):
+            repository = await targets.fetch_present_repository(connection, data.repository)
+        order = Order(
+            connection=connection,
+            now=now,
+            keys=services.keys,
+            host=host,
+            repository=repository,
+            sources=Sources(connection),
+        )
+        new = await batch.plan_job(order, data, actor=actor)
+        job = await store.insert_for(
+            connection, new, host=host.name, repository=repository.name, now=now
+        )
+        await record(
+            connection,
+            actor,
+            "job.create",
+            at=now,
+            target_kind="job",
+            target_id=job.id,
+            target=f"{job.kind} on {job.host}",
+        )
+        await once.keep(connection, job)
+        touch(connection, host.id)
+    return job
+
+
+async def create_many(
+    services: Services, actor: Actor, data: CreateJobs, once: Once
+) -> CreatedJobs:
+    """Create all of the jobs, or none. Raises as `batch.create_many` does."""
+    now = services.clock.now()
+    async with services.database.writing() as connection:
+        if (made := await once.recall(connection, CreatedJobs)) is not None:
+            return made
+        new, ids = await batch.create_many(
+            connection, data.jobs, actor=actor, keys=services.keys, now=now
+        )
+        await record(
+            connection,
+            actor,
+            "job.create",
+            at=now,
+            target_kind="job",
+            target=batch.describe(data.jobs),
+        )
+        created = CreatedJobs(ids=tuple(ids))
+        await once.keep(connection, created)
+        touch(connection, *{job.host_id for job in new})
+    return created
