@@ -29,6 +29,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 _BEARER_LENGTH = len("Bearer ")
 _PROTOCOL = str(PROTOCOL_VERSION).encode()
 _PROTOCOL_NAME = PROTOCOL_HEADER.lower().encode()
+_ONCE = frozenset({b"authorization", _PROTOCOL_NAME})
 
 _decoder = msgspec.json.Decoder(PollRequest)
 _encoder = msgspec.json.Encoder()
@@ -148,16 +149,23 @@ class _UnreadableError(Exception):
 
 
 def _read_token(headers: Headers) -> str:
-    """Find the header with a bearer token, of an agent that speaks this protocol."""
+    """Find the header with a bearer token, of an agent that speaks this protocol and sends JSON.
+
+    Which of two tokens counts is for the ordinary route to say.
+    """
     authorization, protocol = None, None
     for name, value in headers:
-        if name == b"authorization" and value[:_BEARER_LENGTH].lower() == b"bearer ":
-            authorization = value.decode("latin-1")
-        elif name == _PROTOCOL_NAME:
+        if name == b"authorization" and authorization is None:
+            authorization = value
+        elif name == _PROTOCOL_NAME and protocol is None:
             protocol = value.strip()
+        elif name in _ONCE or (name == b"content-type" and value != b"application/json"):
+            raise _UnreadableError
     if authorization is None or protocol != _PROTOCOL:
         raise _UnreadableError
-    return authorization
+    if authorization[:_BEARER_LENGTH].lower() != b"bearer ":
+        raise _UnreadableError
+    return authorization.decode("latin-1")
 
 
 def _build_headers(header: str) -> Headers:
