@@ -9,6 +9,7 @@ an `AgentIdentity`. Routes for agents also demand the protocol header.
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from typing import Any
 
 from litestar import Request
@@ -23,6 +24,7 @@ from backhaul_api.errors import (
     HostRemovedError,
     InvalidError,
     NotAuthenticatedError,
+    NotReadyError,
     UnsupportedProtocolError,
 )
 from backhaul_api.hosts import store as hosts
@@ -96,8 +98,10 @@ async def find_operator(services: Services, header: str | None) -> Actor:
             "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
         )
     if tokens.is_use_worth_noting(actor, now=now):
-        async with services.database.writing() as connection:
-            await tokens.note_use(connection, actor, now=now)
+        # On a full disk, say, operators can still look: this much is worth nobody's answer.
+        with suppress(NotReadyError):
+            async with services.database.writing() as connection:
+                await tokens.note_use(connection, actor, now=now)
     return actor
 
 
