@@ -38,8 +38,9 @@ def identity_topic(host_id: UUID) -> UUID:
 
 
 KEPT_FOR = timedelta(minutes=10)
-"""Then a tick deletes the row. A process that could not look for half as long counts everything as
-changed."""
+"""Then a tick deletes the row, by the database's clock, which is the same for all. A process that
+has not looked for half as long, by that clock, counts everything as changed: its own may have stood
+still, as that of a machine that slept."""
 
 CHANNEL = "backhaul_changes"
 """Of PostgreSQL's NOTIFY, which only says: look at the table now."""
@@ -93,6 +94,8 @@ class Feed:
         """Every transaction below this one was over when last looked."""
         self._server: datetime | None = None
         """When the database's server had started: another one counts transactions anew."""
+        self._read_at: datetime | None = None
+        """By the database's clock."""
         self.has_news = asyncio.Event()
         """Set when this process has written a row since somebody cleared it."""
 
@@ -102,19 +105,22 @@ class Feed:
         self.has_news.set()
 
     async def read(self, connection: AsyncConnection) -> tuple[UUID, ...] | None:
-        """Read whom the changes since the last call touched; None for everybody, in the first call
-        and when the database is another than before."""
+        """Read whom the changes since the last call touched; None for everybody, in the first call,
+        when the database is another than before, and when the last call was too long ago."""
         # In the first call, everybody is woken anyway.
         since = self._settled or _NEVER
         which = {"settled": since, "known": list(self._known)}
         rows = (await connection.execute(_SELECT, which)).all()
-        settled, server = rows[0].settled, rows[0].server
+        settled, server, read_at = rows[0].settled, rows[0].server, rows[0].read_at
         is_same = self._server == server and settled >= self._settled
+        is_deaf = self._read_at is None or read_at - self._read_at > KEPT_FOR / 2
         new = [row for row in rows if row.id is not None]
         self._known.update((row.id, row.transaction_id) for row in new)
-        self._settled, self._server = settled, server
+        self._settled, self._server, self._read_at = settled, server, read_at
         self._known = {id_: number for id_, number in self._known.items() if number >= settled}
-        return tuple({*_read_topics(row.topics for row in new)}) if is_same else None
+        if is_deaf or not is_same:
+            return None
+        return tuple({*_read_topics(row.topics for row in new)})
 
 
 def _read_topics(packed: Iterable[bytes]) -> Iterable[UUID]:
@@ -133,6 +139,7 @@ _INSERT = constant(
 _now = sa.select(
     OLDEST_RUNNING.label("settled"),
     sa.func.pg_postmaster_start_time(type_=sa.DateTime(timezone=True)).label("server"),
+    sa.func.now(type_=sa.DateTime(timezone=True)).label("read_at"),
 ).subquery()
 _is_new = sa.and_(
     changes.c.transaction_id >= sa.bindparam("settled", type_=sa.BigInteger),
@@ -140,7 +147,7 @@ _is_new = sa.and_(
     changes.c.id != sa.all_(sa.bindparam("known", type_=postgresql.ARRAY(sa.BigInteger))),
 )
 _SELECT = constant(
-    sa.select(
-        _now.c.settled, _now.c.server, changes.c.id, changes.c.transaction_id, changes.c.topics
-    ).select_from(_now.outerjoin(changes, _is_new))
+    sa.select(*_now.c, changes.c.id, changes.c.transaction_id, changes.c.topics).select_from(
+        _now.outerjoin(changes, _is_new)
+    )
 )
