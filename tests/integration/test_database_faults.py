@@ -80,6 +80,25 @@ async def test_connection_that_breaks_is_not_a_fault_and_the_next_one_is_new(
 
 
 @ON_POSTGRESQL
+async def test_connection_that_breaks_as_it_is_opened_is_not_a_fault(
+    small_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialect: Any = small_database.sync_engine.dialect
+    set_up = dialect.setup_asyncpg_json_codec
+
+    async def cut(connection: Any) -> None:
+        connection.driver_connection.terminate()
+        await set_up(connection)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dialect, "setup_asyncpg_json_codec", cut)
+        with pytest.raises(NotReadyError):
+            await _run(small_database, "SELECT 1")
+
+    await _run(small_database, "SELECT 1")
+
+
+@ON_POSTGRESQL
 async def test_statement_that_takes_too_long_is_not_a_fault(small_database: Database) -> None:
     with pytest.raises(NotReadyError):
         await _run(small_database, "SELECT pg_sleep(20)")
