@@ -35,6 +35,9 @@ HEAD_LIMIT_S = 10.0
 BODY_STEP_S = 30.0
 """Without a word more of a body, and it is not waited for any longer: its client may be gone."""
 
+LAST_BODY_S = 1.0
+"""How long a server that stops waits for the rest of a body."""
+
 MAX_SHORT_BODY_BYTES = 64 * 1024
 """What is longer goes the ordinary way, where a stranger's body is not read to the end."""
 
@@ -109,8 +112,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._is_answering:
             self._is_last = True
-        else:
-            super().shutdown()
+            return
+        super().shutdown()
+        if self._has_head and not self.transport.is_closing():
+            self._stop_timer()
+            self._timer = self.loop.call_later(LAST_BODY_S, self._refuse_body)
 
     # What comes --------------------------------------------------------------------------------
 
@@ -308,8 +314,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if (self._has_more_body or self.flow.read_paused) and not is_refused:
             self._has_more_body = False
             self._timer = self.loop.call_later(BODY_STEP_S, self._give_up)
-            return
-        if not (is_ordinary and self.cycle.response_started):
+        else:
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        self._timer = None
+        if self._answer is not None or not self.cycle.response_started:
             self._say(408)
         self.transport.close()
 

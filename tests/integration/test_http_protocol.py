@@ -143,6 +143,22 @@ async def test_connection_whose_body_does_not_go_on_is_closed(
     assert (await _ask(*parts)).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("parts", [(POST,), (POST, b"a")], ids=["no-body", "half-a-body"])
+async def test_server_that_stops_waits_for_no_body(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(http_protocol, "LAST_BODY_S", 0.1)
+    async with asyncio.timeout(5):
+        async with _serving(_echo) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.writelines(parts)
+            await asyncio.sleep(0.05)
+        answer = await reader.read()
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
 async def test_body_that_goes_on_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_LIMIT_S", 0.01)
     monkeypatch.setattr(http_protocol, "BODY_STEP_S", 0.2)
