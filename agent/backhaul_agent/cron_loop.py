@@ -21,7 +21,7 @@ from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.logs import fields
 from backhaul_agent.offline import OfflineRuns
 from backhaul_agent.room import wait_for_room
-from backhaul_agent.schedule_entries import ReceivedSet, read_entry
+from backhaul_agent.schedule_entries import ReceivedSet
 from backhaul_agent.schedule_journal import ScheduleJournal
 from backhaul_agent.schedule_plan import Plan, read_entries
 from backhaul_agent.spool import Spool
@@ -93,7 +93,7 @@ class CronLoop:
         plan = Plan(host_id=self._host_id)
         for one in self._journal.load():
             plan.add(
-                read_entry(one.raw),
+                one.received,
                 settled_until=one.settled_until or now,
                 fired=one.fired,
                 is_new=one.settled_until is None,

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from backhaul_agent.errors import DiskFullError, StateFileError
 from backhaul_agent.files import make_private_folder
 
@@ -107,7 +109,8 @@ class JournalFile:
 
         Raises:
             DiskFullError: nothing was changed, because the disk is full.
-            StateFileError: the file or the disk failed; the agent cannot go on.
+            StateFileError: the file or the disk failed, or something in it is not what was
+                written, which SQLite does not see; the agent cannot go on.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -121,6 +124,8 @@ class JournalFile:
             self._commit()
         except sqlite3.Error as error:
             raise _failure(self.path, error) from error
+        except _UNREADABLE as error:
+            raise StateFileError(f"{self.path} is damaged ({error}); {_REMEDY}") from error
 
     def _commit(self) -> None:
         try:
@@ -212,6 +217,9 @@ _REMEDY = (
     "jobs that were running become lost"
 )
 
+
+_UNREADABLE = (msgspec.DecodeError, ValueError, OverflowError)
+"""What reading a message, an id or a moment raises. Nothing else in a transaction does."""
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 """The second: no room for the file that SQLite keeps beside the journal while it is open."""

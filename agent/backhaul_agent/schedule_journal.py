@@ -16,7 +16,7 @@ import msgspec
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul_agent import spool_table
 from backhaul_agent.journal_file import JournalFile
-from backhaul_agent.schedule_entries import ReceivedEntry
+from backhaul_agent.schedule_entries import ReceivedEntry, read_entry
 from backhaul_agent.timers import Timer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,7 +26,7 @@ _MICROSECOND = timedelta(microseconds=1)
 class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule as the journal has it."""
 
-    raw: bytes
+    received: ReceivedEntry
     settled_until: datetime | None
     """None when it did not run."""
     fired: frozenset[datetime]
@@ -51,7 +51,7 @@ class ScheduleJournal:
             ).fetchall()
             return [
                 StoredSchedule(
-                    raw=raw,
+                    received=read_entry(raw),
                     settled_until=None if settled is None else _read_moment(settled),
                     fired=_list_fired(connection, schedule_id),
                 )
@@ -120,8 +120,8 @@ class ScheduleJournal:
         with self._file.transaction() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT schedule_id FROM spool WHERE schedule_id IS NOT NULL"
-            ).fetchall()
-        return [UUID(schedule_id) for (schedule_id,) in rows]
+            )
+            return [UUID(schedule_id) for (schedule_id,) in rows]
 
 
 def _save_ack(connection: sqlite3.Connection, ack: ScheduleAck) -> None:
