@@ -20,10 +20,22 @@ OFFLINE_AFTER = timedelta(minutes=3)
 LAST_SEEN_EVERY = timedelta(minutes=1)
 """A fleet's heartbeats must not become the database's main load."""
 
+LAST_SEEN_AHEAD = timedelta(minutes=3)
+"""What is further ahead comes from a clock that was wrong: a host that is gone would count as there
+until then. The clocks of instances differ by less."""
+
 
 def is_long_ago(last_seen_at: datetime | None, now: datetime) -> bool:
     """Tell whether that a host is there is to be noted again."""
-    return last_seen_at is None or now - last_seen_at >= LAST_SEEN_EVERY
+    if last_seen_at is None:
+        return True
+    return not -LAST_SEEN_AHEAD <= now - last_seen_at < LAST_SEEN_EVERY
+
+
+def was_long_ago(now: datetime) -> sa.ColumnElement[bool]:
+    """Build the same condition for the rows of hosts that were seen before."""
+    seen_at = hosts.c.last_seen_at
+    return sa.or_(seen_at <= now - LAST_SEEN_EVERY, seen_at > now + LAST_SEEN_AHEAD)
 
 
 async def complete(connection: AsyncConnection, found: list[Host], *, now: datetime) -> list[Host]:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from backhaul_api.db.parts import in_parts
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import NotReadyError
-from backhaul_api.hosts.presence import LAST_SEEN_EVERY
+from backhaul_api.hosts.presence import was_long_ago
 from backhaul_api.logs import facts
 from backhaul_api.services import Services
 
@@ -47,7 +47,7 @@ async def write(services: Services) -> None:
     at = min(heard.values())
     async with services.database.writing() as connection:
         for some in in_parts(heard, _AT_ONCE):
-            is_old = sa.and_(hosts.c.id.in_(some), hosts.c.last_seen_at <= at - LAST_SEEN_EVERY)
+            is_old = sa.and_(hosts.c.id.in_(some), was_long_ago(at))
             # Two instances that waited for each other's hosts would be a deadlock. Whoever has
             # locked one is a batch of it, which notes the visit itself, or the next poll's turn.
             free = (
