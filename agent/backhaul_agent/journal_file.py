@@ -22,7 +22,7 @@ ROOM_EVERY_S = 5.0
 """How often a full disk is tried again."""
 
 FILE_NAME = "journal.sqlite3"
-_FORMAT = 5
+_FORMAT = 6
 
 _TABLES = """
 CREATE TABLE spool (
@@ -91,6 +91,10 @@ ALTER TABLE jobs ADD COLUMN noted_end BLOB;
     4: """
 -- Lines that there was no room for, since the last one that is numbered.
 ALTER TABLE jobs ADD COLUMN lines_left_out INTEGER NOT NULL DEFAULT 0;
+""",
+    5: """
+-- In microseconds since 1970: up to where slots were over when the clock stepped back.
+ALTER TABLE schedules ADD COLUMN settled_before INTEGER;
 """,
 }
 """By the format that each one leaves behind. Every file has gone through all of them."""
