@@ -22,6 +22,7 @@ from backhaul_api.kinds import plan
 from backhaul_api.kinds.order import Order, Sources
 from backhaul_api.names import named_in
 from backhaul_api.repositories.rules import check_place, choose_access
+from backhaul_api.schedules.store import share_turn
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ async def create_many(
         InvalidError: one of them is not acceptable; its field begins with `jobs[…]`.
         ConflictError: one of them cannot be done now.
     """
+    await share_turn(connection)
     found = await targets.fetch_present_hosts(connection, [one.host for one in requests])
     repositories = await _fetch_repositories(connection, requests)
     sources = Sources(connection)
