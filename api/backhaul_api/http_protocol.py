@@ -319,6 +319,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse_body(self) -> None:
         self._timer = None
+        if self.transport.is_closing():
+            return
         if self._answer is not None or not self.cycle.response_started:
             self._say(408)
         self.transport.close()
