@@ -160,8 +160,13 @@ class EmptiedDatabase:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._loop.run_until_complete(self._connection.close())
+        self._loop.run_until_complete(self._leave())
         self._loop.close()
+
+    async def _leave(self) -> None:
+        # Without a word: the last test may have ended all connections.
+        self._connection.terminate()
+        await asyncio.sleep(0)
 
 
 @contextmanager
