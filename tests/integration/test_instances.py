@@ -332,6 +332,28 @@ async def test_tick_of_an_instance_whose_clock_is_ahead_takes_no_news_from_the_o
     assert bells.rung == [topic]
 
 
+async def test_transaction_that_is_left_open_lets_no_memory_grow(
+    services: Services, other: Services
+) -> None:
+    watcher, feed = Watcher(other), other.database.feed
+    await watcher.look()
+    async with services.database.writing() as forgotten:
+        await forgotten.execute(sa.text("SELECT pg_current_xact_id()"))
+        await touch_now(services, uuid4())
+        await watcher.look()
+        kept = dict(feed._known)
+        async with services.database.writing() as connection:
+            await connection.execute(sa.delete(changes))
+        feed._known = {
+            id_: heard._replace(at=heard.at and heard.at - 2 * KEPT_FOR)
+            for id_, heard in kept.items()
+        }
+        await watcher.look()
+
+    assert len(kept) == 1
+    assert feed._known == {}
+
+
 async def test_instance_that_slept_counts_everything_as_changed(
     services: Services, other: Services, clock: FakeClock
 ) -> None:

@@ -84,12 +84,20 @@ class Row(NamedTuple):
     transaction_id: int
 
 
+class _Heard(NamedTuple):
+    """A row that was heard of."""
+
+    transaction_id: int
+    at: datetime | None
+    """When, by the database's clock; None before it was first looked at."""
+
+
 class Feed:
     """What one process has heard of, and what is new to it."""
 
     def __init__(self) -> None:
-        self._known: dict[int, int] = {}
-        """Rows that were heard of and can be found again: their transactions, by id."""
+        self._known: dict[int, _Heard] = {}
+        """Rows that were heard of and can be found again, by their ids."""
         self._settled = 0
         """Every transaction below this one was over when last looked."""
         self._server: datetime | None = None
@@ -101,7 +109,7 @@ class Feed:
 
     def note_own(self, row: Row) -> None:
         """Note a row of this process, which has told its own waiters by itself."""
-        self._known[row.id] = row.transaction_id
+        self._known[row.id] = _Heard(row.transaction_id, self._read_at)
         self.has_news.set()
 
     async def read(self, connection: AsyncConnection) -> tuple[UUID, ...] | None:
@@ -115,12 +123,21 @@ class Feed:
         is_same = self._server == server and settled >= self._settled
         is_deaf = self._read_at is None or read_at - self._read_at > KEPT_FOR / 2
         new = [row for row in rows if row.id is not None]
-        self._known.update((row.id, row.transaction_id) for row in new)
+        self._known.update((row.id, _Heard(row.transaction_id, read_at)) for row in new)
         self._settled, self._server, self._read_at = settled, server, read_at
-        self._known = {id_: number for id_, number in self._known.items() if number >= settled}
+        self._forget(settled, read_at - 2 * KEPT_FOR)
         if is_deaf or not is_same:
             return None
         return tuple({*_read_topics(row.topics for row in new)})
+
+    def _forget(self, settled: int, deleted: datetime) -> None:
+        """Forget the rows that are not found again: of transactions before one, or heard of before
+        a moment. Somewhere, a transaction may be left open for good."""
+        self._known = {
+            id_: heard
+            for id_, heard in self._known.items()
+            if heard.transaction_id >= settled and (heard.at is None or heard.at > deleted)
+        }
 
 
 def _read_topics(packed: Iterable[bytes]) -> Iterable[UUID]:
