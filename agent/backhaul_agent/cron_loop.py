@@ -21,7 +21,7 @@ from backhaul_agent.journal_file import ROOM_EVERY_S
 from backhaul_agent.logs import fields
 from backhaul_agent.offline import OfflineRuns
 from backhaul_agent.room import wait_for_room
-from backhaul_agent.schedule_entries import ReceivedSet, read_entry
+from backhaul_agent.schedule_entries import ReceivedSet
 from backhaul_agent.schedule_journal import ScheduleJournal
 from backhaul_agent.schedule_plan import Plan, read_entries
 from backhaul_agent.spool import Spool
@@ -93,15 +93,19 @@ class CronLoop:
         plan = Plan(host_id=self._host_id)
         for one in self._journal.load():
             plan.add(
-                read_entry(one.raw),
+                one.received,
                 settled_until=one.settled_until or now,
+                settled_before=one.settled_before,
                 fired=one.fired,
                 is_new=one.settled_until is None,
             )
         plan.log_errors()
         if self._journal.acknowledge_again(plan.build_ack(self.applied_version)):
             self._spool.notify()
-        timers = [timer.rewind(now) if timer.is_ahead_of(now) else timer for timer in plan.timers]
+        timers = [
+            timer.rewind(now) if timer.is_ahead_of(now) else timer.come_back(now)
+            for timer in plan.timers
+        ]
         self._journal.save_places(timers)
         self._follow(plan.entries, timers)
         for waiting in self._journal.list_waiting():
@@ -156,6 +160,7 @@ class CronLoop:
 
     def _fire_held_back(self, timer: Timer, now: datetime) -> Timer:
         """Fire a missed slot that waits for the machine to settle: no edit may lose it."""
+        timer = timer.come_back(now)
         due = timer.look(now)
         if due is None or not timer.may_fire(due, now):
             return timer
@@ -214,6 +219,9 @@ class CronLoop:
         self._timetable.line_up_again(moved.get(one.schedule_id, one) for one in timers)
 
     def _look_at(self, timer: Timer, now: datetime, now_s: float) -> None:
+        was_back, timer = timer, timer.come_back(now)
+        if timer is not was_back:
+            self._journal.save_places([timer])
         due = timer.look(now)
         if due is None:
             self._timetable.put(timer)

@@ -253,8 +253,8 @@ class Journal:
             rows = connection.execute(
                 "SELECT command, state, log_lines, pid, pid_started, noted_end FROM jobs"
                 " ORDER BY position"
-            ).fetchall()
-        return [_read(*row) for row in rows]
+            )
+            return [_read(*row) for row in rows]
 
 
 def _read(  # noqa: PLR0917 (a row)

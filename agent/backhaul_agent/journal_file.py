@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from backhaul_agent.errors import DiskFullError, StateFileError
 from backhaul_agent.files import make_private_folder
 
@@ -20,7 +22,7 @@ ROOM_EVERY_S = 5.0
 """How often a full disk is tried again."""
 
 FILE_NAME = "journal.sqlite3"
-_FORMAT = 5
+_FORMAT = 6
 
 _TABLES = """
 CREATE TABLE spool (
@@ -90,6 +92,10 @@ ALTER TABLE jobs ADD COLUMN noted_end BLOB;
 -- Lines that there was no room for, since the last one that is numbered.
 ALTER TABLE jobs ADD COLUMN lines_left_out INTEGER NOT NULL DEFAULT 0;
 """,
+    5: """
+-- In microseconds since 1970: up to where slots were over when the clock stepped back.
+ALTER TABLE schedules ADD COLUMN settled_before INTEGER;
+""",
 }
 """By the format that each one leaves behind. Every file has gone through all of them."""
 
@@ -107,7 +113,8 @@ class JournalFile:
 
         Raises:
             DiskFullError: nothing was changed, because the disk is full.
-            StateFileError: the file or the disk failed; the agent cannot go on.
+            StateFileError: the file or the disk failed, or something in it is not what was
+                written, which SQLite does not see; the agent cannot go on.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -121,6 +128,8 @@ class JournalFile:
             self._commit()
         except sqlite3.Error as error:
             raise _failure(self.path, error) from error
+        except _UNREADABLE as error:
+            raise StateFileError(f"{self.path} is damaged ({error}); {_REMEDY}") from error
 
     def _commit(self) -> None:
         try:
@@ -212,6 +221,9 @@ _REMEDY = (
     "jobs that were running become lost"
 )
 
+
+_UNREADABLE = (msgspec.DecodeError, ValueError, OverflowError)
+"""What reading a message, an id or a moment raises. Nothing else in a transaction does."""
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 """The second: no room for the file that SQLite keeps beside the journal while it is open."""

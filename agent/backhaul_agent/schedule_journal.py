@@ -16,7 +16,7 @@ import msgspec
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul_agent import spool_table
 from backhaul_agent.journal_file import JournalFile
-from backhaul_agent.schedule_entries import ReceivedEntry
+from backhaul_agent.schedule_entries import ReceivedEntry, read_entry
 from backhaul_agent.timers import Timer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,9 +26,10 @@ _MICROSECOND = timedelta(microseconds=1)
 class StoredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule as the journal has it."""
 
-    raw: bytes
+    received: ReceivedEntry
     settled_until: datetime | None
     """None when it did not run."""
+    settled_before: datetime | None
     fired: frozenset[datetime]
 
 
@@ -47,15 +48,17 @@ class ScheduleJournal:
     def load(self) -> list[StoredSchedule]:
         with self._file.transaction() as connection:
             rows = connection.execute(
-                "SELECT schedule_id, entry, settled_until FROM schedules ORDER BY position"
+                "SELECT schedule_id, entry, settled_until, settled_before FROM schedules"
+                " ORDER BY position"
             ).fetchall()
             return [
                 StoredSchedule(
-                    raw=raw,
-                    settled_until=None if settled is None else _read_moment(settled),
+                    received=read_entry(raw),
+                    settled_until=_read_moment(settled),
+                    settled_before=_read_moment(before),
                     fired=_list_fired(connection, schedule_id),
                 )
-                for schedule_id, raw, settled in rows
+                for schedule_id, raw, settled, before in rows
             ]
 
     def load_fired(self, schedule_ids: Iterable[UUID]) -> dict[UUID, frozenset[datetime]]:
@@ -67,12 +70,18 @@ class ScheduleJournal:
         self, ack: ScheduleAck, entries: Iterable[ReceivedEntry], timers: Iterable[Timer]
     ) -> None:
         """Follow another set from now on, with its ack."""
-        places = {timer.schedule_id: _write_moment(timer.settled_until) for timer in timers}
-        rows = [(str(one.schedule_id), one.raw, places.get(one.schedule_id)) for one in entries]
+        places = {timer.schedule_id: _write_place(timer) for timer in timers}
+        nowhere = (None, None)
+        rows = [
+            (str(one.schedule_id), one.raw, *places.get(one.schedule_id, nowhere))
+            for one in entries
+        ]
         with self._file.transaction() as connection:
             connection.execute("DELETE FROM schedules")
             connection.executemany(
-                "INSERT INTO schedules (schedule_id, entry, settled_until) VALUES (?, ?, ?)", rows
+                "INSERT INTO schedules (schedule_id, entry, settled_until, settled_before)"
+                " VALUES (?, ?, ?, ?)",
+                rows,
             )
             connection.execute(
                 "DELETE FROM fired_slots"
@@ -120,8 +129,8 @@ class ScheduleJournal:
         with self._file.transaction() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT schedule_id FROM spool WHERE schedule_id IS NOT NULL"
-            ).fetchall()
-        return [UUID(schedule_id) for (schedule_id,) in rows]
+            )
+            return [UUID(schedule_id) for (schedule_id,) in rows]
 
 
 def _save_ack(connection: sqlite3.Connection, ack: ScheduleAck) -> None:
@@ -134,19 +143,24 @@ def _save_ack(connection: sqlite3.Connection, ack: ScheduleAck) -> None:
 
 def _save_place(connection: sqlite3.Connection, timer: Timer) -> None:
     connection.execute(
-        "UPDATE schedules SET settled_until = ? WHERE schedule_id = ?",
-        (_write_moment(timer.settled_until), str(timer.schedule_id)),
+        "UPDATE schedules SET settled_until = ?, settled_before = ? WHERE schedule_id = ?",
+        (*_write_place(timer), str(timer.schedule_id)),
     )
 
 
 def _list_fired(connection: sqlite3.Connection, schedule_id: str) -> frozenset[datetime]:
     rows = connection.execute("SELECT slot FROM fired_slots WHERE schedule_id = ?", (schedule_id,))
-    return frozenset(_read_moment(slot) for (slot,) in rows)
+    return frozenset(_EPOCH + slot * _MICROSECOND for (slot,) in rows)
+
+
+def _write_place(timer: Timer) -> tuple[int, int | None]:
+    before = timer.settled_before
+    return _write_moment(timer.settled_until), None if before is None else _write_moment(before)
 
 
 def _write_moment(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def _read_moment(microseconds: int) -> datetime:
-    return _EPOCH + microseconds * _MICROSECOND
+def _read_moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + microseconds * _MICROSECOND

@@ -36,6 +36,7 @@ class Plan:
         *,
         settled_until: datetime,
         fired: frozenset[datetime],
+        settled_before: datetime | None = None,
         is_new: bool = False,
     ) -> None:
         """Take an entry up as one that goes on from a moment, or is new at it.
@@ -49,9 +50,13 @@ class Plan:
             return
         try:
             timer = build_timer(
-                entry, host_id=self._host_id, settled_until=settled_until, fired=fired
+                entry,
+                host_id=self._host_id,
+                settled_until=settled_until,
+                fired=fired,
+                settled_before=settled_before,
             )
-            timer = timer.rewind(settled_until) if is_new else timer
+            timer = timer.begin(settled_until) if is_new else timer
         except CronError as error:
             message = f"{error.what}: {error}"
             self.received[received.schedule_id] = received.with_error(message)

@@ -8,6 +8,8 @@ clock alone, so it survives suspend, restarts, slow disks and clocks that step:
 - Clock steps forward: the same.
 - Clock steps back: slots become due again only if they did not fire before, so none fires twice and
   a clock that was a year ahead for a minute does not silence a schedule for a year.
+- Clock jumps forward over months to where it was before it stepped back, as that of a machine which
+  forgets the time when it is off: what was settled before is settled still.
 
 Jitter moves a fire, never its slot: the schedule simply lives that much behind the clock.
 """
@@ -32,6 +34,10 @@ daily one. Clocks are not set back further; and the server refuses the second fi
 
 MISSED_COUNTED = 10_000
 """Counting stops here: a schedule of every minute misses half a million slots in a year."""
+
+FORGOTTEN = timedelta(days=40)
+"""A clock that shows so much less than before had forgotten the time. Less can be the way back of
+one that was ahead."""
 
 LONGEST_WINDOW_S = 100 * 366 * 86_400
 """A catch-up window that is longer than this is as good as none."""
@@ -62,6 +68,8 @@ class Timer:
     """Slots at or before this are over, whatever became of them."""
     fired: frozenset[datetime] = field(default=frozenset())
     """The slots that fired lately, so that a clock that steps back fires none again."""
+    settled_before: datetime | None = None
+    """Up to where slots were over when the clock stepped back, until it has come past that."""
 
     def next_at(self) -> datetime:
         """Give the moment at which the timer wants to be asked again."""
@@ -105,9 +113,27 @@ class Timer:
             fired=fired,
         )
 
+    def begin(self, now: datetime) -> Timer:
+        """Give the timer as a new one: it lives behind the clock from now on."""
+        return replace(self, settled_until=min(self.settled_until, now - self.jitter))
+
     def rewind(self, now: datetime) -> Timer:
         """Give the timer after the clock stepped back to before what is settled."""
-        return replace(self, settled_until=min(self.settled_until, now - self.jitter))
+        before = max(self.settled_until, self.settled_before or self.settled_until)
+        return replace(self.begin(now), settled_before=before)
+
+    def come_back(self, now: datetime) -> Timer:
+        """Give the timer after the clock may have come past where it was before it stepped back.
+
+        If it had forgotten the time, what was settled before is settled. If it had been ahead, the
+        slots on the way have had their turn, or are missed.
+        """
+        before = self.settled_before
+        if before is None or now - self.jitter <= before:
+            return self
+        had_forgotten = before - self.settled_until > FORGOTTEN
+        settled_until = before if had_forgotten else self.settled_until
+        return replace(self, settled_until=settled_until, settled_before=None)
 
     def is_ahead_of(self, now: datetime) -> bool:
         """Tell whether the clock shows less than what is settled: it stepped back."""
@@ -120,6 +146,7 @@ def build_timer(
     host_id: UUID,
     settled_until: datetime,
     fired: frozenset[datetime] = frozenset(),
+    settled_before: datetime | None = None,
 ) -> Timer:
     """Build the timer of an enabled entry.
 
@@ -135,6 +162,7 @@ def build_timer(
         catch_up_window=None,
         settled_until=settled_until,
         fired=fired,
+        settled_before=settled_before,
     )
     return revise_timer(timer, entry, host_id=host_id)
 

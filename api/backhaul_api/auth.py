@@ -9,6 +9,7 @@ an `AgentIdentity`. Routes for agents also demand the protocol header.
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from backhaul_api.errors import (
     HostRemovedError,
     InvalidError,
     NotAuthenticatedError,
+    NotReadyError,
     UnsupportedProtocolError,
 )
 from backhaul_api.hosts import store as hosts
@@ -126,8 +128,10 @@ async def find_operator(services: Services, header: str | None) -> Actor:
         assert actor.id is not None  # noqa: S101 (only operators have such tokens)
         remember(token_hash, KnownOperator.build(actor, now, mark), identity_topic(actor.id))
     if tokens.is_use_worth_noting(actor, now=now):
-        async with services.database.writing() as connection:
-            await tokens.note_use(connection, actor, now=now)
+        # On a full disk, say, operators can still look: this much is worth nobody's answer.
+        with suppress(NotReadyError):
+            async with services.database.writing() as connection:
+                await tokens.note_use(connection, actor, now=now)
     return actor
 
 

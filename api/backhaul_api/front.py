@@ -233,38 +233,41 @@ class _UnreadableError(Exception):
 
 def _read_token(headers: Headers) -> str:
     """Find the header with a bearer token, of an agent that speaks this protocol."""
-    authorization, protocol = None, None
-    for name, value in headers:
-        if name == b"authorization" and value[:_BEARER_LENGTH].lower() == b"bearer ":
-            authorization = value.decode("latin-1")
-        elif name == _PROTOCOL_NAME:
-            protocol = value.strip()
-    if authorization is None or protocol != _PROTOCOL:
+    authorization, protocol = _read_headers(headers, _PROTOCOL_NAME)
+    is_bearer = authorization[:_BEARER_LENGTH].lower() == b"bearer "
+    if not is_bearer or protocol is None or protocol.strip() != _PROTOCOL:
         raise _UnreadableError
-    return authorization
+    return authorization.decode("latin-1")
 
 
 def _read_operators(headers: Headers) -> tuple[str, str | None]:
-    """Find the header with a token, and the key of a request that may be sent again.
+    """Find the header with a token, and the key of a request that may be sent again."""
+    authorization, key = _read_headers(headers, _KEY_NAME)
+    if key is not None and not is_key(key):
+        raise _UnreadableError
+    return authorization.decode("latin-1"), None if key is None else key.decode("ascii")
+
+
+def _read_headers(headers: Headers, name: bytes) -> tuple[bytes, bytes | None]:
+    """Find who is asking, and another header.
 
     Raises:
-        _UnreadableError: there is no token, or something that is not just as most send it.
+        _UnreadableError: nobody says who asks, one of them is there twice (which counts is for the
+            ordinary route to say), or the body is not said to be JSON as most say it.
     """
-    authorization, key = None, None
-    for name, value in headers:
-        if name == b"authorization" and authorization is None:
-            authorization = value.decode("latin-1")
-        elif name == _KEY_NAME and key is None and is_key(value):
-            key = value.decode("ascii")
-        elif name in _READ or (name == b"content-type" and value != b"application/json"):
+    authorization, other = None, None
+    for each, value in headers:
+        if each == b"authorization" and authorization is None:
+            authorization = value
+        elif each == name and other is None:
+            other = value
+        elif each in {b"authorization", name} or (
+            each == b"content-type" and value != b"application/json"
+        ):
             raise _UnreadableError
     if authorization is None:
         raise _UnreadableError
-    return authorization, key
-
-
-_READ = frozenset({b"authorization", _KEY_NAME})
-"""None of them may come twice."""
+    return authorization, other
 
 
 def _build_headers(header: str) -> Headers:

@@ -1,7 +1,8 @@
 """HTTP/1.1 as uvicorn speaks it, with bounds on what comes before a handler can refuse anything.
 
 uvicorn has none of its own: a client that sends headers without end fills the memory, and one that
-never ends them keeps its connection for ever. Bodies are bounded by the app.
+never ends them, or their body, keeps its connection for ever. How long bodies are is bounded by the
+app.
 
 What is asked most is answered here, on its connection: see `front`. Of ten thousand parked polls,
 uvicorn's and ASGI's share would be more than all the rest. What is out of the ordinary goes
@@ -30,6 +31,12 @@ MAX_HEAD_BYTES = 64 * 1024
 
 HEAD_LIMIT_S = 10.0
 """From the connection, or the first byte of a request, to the end of its headers."""
+
+BODY_STEP_S = 30.0
+"""Without a word more of a body, and it is not waited for any longer: its client may be gone."""
+
+LAST_BODY_S = 1.0
+"""How long a server that stops waits for the rest of a body."""
 
 MAX_SHORT_BODY_BYTES = 64 * 1024
 """What is longer goes the ordinary way, where a stranger's body is not read to the end."""
@@ -61,6 +68,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         "_answer",
         "_body",
         "_has_head",
+        "_has_more_body",
         "_head_bytes",
         "_is_answering",
         "_is_last",
@@ -75,6 +83,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._head_bytes = 0
         self._has_head = False
+        self._has_more_body = False
+        """Some of the body came since somebody looked."""
         self._timer: asyncio.TimerHandle | None = None
         self._answer: Answer | None = None
         """What answers the request that is being read, if it does not go the ordinary way."""
@@ -102,8 +112,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         if self._is_answering:
             self._is_last = True
-        else:
-            super().shutdown()
+            return
+        super().shutdown()
+        if self._has_head and not self.transport.is_closing():
+            self._stop_timer()
+            self._timer = self.loop.call_later(LAST_BODY_S, self._refuse_body)
 
     # What comes --------------------------------------------------------------------------------
 
@@ -120,7 +133,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         if self._is_answering:
@@ -134,14 +147,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_answering:
+        # What stands after a body is none: no proxy has looked at it.
+        if not (self._is_answering or self._has_head):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._is_answering:
             return
-        self._stop_timer()
         self._has_head = True
+        self._has_more_body = True  # as if: its time begins now
         if self._measure_head() > MAX_HEAD_BYTES:
             # All of it came at once. The parser stops, and `send_400_response` is asked to answer.
             raise _HeadTooLongError
@@ -152,6 +166,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         if self._is_answering:
             return
+        self._has_more_body = True
         self._head_bytes = max(0, self._head_bytes - len(body))
         if self._answer is None:
             super().on_body(body)
@@ -165,6 +180,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._is_answering:
             return
+        self._stop_timer()
         self._has_head = False
         self._head_bytes = 0
         if self._answer is None:
@@ -258,7 +274,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         if self._has_head and self._measure_head() > MAX_HEAD_BYTES:
-            self._refuse()
+            self._refuse_head()
         else:
             super().send_400_response(msg)
 
@@ -266,18 +282,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         lengths = (len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         return len(self.url) + sum(lengths)
 
-    def _refuse(self) -> None:
+    def _refuse_head(self) -> None:
         self.logger.warning("request.head_too_long")
         if self._is_answering:
             self._is_last = True
             return
-        if self.cycle is None or self.cycle.response_complete:
-            answer = [STATUS_LINE[431], b"content-length: 0\r\n", b"connection: close\r\n\r\n"]
-            self.transport.write(b"".join(answer))
         # Else an answer is on its way already, and a second one within it would make no sense.
+        if self.cycle is None or self.cycle.response_complete:
+            self._say(431)
         self.transport.close()
 
+    def _say(self, status: int) -> None:
+        answer = [STATUS_LINE[status], b"content-length: 0\r\n", b"connection: close\r\n\r\n"]
+        self.transport.write(b"".join(answer))
+
     def _start_timer(self) -> None:
+        """Begin to count the time of a head, and of the body that may come later."""
         if self._timer is None:
             self._timer = self.loop.call_later(HEAD_LIMIT_S, self._give_up)
 
@@ -288,11 +308,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._has_head:
+            self._wait_for_body()
+        elif self.cycle is not None and not self.cycle.response_complete:
             # Whoever sends the next request early is not cut off from the answer to this one.
             self._start_timer()
         else:
             self.transport.close()
+
+    def _wait_for_body(self) -> None:
+        """Wait on for the rest of a body, if its client is still there and it is wanted."""
+        is_ordinary = self._answer is None
+        is_refused = is_ordinary and self.cycle.response_complete
+        if (self._has_more_body or self.flow.read_paused) and not is_refused:
+            self._has_more_body = False
+            self._timer = self.loop.call_later(BODY_STEP_S, self._give_up)
+        else:
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self._answer is not None or not self.cycle.response_started:
+            self._say(408)
+        self.transport.close()
 
 
 def build_protocol(front: Front) -> type[BoundedHttpProtocol]:

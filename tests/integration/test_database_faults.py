@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import httpx
@@ -58,7 +59,7 @@ async def test_busy_pool_is_not_a_fault(small_database: Database) -> None:
 
 
 @ON_POSTGRESQL
-@pytest.mark.parametrize("state", ["40P01", "40001", "53300", "57P03", "08006"])
+@pytest.mark.parametrize("state", ["40P01", "40001", "53100", "53300", "57P03", "08006"])
 async def test_passing_state_of_postgresql_is_not_a_fault(
     small_database: Database, state: str
 ) -> None:
@@ -74,6 +75,25 @@ async def test_connection_that_breaks_is_not_a_fault_and_the_next_one_is_new(
 ) -> None:
     with pytest.raises(NotReadyError):
         await _run(small_database, "SELECT pg_terminate_backend(pg_backend_pid())")
+
+    await _run(small_database, "SELECT 1")
+
+
+@ON_POSTGRESQL
+async def test_connection_that_breaks_as_it_is_opened_is_not_a_fault(
+    small_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialect: Any = small_database.sync_engine.dialect
+    set_up = dialect.setup_asyncpg_json_codec
+
+    async def cut(connection: Any) -> None:
+        connection.driver_connection.terminate()
+        await set_up(connection)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dialect, "setup_asyncpg_json_codec", cut)
+        with pytest.raises(NotReadyError):
+            await _run(small_database, "SELECT 1")
 
     await _run(small_database, "SELECT 1")
 
@@ -139,6 +159,76 @@ async def test_locked_sqlite_is_not_a_fault(small_database: Database) -> None:
             await _run(small_database, "SELECT 1")
     finally:
         other.close()
+
+
+@contextmanager
+def _full_disk(services: Services) -> Iterator[None]:
+    """Let the file of the database grow no more."""
+    backend: Any = services.database._backend
+    open_one = backend._open
+    pages = 2**30
+
+    def limit(connection: sqlite3.Connection, most: int) -> sqlite3.Connection:
+        connection.execute(f"PRAGMA max_page_count = {most}")
+        return connection
+
+    def open_limited() -> sqlite3.Connection:
+        return limit(open_one(), pages)
+
+    def limit_all() -> None:
+        for lent in backend._idle:
+            limit(lent.connection.driver_connection, pages)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(backend.engine.pool, "_creator", open_limited)
+        with closing(open_one()) as probe:
+            pages = probe.execute("PRAGMA page_count").fetchone()[0]
+        limit_all()
+        yield
+        pages = 2**30
+        limit_all()
+
+
+@ON_SQLITE
+async def test_full_disk_is_no_fault_and_undoes_all_that_was_not_answered(
+    services: Services, operator: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    def build(number: int) -> dict[str, Any]:
+        return {"name": f"s{number}", "paths": [f"/{'x' * 3000}"]}
+
+    async def create(number: int) -> httpx.Response:
+        return await operator.post("/v1/sources", json=build(number))
+
+    with _full_disk(services):
+        answers = await asyncio.gather(*map(create, range(50)))
+        read = await operator.get("/v1/sources", params={"limit": 500})
+    later = await create(50)
+
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert refused
+    assert {answer.status_code for answer in refused} == {503}
+    assert any("disk is full" in answer.json()["detail"] for answer in refused)
+    kept = {one["name"] for one in read.json()["items"]}
+    assert kept == {one.json()["name"] for one in answers if one.status_code == 201}
+    assert later.status_code == 201
+    assert "Traceback" not in caplog.text
+
+
+@ON_SQLITE
+async def test_operator_can_look_where_nothing_can_be_written(
+    services: Services, operator: httpx.AsyncClient
+) -> None:
+    """That an API token is in use is to be noted, but is no reason to refuse it."""
+    made = await operator.post("/v1/api-tokens", json={"name": "ci"})
+    operator.headers["Authorization"] = f"Bearer {made.json()['token']}"
+    backend: Any = services.database._backend
+    backend._patience_s = 0.05
+    with closing(sqlite3.connect(backend._path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        read = await operator.get("/v1/sources")
+        written = await operator.post("/v1/sources", json={"name": "etc", "paths": ["/etc"]})
+
+    assert (read.status_code, written.status_code) == (200, 503)
 
 
 async def test_wrong_statement_is_a_fault(small_database: Database) -> None:

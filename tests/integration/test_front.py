@@ -177,6 +177,49 @@ async def test_body_that_is_none_is_refused(app: Litestar, agent: FakeAgent, wha
     assert headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("what", PATHS)
+async def test_what_comes_after_the_body_is_no_header(
+    app: Litestar, agent: FakeAgent, what: str
+) -> None:
+    """A proxy that looks at headers, or takes some out, does not look there."""
+    async with connected(app, agent) as raw:
+        body = build_body(agent, what)
+        request = raw.build(what, body, framing="chunks", Authorization=None)
+        token = agent.client.headers["Authorization"].encode()
+        raw.writer.write(request[:-2] + b"Authorization: " + token + b"\r\n\r\n")
+        status, _, _ = await raw.read()
+
+    assert status == 401
+
+
+@pytest.mark.parametrize("what", PATHS)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_of_two_tokens_the_same_one_counts_on_both_ways(
+    app: Litestar, agent: FakeAgent, what: str, *, is_first: bool
+) -> None:
+    async with connected(app, agent) as raw:
+        good = agent.client.headers["Authorization"]
+        bad = "Bearer bha_nonsense"
+        two = (good, bad) if is_first else (bad, good)
+        request = raw.build(
+            what, build_body(agent, what), Authorization="\r\nAuthorization: ".join(two)
+        )
+        statuses = []
+        for way in (request, request.replace(b" HTTP/1.1", b"?ordinary HTTP/1.1", 1)):
+            raw.writer.write(way)
+            statuses.append((await raw.read())[0])
+
+    assert statuses[0] == statuses[1]
+
+
+async def test_poll_that_says_it_is_no_json_is_refused(app: Litestar, agent: FakeAgent) -> None:
+    async with connected(app, agent) as raw:
+        raw.writer.write(raw.build("poll", build_body(agent, "poll"), Content_Type="text/plain"))
+        status, _, _ = await raw.read()
+
+    assert status == 415
+
+
 async def test_batch_that_is_long_is_taken(app: Litestar, agent: FakeAgent) -> None:
     lines = tuple(LogLine(at=START, stream="stdout", text="x" * 1000) for _ in range(200))
     report = JobLog(job_id=agent.host_id, attempt=1, seq=0, lines=lines)

@@ -31,9 +31,9 @@ async def _echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def _serving() -> AsyncIterator[int]:
+async def _serving(app: Any) -> AsyncIterator[int]:
     config = uvicorn.Config(
-        _echo, port=0, http=BoundedHttpProtocol, lifespan="off", ws="none", log_config=None
+        app, port=0, http=BoundedHttpProtocol, lifespan="off", ws="none", log_config=None
     )
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
@@ -46,9 +46,9 @@ async def _serving() -> AsyncIterator[int]:
         await running
 
 
-async def _ask(*parts: bytes) -> bytes:
+async def _ask(*parts: bytes, app: Any = _echo) -> bytes:
     """Send the parts one after another, and give all that comes back until the server closes."""
-    async with _serving() as port:
+    async with _serving(app) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             for part in parts:
@@ -128,6 +128,63 @@ async def test_connection_whose_head_takes_too_long_is_closed(
     answer = await _ask(*parts)
 
     assert answer.count(b"HTTP/1.1 200 ") == len(parts) // 2
+
+
+POST = b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 100\r\n\r\n"
+
+
+@pytest.mark.parametrize("parts", [(POST,), (POST, b"a")], ids=["no-body", "half-a-body"])
+async def test_connection_whose_body_does_not_go_on_is_closed(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_LIMIT_S", 0.1)
+    monkeypatch.setattr(http_protocol, "BODY_STEP_S", 0.1)
+
+    assert (await _ask(*parts)).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("parts", [(POST,), (POST, b"a")], ids=["no-body", "half-a-body"])
+async def test_server_that_stops_waits_for_no_body(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(http_protocol, "LAST_BODY_S", 0.1)
+    async with asyncio.timeout(5):
+        async with _serving(_echo) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.writelines(parts)
+            await asyncio.sleep(0.05)
+        answer = await reader.read()
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_body_that_goes_on_slowly_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_LIMIT_S", 0.01)
+    monkeypatch.setattr(http_protocol, "BODY_STEP_S", 0.2)
+    head = POST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+    answer = await _ask(head, *[b"abcde"] * 20)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"100" in answer
+
+
+async def test_connection_of_a_body_that_nobody_reads_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer is out, and the client sends a byte now and then."""
+    monkeypatch.setattr(http_protocol, "HEAD_LIMIT_S", 0.1)
+    monkeypatch.setattr(http_protocol, "BODY_STEP_S", 0.1)
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    answer = await _ask(POST, *[b"a"] * 3, app=refuse)
+
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 401 ")
 
 
 async def test_requests_follow_one_another_on_one_connection() -> None:

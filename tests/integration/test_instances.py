@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import httpx
@@ -336,6 +336,61 @@ async def test_tick_deletes_old_rows_and_keeps_new_ones(
 
     async with services.database.reading() as connection:
         assert await connection.scalar(sa.select(sa.func.count()).select_from(changes)) == 1
+
+
+async def test_tick_of_an_instance_whose_clock_is_ahead_takes_no_news_from_the_others(
+    services: Services, other: Services, clock: FakeClock
+) -> None:
+    bells, watcher = Bells(other), Watcher(other)
+    await watcher.look()
+    topic = uuid4()
+    await touch_now(services, topic)
+    clock.advance((datetime.now(UTC) - clock.now() + timedelta(days=1)).total_seconds())
+
+    await tick(services)
+    await watcher.look()
+
+    assert bells.rung == [topic]
+
+
+async def test_transaction_that_is_left_open_lets_no_memory_grow(
+    services: Services, other: Services
+) -> None:
+    watcher, feed = Watcher(other), other.database.feed
+    await watcher.look()
+    async with services.database.writing() as forgotten:
+        await forgotten.execute(sa.text("SELECT pg_current_xact_id()"))
+        await touch_now(services, uuid4())
+        await watcher.look()
+        kept = dict(feed._known)
+        async with services.database.writing() as connection:
+            await connection.execute(sa.delete(changes))
+        feed._known = {
+            id_: heard._replace(at=heard.at and heard.at - 2 * KEPT_FOR)
+            for id_, heard in kept.items()
+        }
+        await watcher.look()
+
+    assert len(kept) == 1
+    assert feed._known == {}
+
+
+async def test_instance_that_slept_counts_everything_as_changed(
+    services: Services, other: Services, clock: FakeClock
+) -> None:
+    """Its own clocks may have stood still: that of the loop does, while a machine is suspended."""
+    bells, watcher = Bells(other), Watcher(other)
+    await watcher.look()
+    await touch_now(services, uuid4())
+    async with services.database.writing() as connection:
+        await connection.execute(sa.delete(changes))
+    feed = other.database.feed
+    assert feed._read_at is not None
+    feed._read_at -= KEPT_FOR / 2
+
+    await watcher.look()
+
+    assert bells.for_all == 2
 
 
 async def test_two_instances_write_who_polled_without_waiting_for_each_other(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,8 @@ import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul_api.db.tables import audit_log, events, jobs
+from backhaul_api.hosts import store as hosts
+from backhaul_api.schedules.store import take_turn
 from backhaul_api.services import Services
 from tests.fakes.fleet import FakeAgent, add_agent, add_repository, add_source, read_commands
 
@@ -35,6 +38,22 @@ async def send(operator: httpx.AsyncClient, *requests: object, **headers: str) -
 async def count(services: Services, table: sa.Table) -> int:
     async with services.database.reading() as connection:
         return await connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_whoever_changes_what_hosts_are_told_has_all_of_them_or_none(
+    operator: httpx.AsyncClient, services: Services, fleet: list[FakeAgent]
+) -> None:
+    """A report of a password change locks its own host before the others, whatever their order."""
+    async with services.database.writing() as connection:
+        await take_turn(connection)
+        await hosts.fetch(connection, fleet[-1].name, for_update=True)
+        sending = asyncio.create_task(send(operator, *(backup(agent.name) for agent in fleet)))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(10):
+            await hosts.fetch(connection, fleet[0].name, for_update=True)
+
+    assert (await sending).status_code == 201
 
 
 async def test_each_host_gets_its_job(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,10 @@ from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import PasswdArguments, PasswdResult, PasswdStep
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleAck
+from backhaul_api.hosts import store as hosts
+from backhaul_api.identity import SYSTEM
+from backhaul_api.jobs import store as jobs
+from backhaul_api.jobs import targets
 from backhaul_api.repositories import secrets
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
@@ -167,6 +172,52 @@ async def test_removal_waits_for_the_hosts_that_hold_the_old_password(
     assert other.unseal(fresh.schedules[0].template).old_password is None
     assert [receipt.status for receipt in applied] == ["ok"]
     assert read_step(await take(agent)).step is PasswdStep.REMOVE
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_removal_begins_while_an_operator_holds_the_host_that_is_to_do_it(
+    operator: httpx.AsyncClient, services: Services, app: Litestar, agent: FakeAgent
+) -> None:
+    """The operator's transaction may want the repository next, which the report has."""
+    other = await add_agent(services, app, name="web2")
+    await other.say_hello()
+    await add_source(operator)
+    await add_schedule(operator, host="web2")
+    held = read_set(await other.poll())
+    await other.send(ScheduleAck(schedule_version=held.schedule_version))
+    await change(operator)
+    await do(agent, Keys())
+    fresh = read_set(await other.poll(schedule_version=held.schedule_version))
+
+    async with services.database.writing() as connection:
+        await hosts.fetch(connection, "web1", for_update=True)
+        await targets.fetch_present_host(connection, "web1")
+        async with asyncio.timeout(5):
+            await other.send(ScheduleAck(schedule_version=fresh.schedule_version))
+
+    assert read_step(await take(agent)).step is PasswdStep.REMOVE
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_job_that_is_being_made_for_a_host_ends_when_the_host_is_removed(
+    operator: httpx.AsyncClient, services: Services, agent: FakeAgent
+) -> None:
+    """Whoever makes it has not locked the host: that would be a deadlock."""
+    repository_id = UUID((await operator.get("/v1/repositories/nas")).json()["id"])
+    new = jobs.NewJob(
+        host_id=agent.host_id,
+        repository_id=repository_id,
+        arguments=PasswdArguments(step=PasswdStep.REMOVE),
+        actor=SYSTEM,
+    )
+    async with services.database.writing() as connection:
+        job = await jobs.insert(connection, new, now=START)
+        removing = asyncio.create_task(operator.delete("/v1/hosts/web1"))
+        await asyncio.sleep(0.2)
+    removed = await removing
+
+    assert removed.status_code == 204
+    assert (await operator.get(f"/v1/jobs/{job.id}")).json()["state"] == "cancelled"
 
 
 async def test_operator_may_force_the_removal(

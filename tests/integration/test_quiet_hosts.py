@@ -306,6 +306,24 @@ async def test_quiet_hosts_that_poll_are_written_down_at_most_once_a_minute(
     assert statements.count == before
 
 
+@pytest.mark.parametrize("is_remembered", [True, False])
+async def test_host_counts_as_there_no_longer_for_a_clock_that_was_ahead(
+    app: Litestar, agent: FakeAgent, services: Services, clock: FakeClock, *, is_remembered: bool
+) -> None:
+    services.wakeups.memory.is_trusted = is_remembered
+    async with connected(app, agent) as client:
+        clock.advance(days=365)
+        await poll(client, agent)
+        await heartbeats.write(services)
+        ahead = await read_last_seen(services)
+        clock.advance(days=-365)
+        await poll(client, agent)
+        await heartbeats.write(services)
+        back = await read_last_seen(services)
+
+    assert (ahead, back) == (clock.now() + timedelta(days=365), clock.now())
+
+
 async def read_last_seen(services: Services) -> datetime:
     async with services.database.reading() as connection:
         found: datetime = (await connection.execute(sa.select(hosts.c.last_seen_at))).scalar_one()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,6 +18,7 @@ from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import setup_tokens
 from backhaul_api.errors import NotReadyError
+from backhaul_api.settings import Settings
 from tests.fakes.clock import START
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -173,6 +176,21 @@ async def test_whoever_gives_up_waiting_keeps_nobody_from_writing(database: Data
 
     assert waiting.cancelled()
     assert await read(database) == {"patient"}
+
+
+async def test_failure_is_told_to_nobody_who_has_given_up(database_url: str) -> None:
+    """Python's log has a traceback for an error that nobody asks for."""
+    untold: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untold.append(context))
+    database = Database(database_url, Settings(database_pool_patience=0.05))
+    with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(NotReadyError):
+            await write(database, "late")
+        await database.close()
+    gc.collect()
+
+    assert untold == []
 
 
 async def test_block_whose_owner_is_cancelled_is_undone_alone(database: Database) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from backhaul.cron import Cron
 from backhaul.wire.agents import DEFAULT_HOLD_S, Hello, HostFacts
 from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.commands import CommandRun, JobPriority, QueryAnswer, QueryFailure, QueryRun
@@ -97,9 +98,20 @@ class World:
         """Fire what is due."""
         now = self.clock.now()
         for timer in self.timetable.pop_due(now):
-            agent = self.owners.get(timer.schedule_id)
-            if agent is not None and agent.follows(timer.schedule_id):
+            if (agent := self._find_follower(timer.schedule_id)) is not None:
                 agent.look_at(timer, now)
+
+    def list_followed(self) -> dict[UUID, Cron]:
+        """List the schedules that some agent follows now. The timetable also has those before."""
+        return {
+            timer.schedule_id: timer.cron
+            for timer in self.timetable
+            if self._find_follower(timer.schedule_id) is not None
+        }
+
+    def _find_follower(self, schedule_id: UUID) -> SimulatedAgent | None:
+        agent = self.owners.get(schedule_id)
+        return agent if agent is not None and agent.follows(schedule_id) else None
 
 
 class SharedCron:

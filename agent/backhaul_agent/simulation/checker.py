@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -18,6 +18,7 @@ from backhaul.wire.jobs import (
     JobState,
     move,
 )
+from backhaul.wire.schedules import Schedule
 from backhaul_agent.simulation.ledger import Ledger, Told
 
 _INSTANT = timedelta(microseconds=1)
@@ -40,7 +41,8 @@ class Verdict:
 def judge(ledger: Ledger, jobs: Sequence[Job], crons: Mapping[UUID, Cron]) -> Verdict:
     """Compare what the agents did with what the server says, by jobs and by slots.
 
-    `jobs` are all of the simulated hosts, `crons` the expressions of the schedules that they have.
+    `jobs` are all of the simulated hosts, `crons` the expressions of the schedules that they follow
+    at the end.
     """
     verdict = Verdict()
     known = {job.id: job for job in jobs}
@@ -61,6 +63,16 @@ def judge(ledger: Ledger, jobs: Sequence[Job], crons: Mapping[UUID, Cron]) -> Ve
         if (cron := crons.get(schedule_id)) is not None:
             _judge_slots(verdict, schedule_id, slots, by_schedule.get(schedule_id, []), cron)
     return verdict
+
+
+def find_unfollowed(schedules: Iterable[Schedule], crons: Mapping[UUID, Cron]) -> list[str]:
+    """Find the schedules of the server that their hosts do not follow, or not any more: no fire is
+    missing of one that nobody has heard of. Each is a line for people."""
+    return [
+        f"host {one.host} does not follow schedule {one.id}"
+        for one in schedules
+        if one.enabled and one.id not in crons
+    ]
 
 
 def _judge_job(verdict: Verdict, job: Job, told: Told | None) -> None:

@@ -26,7 +26,7 @@ from backhaul.wire.agents import EnrollReply, EnrollRequest, HostFacts
 from backhaul.wire.fleet import CreateRepository, CreateSource, Host
 from backhaul.wire.jobs import ACTIVE_STATES, REVIVED_STATES, Job
 from backhaul.wire.kinds import BackupRequest, Retention
-from backhaul.wire.schedules import UpdateSchedule
+from backhaul.wire.schedules import Schedule, UpdateSchedule
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import Clock
 from backhaul_agent.errors import LinkLostError
@@ -240,6 +240,9 @@ class SimulationOperator:
 
     async def list_jobs(self, hosts: frozenset[UUID], since: datetime) -> list[Job]:
         return [job async for job in self._client.list_jobs(since=since) if job.host_id in hosts]
+
+    async def list_schedules(self, hosts: frozenset[UUID]) -> list[Schedule]:
+        return [one async for one in self._client.list_schedules() if one.host_id in hosts]
 
     async def list_behind(self, hosts: frozenset[UUID]) -> list[str]:
         """List those of these hosts that do not follow their schedules."""

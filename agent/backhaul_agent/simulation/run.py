@@ -27,7 +27,7 @@ from backhaul.errors import BackhaulError
 from backhaul.wire.jobs import Job
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.simulation.agent import FACTS, SimulatedAgent, World
-from backhaul_agent.simulation.checker import Verdict, judge
+from backhaul_agent.simulation.checker import Verdict, find_unfollowed, judge
 from backhaul_agent.simulation.figures import Figures, Mark, Report, extrapolate
 from backhaul_agent.simulation.ledger import Ledger
 from backhaul_agent.simulation.link import Target
@@ -258,8 +258,9 @@ class Simulation:
         self._turn_to("looking at what came of it")
         hosts = self._list_hosts()
         jobs = await self._operator.list_jobs(hosts, since)
-        crons = {timer.schedule_id: timer.cron for timer in self._world.timetable}
+        crons = self._world.list_followed()
         verdict = judge(self._ledger, jobs, crons)
+        verdict.lost += find_unfollowed(await self._operator.list_schedules(hosts), crons)
         verdict.lost += await self._operator.find_gaps(jobs, self._dice)
         verdict.stuck += [
             f"host {name} does not follow its schedules"

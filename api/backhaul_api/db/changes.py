@@ -38,8 +38,9 @@ def identity_topic(id_: UUID) -> UUID:
 
 
 KEPT_FOR = timedelta(minutes=10)
-"""Then a tick deletes the row. A process that could not look for half as long counts everything as
-changed."""
+"""Then a tick deletes the row, by the database's clock, which is the same for all. A process that
+has not looked for half as long, by that clock, counts everything as changed: its own may have stood
+still, as that of a machine that slept."""
 
 CHANNEL = "backhaul_changes"
 """Of PostgreSQL's NOTIFY, which only says: look at the table now."""
@@ -87,38 +88,60 @@ class Row(NamedTuple):
     transaction_id: int
 
 
+class _Heard(NamedTuple):
+    """A row that was heard of."""
+
+    transaction_id: int
+    at: datetime | None
+    """When, by the database's clock; None before it was first looked at."""
+
+
 class Feed:
     """What one process has heard of, and what is new to it."""
 
     def __init__(self) -> None:
-        self._known: dict[int, int] = {}
-        """Rows that were heard of and can be found again: their transactions, by id."""
+        self._known: dict[int, _Heard] = {}
+        """Rows that were heard of and can be found again, by their ids."""
         self._settled = 0
         """Every transaction below this one was over when last looked."""
         self._server: datetime | None = None
         """When the database's server had started: another one counts transactions anew."""
+        self._read_at: datetime | None = None
+        """By the database's clock."""
         self.has_news = asyncio.Event()
         """Set when this process has written a row since somebody cleared it."""
 
     def note_own(self, row: Row) -> None:
         """Note a row of this process, which has told its own waiters by itself."""
-        self._known[row.id] = row.transaction_id
+        self._known[row.id] = _Heard(row.transaction_id, self._read_at)
         self.has_news.set()
 
     async def read(self, connection: AsyncConnection) -> tuple[UUID, ...] | None:
-        """Read whom the changes since the last call touched; None for everybody, in the first call
-        and when the database is another than before."""
+        """Read whom the changes since the last call touched; None for everybody, in the first call,
+        when the database is another than before, and when the last call was too long ago."""
         # In the first call, everybody is woken anyway.
         since = self._settled or _NEVER
         which = {"settled": since, "known": list(self._known)}
         rows = (await connection.execute(_SELECT, which)).all()
-        settled, server = rows[0].settled, rows[0].server
+        settled, server, read_at = rows[0].settled, rows[0].server, rows[0].read_at
         is_same = self._server == server and settled >= self._settled
+        is_deaf = self._read_at is None or read_at - self._read_at > KEPT_FOR / 2
         new = [row for row in rows if row.id is not None]
-        self._known.update((row.id, row.transaction_id) for row in new)
-        self._settled, self._server = settled, server
-        self._known = {id_: number for id_, number in self._known.items() if number >= settled}
-        return tuple({*_read_topics(row.topics for row in new)}) if is_same else None
+        self._known.update((row.id, _Heard(row.transaction_id, read_at)) for row in new)
+        self._settled, self._server, self._read_at = settled, server, read_at
+        self._forget(settled, read_at - 2 * KEPT_FOR)
+        if is_deaf or not is_same:
+            return None
+        return tuple({*_read_topics(row.topics for row in new)})
+
+    def _forget(self, settled: int, deleted: datetime) -> None:
+        """Forget the rows that are not found again: of transactions before one, or heard of before
+        a moment. Somewhere, a transaction may be left open for good."""
+        self._known = {
+            id_: heard
+            for id_, heard in self._known.items()
+            if heard.transaction_id >= settled and (heard.at is None or heard.at > deleted)
+        }
 
 
 def _read_topics(packed: Iterable[bytes]) -> Iterable[UUID]:
@@ -137,6 +160,7 @@ _INSERT = constant(
 _now = sa.select(
     OLDEST_RUNNING.label("settled"),
     sa.func.pg_postmaster_start_time(type_=sa.DateTime(timezone=True)).label("server"),
+    sa.func.now(type_=sa.DateTime(timezone=True)).label("read_at"),
 ).subquery()
 _is_new = sa.and_(
     changes.c.transaction_id >= sa.bindparam("settled", type_=sa.BigInteger),
@@ -144,7 +168,7 @@ _is_new = sa.and_(
     changes.c.id != sa.all_(sa.bindparam("known", type_=postgresql.ARRAY(sa.BigInteger))),
 )
 _SELECT = constant(
-    sa.select(
-        _now.c.settled, _now.c.server, changes.c.id, changes.c.transaction_id, changes.c.topics
-    ).select_from(_now.outerjoin(changes, _is_new))
+    sa.select(*_now.c, changes.c.id, changes.c.transaction_id, changes.c.topics).select_from(
+        _now.outerjoin(changes, _is_new)
+    )
 )

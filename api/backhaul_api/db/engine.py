@@ -32,6 +32,14 @@ if TYPE_CHECKING:
 # server that starts or stops.
 _PASSING_STATES = ("08", "25P03", "40001", "40P01", "53", "57014", "57P")
 
+_FULL_STATE = "53100"
+
+_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SQLITE_OUT_OF_ORDER = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
+)
+"""No room, a disk that fails, a file system that is gone or that nobody may write on any more."""
+
 # Of a prepared statement that is another client's, or on another of the pooler's connections.
 _POOLED_STATES = frozenset({"26000", "42P05"})
 
@@ -161,9 +169,12 @@ def _explaining() -> Iterator[None]:
         yield
     except (sa.exc.TimeoutError, OSError) as error:
         reason = error
-    except sa.exc.DBAPIError as error:
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
         if _shows_pooler(error):
             raise NotReadyError(_POOLER_HINT) from error
+        if (ailment := _find_ailment(error)) is not None:
+            log.error("database.out_of_order", extra=facts(reason=ailment))
+            raise NotReadyError(_OUT_OF_ORDER.format(ailment)) from error
         if not _is_passing(error):
             raise
         reason = error
@@ -173,19 +184,39 @@ def _explaining() -> Iterator[None]:
     raise NotReadyError("The database does not answer now. Try again in a few seconds.") from reason
 
 
-def _is_passing(error: sa.exc.DBAPIError) -> bool:
-    if error.connection_invalidated or isinstance(error.orig, _OUTDATED_STATEMENT):
+def _find_ailment(error: Exception) -> str | None:
+    """Tell what keeps the database from working until a person does something about it."""
+    cause = _cause_of(error)
+    if _sqlite_code_of(cause) in _SQLITE_OUT_OF_ORDER:
+        return str(cause)  # SQLite's own words, which show nothing of the statement
+    return "its disk is full" if getattr(cause, "sqlstate", None) == _FULL_STATE else None
+
+
+def _is_passing(error: Exception) -> bool:
+    cause = _cause_of(error)
+    if getattr(error, "connection_invalidated", False) or isinstance(cause, _OUTDATED_STATEMENT):
         return True
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return error.orig.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_PASSING_STATES)
+    if isinstance(cause, sqlite3.Error):
+        return _sqlite_code_of(cause) in _SQLITE_BUSY
+    return str(getattr(cause, "sqlstate", None) or "").startswith(_PASSING_STATES)
 
 
-def _shows_pooler(error: sa.exc.DBAPIError) -> bool:
+def _shows_pooler(error: Exception) -> bool:
     """Tell whether a pooler is in the way that the settings do not know of."""
-    state = getattr(error.orig, "sqlstate", None)
+    cause = _cause_of(error)
+    state = getattr(cause, "sqlstate", None)
     # PgBouncer takes few parameters of a connection, and none of those that set timeouts.
-    return state in _POOLED_STATES or "unsupported startup parameter" in str(error.orig)
+    return state in _POOLED_STATES or "unsupported startup parameter" in str(cause)
+
+
+def _cause_of(error: Exception) -> Any:
+    """Give the driver's own error."""
+    return getattr(error, "orig", error)
+
+
+def _sqlite_code_of(cause: object) -> int | None:
+    code = getattr(cause, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _name(error: Exception) -> str:
@@ -196,6 +227,11 @@ def _name(error: Exception) -> str:
 def _encode_json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
+
+_OUT_OF_ORDER = (
+    "The database cannot be used now: {}. Whoever runs this server has to see to that; nothing was "
+    "changed."
+)
 
 _POOLER_HINT = (
     "There is a pooler like PgBouncer before the database. Set database_pooler to transaction "

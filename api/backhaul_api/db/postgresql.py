@@ -264,6 +264,9 @@ class Postgresql:
             self._connecting.add(keeping)
             keeping.add_done_callback(self._connecting.discard)
             raise
+        except _DRIVER_ERRORS as error:
+            # As it was set up, where SQLAlchemy leaves errors as they are.
+            raise ConnectionError("the connection is gone") from error
 
     async def _keep(self, connecting: asyncio.Task[_Link], free: asyncio.Semaphore) -> None:
         with suppress(Exception):

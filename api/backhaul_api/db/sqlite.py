@@ -368,8 +368,14 @@ class _Turn:
     def fail(self, error: BaseException) -> None:
         if not self.granted.done():
             self.granted.set_exception(error)
-        elif not self.committed.done():
+        elif not (self._is_over() or self.committed.done()):
             self.committed.set_exception(error)
+
+    def _is_over(self) -> bool:
+        """Tell whether nobody will ask what became of it."""
+        if self.granted.cancelled() or self.granted.exception() is not None:
+            return True
+        return self.ended.done() and not self.ended.result()
 
 
 class _Savepoint:

@@ -20,10 +20,28 @@ OFFLINE_AFTER = timedelta(minutes=3)
 LAST_SEEN_EVERY = timedelta(minutes=1)
 """A fleet's heartbeats must not become the database's main load."""
 
+LAST_SEEN_AHEAD = timedelta(minutes=3)
+"""What is further ahead comes from a clock that was wrong: a host that is gone would count as there
+until then. The clocks of instances differ by less."""
+
 
 def is_long_ago(last_seen_at: datetime | None, now: datetime) -> bool:
     """Tell whether that a host is there is to be noted again."""
-    return last_seen_at is None or now - last_seen_at >= LAST_SEEN_EVERY
+    if last_seen_at is None:
+        return True
+    return not -LAST_SEEN_AHEAD <= now - last_seen_at < LAST_SEEN_EVERY
+
+
+WAS_LONG_AGO = sa.or_(
+    hosts.c.last_seen_at <= sa.bindparam("long_ago"),
+    hosts.c.last_seen_at > sa.bindparam("ahead"),
+)
+"""The same condition for the rows of hosts that were seen before; see `build_bounds`."""
+
+
+def build_bounds(now: datetime) -> dict[str, datetime]:
+    """Build the parameters of `WAS_LONG_AGO`."""
+    return {"long_ago": now - LAST_SEEN_EVERY, "ahead": now + LAST_SEEN_AHEAD}
 
 
 async def complete(connection: AsyncConnection, found: list[Host], *, now: datetime) -> list[Host]:

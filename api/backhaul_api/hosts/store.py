@@ -164,6 +164,8 @@ async def remove(
         ConflictError: it has schedules, or without `force` jobs that it has begun; or it is the
             upkeep host of a repository.
     """
+    # Also waits for those who make a job for it without having locked it: see `password_changes`.
+    await connection.execute(sa.select(hosts.c.id).where(hosts.c.id == host.id).with_for_update())
     scheduled = sa.select(sa.func.count()).where(
         schedules.c.host_id == host.id, schedules.c.deleted_at.is_(None)
     )
@@ -260,6 +262,8 @@ def _build_drift(row: Any) -> ScheduleDrift | None:
 
 
 # Built once: every request of an agent asks the first, every new job, schedule and host the others.
+# Locks let the rows that refer to a host be written: whoever has locked a repository makes jobs for
+# hosts that are not its own, and those who lock both begin with the host.
 _AGENT = constant(
     sa.select(hosts.c.id, hosts.c.name, hosts.c.removed_at).where(
         sa.or_(
@@ -272,9 +276,9 @@ _BY_ID = sa.select(hosts).where(hosts.c.id == sa.bindparam("wanted"), _IS_PRESEN
 _BY_NAME = sa.select(hosts).where(hosts.c.name == sa.bindparam("wanted"), _IS_PRESENT)
 _PRESENT = {
     (True, False): constant(_BY_ID),
-    (True, True): constant(_BY_ID.with_for_update()),
+    (True, True): constant(_BY_ID.with_for_update(key_share=True)),
     (False, False): constant(_BY_NAME),
-    (False, True): constant(_BY_NAME.with_for_update()),
+    (False, True): constant(_BY_NAME.with_for_update(key_share=True)),
 }
 _NAMED = constant(sa.select(hosts.c.id).where(hosts.c.name == sa.bindparam("name"), _IS_PRESENT))
 _INSERT = constant(sa.insert(hosts))

@@ -23,6 +23,7 @@ from backhaul_api.kinds import plan
 from backhaul_api.kinds.order import Order, Sources
 from backhaul_api.names import named_in
 from backhaul_api.repositories.rules import check_place, choose_access
+from backhaul_api.schedules.store import share_turn
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ async def create_many(
         InvalidError: one of them is not acceptable; its field begins with `jobs[…]`.
         ConflictError: one of them cannot be done now.
     """
+    await share_turn(connection)
     keys_of_hosts = [build_key(request.host) for request in requests]
     found = await targets.fetch_present_hosts(connection, keys_of_hosts)
     repositories = await _fetch_repositories(connection, requests)

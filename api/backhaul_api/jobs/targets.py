@@ -180,15 +180,17 @@ async def _find(connection: AsyncConnection, table: sa.Table, what: str, referen
     return found
 
 
-_HOST = sa.select(hosts.c.id, hosts.c.name).where(hosts.c.removed_at.is_(None))
+_HOST = (
+    sa.select(hosts.c.id, hosts.c.name)
+    .where(hosts.c.removed_at.is_(None))
+    .with_for_update(key_share=True)
+)
 _PRESENT_HOST = {
-    True: constant(_HOST.where(hosts.c.id == sa.bindparam("wanted")).with_for_update()),
-    False: constant(_HOST.where(hosts.c.name == sa.bindparam("wanted")).with_for_update()),
+    True: constant(_HOST.where(hosts.c.id == sa.bindparam("wanted"))),
+    False: constant(_HOST.where(hosts.c.name == sa.bindparam("wanted"))),
 }
 _PRESENT_HOSTS = constant(
-    _HOST.where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
-    .order_by(hosts.c.id)
-    .with_for_update(key_share=True)
+    _HOST.where(hosts.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(hosts.c.id)
 )
 _IDS = constant(
     sa.select(hosts.c.id).where(

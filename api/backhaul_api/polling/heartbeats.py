@@ -14,7 +14,7 @@ from backhaul_api.db.parts import in_parts
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import NotReadyError
-from backhaul_api.hosts.presence import LAST_SEEN_EVERY
+from backhaul_api.hosts.presence import WAS_LONG_AGO, build_bounds
 from backhaul_api.logs import facts
 from backhaul_api.services import Services
 
@@ -49,19 +49,14 @@ async def write(services: Services) -> None:
     at = min(heard.values())
     for some in in_parts(heard, _AT_ONCE):
         async with services.database.writing() as connection:
-            await connection.execute(
-                _NOTE, {"heard": some, "at": at, "until": at - LAST_SEEN_EVERY}
-            )
+            await connection.execute(_NOTE, {"heard": some, "at": at, **build_bounds(at)})
 
 
 # Two instances that waited for each other's hosts would be a deadlock. Whoever has locked one is a
 # batch of it, which notes the visit itself, or the next poll's turn.
 _FREE = (
     sa.select(hosts.c.id)
-    .where(
-        hosts.c.id.in_(sa.bindparam("heard", expanding=True)),
-        hosts.c.last_seen_at <= sa.bindparam("until"),
-    )
+    .where(hosts.c.id.in_(sa.bindparam("heard", expanding=True)), WAS_LONG_AGO)
     .with_for_update(key_share=True, skip_locked=True)
 )
 _NOTE = constant(

@@ -23,7 +23,6 @@ EVERY_S = 1.0
 LISTEN_AGAIN_S = 5.0
 
 _LOOK_LIMIT_S = 3.0
-_DEAF_LIMIT_S = changes.KEPT_FOR.total_seconds() / 2
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ class Watcher:
         self._may_talk = services.settings.database_pooler != "transaction"
         self._look_now = asyncio.Event()
         self._name = uuid4().hex
-        self._looked_at = -_DEAF_LIMIT_S
 
     async def run_forever(self) -> None:
         """Watch. Ends by cancellation only."""
@@ -58,15 +56,13 @@ class Watcher:
         Raises:
             NotReadyError: the database does not answer now.
         """
-        begun_at = asyncio.get_running_loop().time()
         async with self._database.reading() as connection:
             touched = await self._database.feed.read(connection)
             # Before anything is awaited: what was read is not read again.
-            if touched is None or begun_at - self._looked_at > _DEAF_LIMIT_S:
+            if touched is None:
                 self._wakeups.wake_all()
             else:
                 self._wakeups.wake(*touched)
-            self._looked_at = begun_at
 
     async def _look_forever(self) -> None:
         memory = self._wakeups.memory

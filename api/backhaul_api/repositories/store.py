@@ -314,7 +314,8 @@ _PRESENT = {
     False: constant(_SELECT.where(repositories.c.name == sa.bindparam("wanted"))),
 }
 _LOCKED = {
-    is_id: constant(query.with_for_update(of=repositories)) for is_id, query in _PRESENT.items()
+    is_id: constant(query.with_for_update(of=repositories, key_share=True))
+    for is_id, query in _PRESENT.items()
 }
 
 

@@ -50,7 +50,8 @@ async def take_turn(connection: AsyncConnection) -> None:
 async def share_turn(connection: AsyncConnection) -> None:
     """Wait as in `take_turn`, but for nobody who shares a turn.
 
-    For whoever then locks one host and makes its schedules: nobody else can be changing those.
+    For whoever then locks one host and makes its schedules: nobody else can be changing those. And
+    for whoever locks several: the others lock some while they have one already.
     """
     if connection.dialect.name == "postgresql":
         await connection.execute(_SHARE_TURN)

@@ -350,6 +350,28 @@ async def test_clock_that_was_ahead_silences_nothing_even_over_a_restart(
     assert summary(host.fires) == [(1, 120, 1)]
 
 
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+async def test_machine_that_forgets_the_time_fires_nothing_for_that(
+    host: ScheduledHost, restarts: int
+) -> None:
+    """It boots in the year 2000, and its clock is set while the agent runs, or before it starts."""
+    years_s = 26 * 365 * 86400
+    await host.apply(build_entry(1, HOURLY))
+    await host.live(2 * 3600, every=20)
+    await host.send_all()
+    before = summary(host.fires)
+    host.clock.step(-years_s)
+    if restarts:
+        host.restart()
+    await host.live(60)
+    host.clock.step(years_s)
+    if restarts > 1:
+        host.restart()
+    await host.live(600, every=20)
+
+    assert summary(host.fires) == before
+
+
 async def test_schedule_that_is_held_back_is_not_lost_when_the_clock_steps_back(
     host: ScheduledHost,
 ) -> None:

@@ -21,6 +21,7 @@ from backhaul_agent.errors import Loss, StateFileError
 from backhaul_agent.journal import MAX_KNOWN_JOBS, Journal
 from backhaul_agent.journal_file import _TABLES, FILE_NAME, JournalFile, open_journal_file
 from backhaul_agent.process import Child
+from backhaul_agent.schedule_journal import ScheduleJournal
 from backhaul_agent.spool import STUMBLES_ALONE, Spool
 from backhaul_agent.spool_table import Spooled
 from tests.unit.agent.hosts import FACTS, OK, START, ManualClock, build_command, rejected
@@ -308,6 +309,35 @@ def test_damaged_journal_stops_the_agent_and_is_left_as_it_is(state_dir: Path) -
         open_journal_file(state_dir)
 
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE jobs SET command = x'00'",
+        "UPDATE jobs SET pid = 1, noted_end = x'7b'",
+        "INSERT INTO schedules (schedule_id, entry) VALUES ('1', x'00')",
+        "INSERT INTO schedules (schedule_id, entry) VALUES ('1', CAST('{}' AS BLOB))",
+        "INSERT INTO spool (type, schedule_id, body) VALUES ('schedule.fire', 'one', x'00')",
+        "INSERT INTO spool (type, job_id, body) VALUES ('job.log', 'one', x'00')",
+    ],
+)
+def test_row_that_cannot_be_read_stops_the_agent(state_dir: Path, damage: str) -> None:
+    """SQLite sees no damage within what a row holds."""
+    with process(state_dir) as (journal, spool):
+        journal.accept(COMMAND)
+        connection = sqlite3.connect(state_dir / FILE_NAME)
+        connection.execute(damage)
+        connection.commit()
+        connection.close()
+
+        with pytest.raises(StateFileError, match="is damaged"):
+            read_all(journal, spool)
+
+
+def read_all(journal: Journal, spool: Spool) -> list[object]:
+    schedules = ScheduleJournal(spool._file)
+    return [journal.held(), spool.is_empty, schedules.load(), schedules.list_waiting()]
 
 
 def test_file_that_is_no_database_stops_the_agent(state_dir: Path) -> None:

@@ -29,7 +29,7 @@ from backhaul.wire.reports import JobFinished
 from backhaul.wire.schedules import CreateSchedule, ScheduleAck, ScheduleFire, ScheduleKind
 from backhaul_agent.clock import SystemClock
 from backhaul_agent.simulation.agent import Lanes
-from backhaul_agent.simulation.checker import Verdict, judge
+from backhaul_agent.simulation.checker import Verdict, find_unfollowed, judge
 from backhaul_agent.simulation.connection import Connection, join_chunks
 from backhaul_agent.simulation.figures import Figures, Mark, Traffic, extrapolate
 from backhaul_agent.simulation.ledger import FIRE, POST, Ledger
@@ -37,7 +37,7 @@ from backhaul_agent.simulation.memory import MemoryJournal, MemorySpool
 from backhaul_agent.simulation.run import TooManyAgentsError, make_room_for
 from backhaul_agent.simulation.schedules import build_crons, draw_schedules, mean_rate
 from backhaul_agent.simulation.work import LONGEST_S, draw_run
-from tests.unit.sdk.builders import JOB_ID, NOW, SCHEDULE_ID, build_job
+from tests.unit.sdk.builders import JOB_ID, NOW, SCHEDULE_ID, build_job, build_schedule
 
 HOURLY = parse_cron("0 * * * *", "UTC")
 BACKUP = BackupArguments(paths=("/srv",))
@@ -248,6 +248,15 @@ def test_a_schedule_that_was_deleted_meanwhile_has_no_gaps() -> None:
     verdict = judge(_ledger(1, 3), [_job_of(1), _job_of(3)], {})
 
     assert verdict.is_good
+
+
+def test_a_schedule_that_its_host_has_dropped_unasked_is_found() -> None:
+    """Its slots are not: no fire of it is missing from the first to the last."""
+    schedule = build_schedule(id=SCHEDULE_ID)
+    disabled = build_schedule(id=JOB_ID, enabled=False)
+
+    assert find_unfollowed([schedule, disabled], {SCHEDULE_ID: HOURLY}) == []
+    assert len(find_unfollowed([schedule, disabled], {})) == 1
 
 
 # Latencies and bytes -----------------------------------------------------------------------------

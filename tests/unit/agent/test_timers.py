@@ -37,8 +37,7 @@ def slots_between(timer: Timer, after: datetime, until: datetime) -> list[dateti
 
 def fire(timer: Timer, now: datetime) -> tuple[Timer, Due | None]:
     """Do what the agent does on a tick."""
-    if timer.is_ahead_of(now):
-        timer = timer.rewind(now)
+    timer = timer.rewind(now) if timer.is_ahead_of(now) else timer.come_back(now)
     due = timer.look(now)
     if due is None:
         return timer, None
@@ -116,6 +115,25 @@ def test_clock_that_was_a_year_ahead_does_not_silence_the_schedule() -> None:
     assert back is None
     assert today is not None
     assert today.missed == 0
+
+
+def test_clock_that_forgets_the_time_fires_nothing_that_is_over() -> None:
+    """Slots before the schedule was made are over, as are those that a later fire stood for."""
+    week, _ = fire(make_timer(), START + timedelta(days=7))
+    daily = make_timer("0 2 * * *")
+    for day in range(10):
+        daily, _ = fire(daily, START + timedelta(days=day, hours=23))
+
+    for timer, now in ((week, START + timedelta(days=7)), (daily, START + timedelta(days=10))):
+        forgetful, at_boot = fire(timer, datetime(2000, 1, 1, tzinfo=UTC))
+        forgetful, _ = fire(forgetful, datetime(2000, 1, 1, 5, tzinfo=UTC))
+        back, once_set = fire(forgetful, now + timedelta(hours=1))
+        _, tomorrow = fire(back, now + timedelta(days=1))
+
+        assert at_boot is None
+        assert once_set is None
+        assert tomorrow is not None
+        assert tomorrow.missed == 0
 
 
 CRONS = st.sampled_from(
