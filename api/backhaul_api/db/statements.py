@@ -183,6 +183,8 @@ async def postpone(
 ) -> None:
     """Execute a constant statement for each of the rows, but at the end of the transaction and
     together with others: for what nobody reads before that, like entries of a log."""
+    if not rows:
+        return
     if isinstance(connection, Executing):
         connection.postpone(statement, rows)
     else:
