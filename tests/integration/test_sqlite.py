@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,9 +15,17 @@ import sqlalchemy as sa
 from backhaul_api.db import sqlite
 from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import setup_tokens
 from backhaul_api.errors import NotReadyError
 from tests.fakes.clock import START
+
+LATER = START + timedelta(hours=1)
+CHANGE = constant(
+    sa.update(setup_tokens)
+    .where(setup_tokens.c.token_hash == sa.bindparam("which"))
+    .values(expires_at=sa.bindparam("at"))
+)
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -100,6 +109,41 @@ async def test_block_goes_on_only_when_its_rows_are_there(database: Database) ->
     await asyncio.gather(*(write_and_look(str(number)) for number in range(10)))
 
     assert seen == [True] * 10
+
+
+async def test_block_finds_what_the_one_before_has_changed_though_it_could_wait(
+    database: Database,
+) -> None:
+    await write(database, "a")
+    seen: list[datetime] = []
+
+    async def change() -> None:
+        async with database.writing() as connection:
+            await postpone(connection, CHANGE, [{"which": b"a", "at": LATER}])
+
+    async def look() -> None:
+        async with database.writing() as connection:
+            seen.extend(await connection.scalars(sa.select(setup_tokens.c.expires_at)))
+
+    with watching(database) as statements:
+        await asyncio.gather(change(), look())
+
+    assert statements.count("COMMIT") == 1
+    assert seen == [LATER]
+
+
+async def test_change_that_could_wait_fails_for_its_own_block_only(database: Database) -> None:
+    async def change() -> None:
+        async with database.writing() as connection:
+            await postpone(connection, CHANGE, [{"which": b"a", "at": None}])
+
+    await write(database, "a")
+    results = await asyncio.gather(
+        write(database, "b"), change(), write(database, "c"), return_exceptions=True
+    )
+
+    assert [type(one) for one in results] == [type(None), sa.exc.IntegrityError, type(None)]
+    assert await read(database) == {"a", "b", "c"}
 
 
 async def test_block_that_fails_undoes_nothing_of_its_neighbours(database: Database) -> None:
