@@ -4,7 +4,8 @@ had come alone."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,7 @@ from litestar import Litestar
 
 from backhaul.wire.agents import Receipt, ReceiptStatus
 from backhaul.wire.commands import CommandAck
-from backhaul.wire.jobs import JobEvent, LogLine, Outcome, Progress
+from backhaul.wire.jobs import FailureClass, JobEvent, LogLine, Outcome, Progress
 from backhaul.wire.kinds import BackupResult
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
@@ -98,23 +99,84 @@ def statuses(receipts: list[list[Receipt]]) -> list[list[ReceiptStatus]]:
     return [[receipt.status for receipt in one] for one in receipts]
 
 
-async def test_reports_that_come_together_are_committed_together(
-    services: Services, fleet: Fleet
-) -> None:
+@contextmanager
+def watching_transactions(services: Services) -> Iterator[list[str]]:
+    """Note of each transaction with reports whether it is one for all, or for one batch alone."""
+    begins = {
+        "SELECT hosts.id, hosts.last_seen_at": "together",
+        "SELECT hosts.last_seen_at": "alone",
+    }
     looked: list[str] = []
 
     def note(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("SELECT hosts.id, hosts.last_seen_at"):
-            looked.append(statement)
+        looked.extend(how for begin, how in begins.items() if statement.startswith(begin))
 
     sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
-    claimed = await send_all(fleet, claim)
-    ended = await send_all(fleet, start, end)
+    yield looked
+    sa.event.remove(services.database.sync_engine, "before_cursor_execute", note)
+
+
+async def test_reports_that_come_together_are_committed_together(
+    services: Services, fleet: Fleet
+) -> None:
+    with watching_transactions(services) as looked:
+        claimed = await send_all(fleet, claim)
+        ended = await send_all(fleet, start, end)
 
     assert statuses(claimed) == [OK] * COUNT
     assert statuses(ended) == [OK * 2] * COUNT
     assert set((await fetch_states(services)).values()) == {"succeeded"}
     assert len(looked) < COUNT
+
+
+async def test_batch_that_is_refused_is_not_followed_by_an_empty_round(
+    services: Services, fleet: Fleet
+) -> None:
+    agent, job_id = fleet[0]
+
+    with watching_transactions(services) as transactions:
+        [receipt] = await agent.send(start(job_id))
+
+    assert receipt.status is ReceiptStatus.REJECTED
+    assert transactions == ["together", "alone", "alone"]
+
+
+async def test_heavy_batch_keeps_no_other_waiting_for_it(services: Services, fleet: Fleet) -> None:
+    agent, job_id = fleet[0]
+    await agent.send(claim(job_id), start(job_id))
+    lines = tuple(LogLine(at=START, stream="stdout", text="x" * 4096) for _ in range(40))
+
+    with watching_transactions(services) as transactions:
+        receipts = await agent.send(JobLog(job_id=job_id, attempt=1, seq=0, lines=lines))
+
+    assert statuses([receipts]) == [OK]
+    assert transactions == ["alone"]
+
+
+async def test_prune_that_waits_for_its_next_attempt_lets_others_begin(
+    services: Services, agents: list[FakeAgent], operator: httpx.AsyncClient
+) -> None:
+    prune = await add_job(operator, kind="prune", host="web0")
+    async with services.database.writing() as connection:
+        await connection.execute(sa.update(jobs).values(attempts=2))
+    backup = await add_job(operator, host="web0")
+    await agents[0].send(claim(prune), start(prune))
+    failed = JobFinished(
+        job_id=prune,
+        attempt=1,
+        at=START,
+        outcome=Outcome.FAILED,
+        failure_class=FailureClass.LOCKED,
+        log_lines=0,
+        exit_code=11,
+    )
+
+    with watching_transactions(services) as transactions:
+        receipts = await agents[0].send(failed, claim(backup))
+
+    assert statuses([receipts]) == [OK * 2]
+    assert transactions == ["together"]
+    assert await fetch_states(services) == {prune: "queued", backup: "accepted"}
 
 
 async def test_job_is_the_same_whichever_way_its_reports_came(

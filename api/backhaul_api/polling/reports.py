@@ -34,7 +34,8 @@ from backhaul_api.polling.job_reports import APPLY
 from backhaul_api.polling.together import Together
 
 MAX_TOGETHER_BYTES = 128 * 1024
-"""In one transaction, but for the last batch: its hosts' other batches wait for all of it."""
+"""In one transaction, but for the last batch: its hosts' other batches wait for all of it. A batch
+of more has one of its own, so that a host that says much holds up no other."""
 
 ROUNDS_AT_ONCE = 2
 """On PostgreSQL, where a round waits for the network. SQLite has one writer."""
@@ -94,6 +95,8 @@ class Reports:
         Raises:
             NotReadyError: the database does not answer now.
         """
+        if size > MAX_TOGETHER_BYTES:
+            return None
         return await self._together.ask(_Reported(host_id, envelopes, size, find_silence))
 
     async def _apply(self, together: list[_Reported]) -> list[list[Receipt] | None]:
@@ -109,6 +112,8 @@ class Reports:
                 raise
             except _LeftOutError as error:
                 left.remove(error.reported)
+                if not left:
+                    break
             except Exception as error:
                 log.debug("reports.left", exc_info=error)
                 break
