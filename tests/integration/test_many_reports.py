@@ -256,6 +256,22 @@ async def test_bad_batches_cost_their_neighbours_nothing(
     ]
 
 
+async def test_host_that_is_refused_again_and_again_costs_the_others_one_more_round(
+    services: Services, fleet: Fleet
+) -> None:
+    (bad, bad_job), *others = fleet
+
+    with watching_transactions(services) as transactions:
+        *refused, first, last = await asyncio.gather(
+            *(bad.send(start(bad_job)) for _ in range(3)),
+            *(agent.send(claim(job_id)) for agent, job_id in (others[0], others[-1])),
+        )
+
+    assert statuses([first, last]) == [OK, OK]
+    assert statuses(refused) == [[ReceiptStatus.REJECTED]] * 3
+    assert transactions.count("alone") == 2 * 3
+
+
 async def test_host_learns_nothing_about_a_neighbours_job(services: Services, fleet: Fleet) -> None:
     [(thief, own), (owner, job_id), *others] = fleet
 

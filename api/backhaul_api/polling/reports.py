@@ -44,6 +44,7 @@ _PAUSE_EVERY = 8
 """Batches, between which SQLite, which answers without a pause, lets others have the loop."""
 
 _MAX_REFUSED = 3
+"""Hosts: with so many that are refused anything, the batches of a round are applied one by one."""
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Reports:
         return await self._together.ask(_Reported(host_id, envelopes, size, find_silence))
 
     async def _apply(self, together: list[_Reported]) -> list[list[Receipt] | None]:
-        """Apply batches; those that are refused anything are left out, and it is tried again
+        """Apply batches; hosts that are refused anything are left out, and it is tried again
         without them."""
         receipts: dict[int, list[Receipt]] = {}
         left = list(together)
@@ -111,7 +112,8 @@ class Reports:
             except NotReadyError:
                 raise
             except _LeftOutError as error:
-                left.remove(error.reported)
+                # With what its host has sent since, which must not overtake it.
+                left = [one for one in left if one.host_id != error.reported.host_id]
                 if not left:
                     break
             except Exception as error:
