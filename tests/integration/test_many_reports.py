@@ -29,6 +29,7 @@ from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add
 
 COUNT = 12
 OK = [ReceiptStatus.OK]
+ACCEPTED = events.c.kind == "job.accepted"
 
 Fleet = list[tuple[FakeAgent, UUID]]
 
@@ -408,3 +409,37 @@ async def test_visit_is_noted_with_the_news_of_a_job(
     async with services.database.reading() as connection:
         seen = set(await connection.scalars(sa.select(hosts.c.last_seen_at)))
     assert seen == {clock.now()}
+
+
+async def test_receipts_are_given_only_for_what_was_committed(
+    services: Services, fleet: Fleet
+) -> None:
+    def fail(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "COMMIT":
+            raise LookupError
+
+    engine = services.database.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", fail)
+    answers = await asyncio.gather(*(agent.post(claim(job_id)) for agent, job_id in fleet))
+    sa.event.remove(engine, "before_cursor_execute", fail)
+    again = await send_all(fleet, claim)
+
+    assert {answer.status_code for answer in answers} == {500}
+    assert statuses(again) == [OK] * COUNT
+    async with services.database.reading() as connection:
+        told = await connection.scalars(sa.select(events.c.job_id).where(ACCEPTED))
+    assert sorted(told) == sorted(job_id for _, job_id in fleet)
+
+
+async def test_report_counts_though_its_sender_has_gone(services: Services, fleet: Fleet) -> None:
+    agent, job_id = fleet[0]
+    reporting = asyncio.create_task(
+        services.reports.take(agent.host_id, [claim(job_id)], size=1, find_silence=lambda _: None)
+    )
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+    reporting.cancel()
+    receipts = await agent.send(claim(job_id))
+
+    assert [receipt.status for receipt in receipts] == [ReceiptStatus.DUPLICATE]
