@@ -22,6 +22,7 @@ from backhaul.wire.kinds import BackupResult
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import events, hosts, job_events, jobs, repositories
+from backhaul_api.errors import NotReadyError
 from backhaul_api.polling import job_reports
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
@@ -308,6 +309,23 @@ async def test_fault_of_the_server_in_one_batch_undoes_that_one_only(
         500 if job_id == unlucky else 200 for _, job_id in fleet
     ]
     assert {job_id for job_id, state in states.items() if state != "running"} == {unlucky}
+
+
+async def test_database_that_says_nothing_more_is_no_fault_of_a_batch(
+    services: Services, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, job_id = fleet[0]
+    await agent.send(claim(job_id))
+
+    async def wait_in_vain(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(job_reports, "_fetch_attempt", wait_in_vain)
+
+    with pytest.raises(NotReadyError):
+        await services.reports.take(
+            agent.host_id, [start(job_id)], size=1, find_silence=lambda _: None
+        )
 
 
 @pytest.mark.parametrize("is_prune_first", [True, False])

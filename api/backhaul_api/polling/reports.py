@@ -168,6 +168,8 @@ async def _look(
 async def _take(arrival: Arrival, reported: _Reported) -> list[Receipt]:
     try:
         return [await APPLY[type(one)](arrival, one) for one in reported.envelopes]
+    except OSError:
+        raise  # no answer in time, say, which is no fault of the batch
     except Exception as error:
         log.debug("reports.left_out", exc_info=error)
         raise _LeftOutError(reported) from error
