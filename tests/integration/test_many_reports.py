@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
@@ -18,7 +19,7 @@ from litestar import Litestar
 from backhaul.wire.agents import Receipt, ReceiptStatus
 from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import FailureClass, JobEvent, LogLine, Outcome, Progress
-from backhaul.wire.kinds import BackupResult
+from backhaul.wire.kinds import BackupResult, PasswdResult, PasswdStep
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import events, hosts, job_events, jobs, repositories
@@ -326,6 +327,28 @@ async def test_database_that_says_nothing_more_is_no_fault_of_a_batch(
         await services.reports.take(
             agent.host_id, [start(job_id)], size=1, find_silence=lambda _: None
         )
+
+
+@pytest.mark.parametrize("tag", ["passwd", r"passw\u0064"])
+async def test_change_of_a_password_is_never_applied_with_the_reports_of_others(
+    services: Services, fleet: Fleet, tag: str
+) -> None:
+    """It locks hosts in an order of its own, however it is written."""
+    agent, job_id = fleet[0]
+    finished = JobFinished(
+        job_id=job_id,
+        attempt=1,
+        at=START,
+        outcome=Outcome.SUCCEEDED,
+        log_lines=0,
+        result=PasswdResult(step=PasswdStep.ADD),
+    )
+    raw = msgspec.json.encode(finished).replace(b'"passwd"', f'"{tag}"'.encode())
+
+    with watching_transactions(services) as transactions:
+        await agent.send(raw)
+
+    assert transactions == ["alone", "alone"]
 
 
 @pytest.mark.parametrize("is_prune_first", [True, False])
