@@ -399,6 +399,24 @@ async def test_offline_run_of_a_disabled_schedule_is_recorded(
     assert (job["state"], job["arguments"]["paths"]) == ("accepted", ["/etc"])
 
 
+async def test_run_on_a_repository_that_nobody_knows_ends_like_any_other(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    schedule_id = await _add(operator)
+    job_id = build_scheduled_job_id(schedule_id, SLOT)
+    reports = [
+        JobStarted(job_id=job_id, attempt=1, at=SLOT),
+        JobFinished(job_id=job_id, attempt=1, at=SLOT, outcome=Outcome.SUCCEEDED, log_lines=0),
+    ]
+
+    await fire(agent, schedule_id, ran_offline=True, repository_id=uuid4(), arguments=NIGHT)
+    receipts = await agent.send(*reports)
+
+    assert [receipt.status for receipt in receipts] == [OK, OK]
+    job = await _show(operator, job_id)
+    assert (job["state"], job["repository_id"]) == ("succeeded", None)
+
+
 async def test_fire_whose_job_was_queued_already_is_marked_as_run_offline(
     operator: httpx.AsyncClient, agent: FakeAgent
 ) -> None:

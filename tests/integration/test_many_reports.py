@@ -4,23 +4,26 @@ had come alone."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul.wire.agents import Receipt, ReceiptStatus
 from backhaul.wire.commands import CommandAck
-from backhaul.wire.jobs import JobEvent, LogLine, Outcome, Progress
-from backhaul.wire.kinds import BackupResult
+from backhaul.wire.jobs import FailureClass, JobEvent, LogLine, Outcome, Progress
+from backhaul.wire.kinds import BackupResult, PasswdResult, PasswdStep
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.db.tables import events, hosts, job_events, jobs, repositories
+from backhaul_api.errors import NotReadyError
 from backhaul_api.polling import job_reports
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
@@ -28,6 +31,7 @@ from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add
 
 COUNT = 12
 OK = [ReceiptStatus.OK]
+ACCEPTED = events.c.kind == "job.accepted"
 
 Fleet = list[tuple[FakeAgent, UUID]]
 
@@ -98,23 +102,84 @@ def statuses(receipts: list[list[Receipt]]) -> list[list[ReceiptStatus]]:
     return [[receipt.status for receipt in one] for one in receipts]
 
 
-async def test_reports_that_come_together_are_committed_together(
-    services: Services, fleet: Fleet
-) -> None:
+@contextmanager
+def watching_transactions(services: Services) -> Iterator[list[str]]:
+    """Note of each transaction with reports whether it is one for all, or for one batch alone."""
+    begins = {
+        "SELECT hosts.id, hosts.last_seen_at": "together",
+        "SELECT hosts.last_seen_at": "alone",
+    }
     looked: list[str] = []
 
     def note(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("SELECT hosts.id, hosts.last_seen_at"):
-            looked.append(statement)
+        looked.extend(how for begin, how in begins.items() if statement.startswith(begin))
 
     sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
-    claimed = await send_all(fleet, claim)
-    ended = await send_all(fleet, start, end)
+    yield looked
+    sa.event.remove(services.database.sync_engine, "before_cursor_execute", note)
+
+
+async def test_reports_that_come_together_are_committed_together(
+    services: Services, fleet: Fleet
+) -> None:
+    with watching_transactions(services) as looked:
+        claimed = await send_all(fleet, claim)
+        ended = await send_all(fleet, start, end)
 
     assert statuses(claimed) == [OK] * COUNT
     assert statuses(ended) == [OK * 2] * COUNT
     assert set((await fetch_states(services)).values()) == {"succeeded"}
     assert len(looked) < COUNT
+
+
+async def test_batch_that_is_refused_is_not_followed_by_an_empty_round(
+    services: Services, fleet: Fleet
+) -> None:
+    agent, job_id = fleet[0]
+
+    with watching_transactions(services) as transactions:
+        [receipt] = await agent.send(start(job_id))
+
+    assert receipt.status is ReceiptStatus.REJECTED
+    assert transactions == ["together", "alone", "alone"]
+
+
+async def test_heavy_batch_keeps_no_other_waiting_for_it(services: Services, fleet: Fleet) -> None:
+    agent, job_id = fleet[0]
+    await agent.send(claim(job_id), start(job_id))
+    lines = tuple(LogLine(at=START, stream="stdout", text="x" * 4096) for _ in range(40))
+
+    with watching_transactions(services) as transactions:
+        receipts = await agent.send(JobLog(job_id=job_id, attempt=1, seq=0, lines=lines))
+
+    assert statuses([receipts]) == [OK]
+    assert transactions == ["alone"]
+
+
+async def test_prune_that_waits_for_its_next_attempt_lets_others_begin(
+    services: Services, agents: list[FakeAgent], operator: httpx.AsyncClient
+) -> None:
+    prune = await add_job(operator, kind="prune", host="web0")
+    async with services.database.writing() as connection:
+        await connection.execute(sa.update(jobs).values(attempts=2))
+    backup = await add_job(operator, host="web0")
+    await agents[0].send(claim(prune), start(prune))
+    failed = JobFinished(
+        job_id=prune,
+        attempt=1,
+        at=START,
+        outcome=Outcome.FAILED,
+        failure_class=FailureClass.LOCKED,
+        log_lines=0,
+        exit_code=11,
+    )
+
+    with watching_transactions(services) as transactions:
+        receipts = await agents[0].send(failed, claim(backup))
+
+    assert statuses([receipts]) == [OK * 2]
+    assert transactions == ["together"]
+    assert await fetch_states(services) == {prune: "queued", backup: "accepted"}
 
 
 async def test_job_is_the_same_whichever_way_its_reports_came(
@@ -194,6 +259,22 @@ async def test_bad_batches_cost_their_neighbours_nothing(
     ]
 
 
+async def test_host_that_is_refused_again_and_again_costs_the_others_one_more_round(
+    services: Services, fleet: Fleet
+) -> None:
+    (bad, bad_job), *others = fleet
+
+    with watching_transactions(services) as transactions:
+        *refused, first, last = await asyncio.gather(
+            *(bad.send(start(bad_job)) for _ in range(3)),
+            *(agent.send(claim(job_id)) for agent, job_id in (others[0], others[-1])),
+        )
+
+    assert statuses([first, last]) == [OK, OK]
+    assert statuses(refused) == [[ReceiptStatus.REJECTED]] * 3
+    assert transactions.count("alone") == 2 * 3
+
+
 async def test_host_learns_nothing_about_a_neighbours_job(services: Services, fleet: Fleet) -> None:
     [(thief, own), (owner, job_id), *others] = fleet
 
@@ -229,6 +310,45 @@ async def test_fault_of_the_server_in_one_batch_undoes_that_one_only(
         500 if job_id == unlucky else 200 for _, job_id in fleet
     ]
     assert {job_id for job_id, state in states.items() if state != "running"} == {unlucky}
+
+
+async def test_database_that_says_nothing_more_is_no_fault_of_a_batch(
+    services: Services, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, job_id = fleet[0]
+    await agent.send(claim(job_id))
+
+    async def wait_in_vain(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(job_reports, "_fetch_attempt", wait_in_vain)
+
+    with pytest.raises(NotReadyError):
+        await services.reports.take(
+            agent.host_id, [start(job_id)], size=1, find_silence=lambda _: None
+        )
+
+
+@pytest.mark.parametrize("tag", ["passwd", r"passw\u0064"])
+async def test_change_of_a_password_is_never_applied_with_the_reports_of_others(
+    services: Services, fleet: Fleet, tag: str
+) -> None:
+    """It locks hosts in an order of its own, however it is written."""
+    agent, job_id = fleet[0]
+    finished = JobFinished(
+        job_id=job_id,
+        attempt=1,
+        at=START,
+        outcome=Outcome.SUCCEEDED,
+        log_lines=0,
+        result=PasswdResult(step=PasswdStep.ADD),
+    )
+    raw = msgspec.json.encode(finished).replace(b'"passwd"', f'"{tag}"'.encode())
+
+    with watching_transactions(services) as transactions:
+        await agent.send(raw)
+
+    assert transactions == ["alone", "alone"]
 
 
 @pytest.mark.parametrize("is_prune_first", [True, False])
@@ -330,3 +450,37 @@ async def test_visit_is_noted_with_the_news_of_a_job(
     async with services.database.reading() as connection:
         seen = set(await connection.scalars(sa.select(hosts.c.last_seen_at)))
     assert seen == {clock.now()}
+
+
+async def test_receipts_are_given_only_for_what_was_committed(
+    services: Services, fleet: Fleet
+) -> None:
+    def fail(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "COMMIT":
+            raise LookupError
+
+    engine = services.database.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", fail)
+    answers = await asyncio.gather(*(agent.post(claim(job_id)) for agent, job_id in fleet))
+    sa.event.remove(engine, "before_cursor_execute", fail)
+    again = await send_all(fleet, claim)
+
+    assert {answer.status_code for answer in answers} == {500}
+    assert statuses(again) == [OK] * COUNT
+    async with services.database.reading() as connection:
+        told = await connection.scalars(sa.select(events.c.job_id).where(ACCEPTED))
+    assert sorted(told) == sorted(job_id for _, job_id in fleet)
+
+
+async def test_report_counts_though_its_sender_has_gone(services: Services, fleet: Fleet) -> None:
+    agent, job_id = fleet[0]
+    reporting = asyncio.create_task(
+        services.reports.take(agent.host_id, [claim(job_id)], size=1, find_silence=lambda _: None)
+    )
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+    reporting.cancel()
+    receipts = await agent.send(claim(job_id))
+
+    assert [receipt.status for receipt in receipts] == [ReceiptStatus.DUPLICATE]

@@ -7,6 +7,7 @@ import gc
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,10 +17,20 @@ import sqlalchemy as sa
 from backhaul_api.db import sqlite
 from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
+from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import setup_tokens
 from backhaul_api.errors import NotReadyError
 from backhaul_api.settings import Settings
 from tests.fakes.clock import START
+
+LATER = START + timedelta(hours=1)
+CHANGE = constant(
+    sa.update(setup_tokens)
+    .where(setup_tokens.c.token_hash == sa.bindparam("which"))
+    .values(expires_at=sa.bindparam("at"))
+)
+ADD = constant(sa.insert(setup_tokens))
+ADD_TEXT = "INSERT INTO setup_tokens"
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -40,6 +51,12 @@ async def write(database: Database, name: str, *, fails: bool = False) -> None:
         )
         if fails:
             raise LookupError(name)
+
+
+async def change(database: Database, *, at: datetime | None = LATER) -> None:
+    """Change the row of a, as what can wait."""
+    async with database.writing() as connection:
+        await postpone(connection, CHANGE, [{"which": b"a", "at": at}])
 
 
 async def read(database: Database) -> set[str]:
@@ -105,6 +122,36 @@ async def test_block_goes_on_only_when_its_rows_are_there(database: Database) ->
     assert seen == [True] * 10
 
 
+async def test_block_finds_what_the_one_before_has_changed_though_it_could_wait(
+    database: Database,
+) -> None:
+    await write(database, "a")
+    seen: list[datetime] = []
+
+    async def look() -> None:
+        async with database.writing() as connection:
+            seen.extend(await connection.scalars(sa.select(setup_tokens.c.expires_at)))
+
+    with watching(database) as statements:
+        await asyncio.gather(change(database), look())
+
+    assert statements.count("COMMIT") == 1
+    assert seen == [LATER]
+
+
+async def test_change_that_could_wait_fails_for_its_own_block_only(database: Database) -> None:
+    await write(database, "a")
+    results = await asyncio.gather(
+        write(database, "b"),
+        change(database, at=None),
+        write(database, "c"),
+        return_exceptions=True,
+    )
+
+    assert [type(one) for one in results] == [type(None), sa.exc.IntegrityError, type(None)]
+    assert await read(database) == {"a", "b", "c"}
+
+
 async def test_block_that_fails_undoes_nothing_of_its_neighbours(database: Database) -> None:
     results = await asyncio.gather(
         write(database, "a"),
@@ -137,6 +184,28 @@ async def test_commit_that_fails_fails_for_all_and_leaves_nothing(database: Data
     assert all(isinstance(result, Exception) for result in results)
     assert before == set()
     assert await read(database) == {"c"}
+
+
+@pytest.mark.parametrize("rows", [1, sqlite.MANY_ROWS])
+async def test_rows_that_waited_and_cannot_be_written_fail_for_all_and_leave_nothing(
+    database: Database, rows: int
+) -> None:
+    async def postpone_some() -> None:
+        async with database.writing() as connection:
+            names = [f"late {number}".encode() for number in range(rows)]
+            moments = {"created_at": START, "expires_at": START}
+            await postpone(connection, ADD, [{"token_hash": name, **moments} for name in names])
+
+    await write(database, "a")
+    with watching(database, failing=ADD_TEXT):
+        results = await asyncio.gather(change(database), postpone_some(), return_exceptions=True)
+    async with database.reading() as connection:
+        expires_at = await connection.scalar(sa.select(setup_tokens.c.expires_at))
+    await postpone_some()
+
+    assert all(isinstance(result, Exception) for result in results)
+    assert expires_at == START
+    assert len(await read(database)) == 1 + rows
 
 
 async def test_transaction_that_the_database_undid_fails_for_all_of_it(database: Database) -> None:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 
+from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
 from backhaul_api.db.statements import constant, postpone
-from backhaul_api.db.tables import jobs, setup_tokens
+from backhaul_api.db.tables import events, jobs, setup_tokens
 from backhaul_api.db.types import Moment
 from backhaul_api.services import Services
 
@@ -196,6 +197,34 @@ async def test_what_can_wait_is_written_with_the_transaction(database: Database)
     assert [tuple(one) for one in found] == [
         (one, MOMENT.astimezone(UTC)) for one in (b"a", b"b", b"c")
     ]
+
+
+async def test_single_rows_of_several_kinds_are_written_with_their_own_values(
+    database: Database,
+) -> None:
+    """PostgreSQL takes them as one statement, in which their parameters have other numbers."""
+    at = sa.bindparam("at", type_=Moment())
+    token_hash = sa.bindparam("hash", type_=setup_tokens.c.token_hash.type)
+    values = {"token_hash": token_hash, "created_at": at, "expires_at": at}
+    twice = constant(sa.insert(setup_tokens).values(values))
+    later = MOMENT + timedelta(hours=1)
+    async with database.writing() as connection:
+        await postpone(connection, twice, [{"hash": b"a", "at": MOMENT}])
+        row = {"token_hash": b"b", "created_at": MOMENT, "expires_at": later}
+        await postpone(connection, INSERT, [row])
+        told_of = {"kind": "host.update", "at": MOMENT, "actor": "ada", "message": None}
+        await postpone(connection, constant(sa.insert(events).inline()), [told_of])
+        touch(connection, uuid4())
+    async with database.reading() as connection:
+        found = (await connection.execute(sa.select(setup_tokens))).all()
+        told = (await connection.execute(sa.select(events))).one()
+
+    utc = MOMENT.astimezone(UTC)
+    assert sorted((one.token_hash, one.created_at, one.expires_at) for one in found) == [
+        (b"a", utc, utc),
+        (b"b", utc, later.astimezone(UTC)),
+    ]
+    assert (told.kind, told.at, told.message, told.actor) == ("host.update", utc, None, "ada")
 
 
 async def test_what_can_wait_is_undone_with_its_block(database: Database) -> None:

@@ -24,7 +24,14 @@ import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from backhaul_api.db.statements import Changed, Executing, Statements, group, wrap
+from backhaul_api.db.statements import (
+    Changed,
+    Executing,
+    Statements,
+    group,
+    only_adds,
+    wrap,
+)
 from backhaul_api.settings import Settings
 
 T = TypeVar("T")
@@ -104,7 +111,7 @@ class PostgresqlConnection(Executing):
         postponed, self.postponed = self.postponed, []
         for text, many in group(postponed).items():
             # Two changes of one row in one statement would be one.
-            if len(many) == 1 and text.startswith("INSERT"):
+            if len(many) == 1 and only_adds(text):
                 texts.append(text)
                 joined += many[0]
             else:

@@ -26,7 +26,15 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from backhaul_api.db.statements import Changed, Executing, Ready, Statements, group, wrap
+from backhaul_api.db.statements import (
+    Changed,
+    Executing,
+    Ready,
+    Statements,
+    group,
+    only_adds,
+    wrap,
+)
 from backhaul_api.errors import NotReadyError
 
 log = logging.getLogger(__name__)
@@ -103,6 +111,14 @@ class SqliteConnection(Executing):
 
     def begin_nested(self) -> _Savepoint:
         return _Savepoint(self._driver, self.postponed)
+
+    async def write_changes(self) -> None:
+        """Write what was postponed, but for rows that are only added: the next block of the same
+        transaction may read what it changes."""
+        changes = [one for one in self.postponed if not only_adds(one[0])]
+        if changes:
+            self.postponed[:] = [one for one in self.postponed if only_adds(one[0])]
+            await self.write_postponed(changes)
 
     async def write_postponed(self, postponed: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
         """Write what can wait no longer."""
@@ -200,6 +216,7 @@ class Sqlite:
             finally:
                 timer.cancel()
             yield connection
+            await connection.write_changes()
             turn.end(is_good=True)
         finally:
             turn.end(is_good=False)

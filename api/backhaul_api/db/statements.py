@@ -181,12 +181,20 @@ class Ready:
 async def postpone(
     connection: AsyncConnection, statement: sa.Executable, rows: Sequence[Parameters]
 ) -> None:
-    """Execute a constant statement for each of the rows, but at the end of the transaction and
-    together with others: for what nobody reads before that, like entries of a log."""
+    """Execute a constant statement for each of the rows, but at the end of the block that writes
+    and together with others: for what nobody in it reads, like entries of a log. What is only added
+    waits for the end of the transaction, which may have further blocks."""
+    if not rows:
+        return
     if isinstance(connection, Executing):
         connection.postpone(statement, rows)
     else:
         await connection.execute(statement, list(rows))
+
+
+def only_adds(text: str) -> bool:
+    """Tell whether a statement inserts rows and changes none."""
+    return text.startswith("INSERT")
 
 
 def group(postponed: Iterable[tuple[str, T]]) -> dict[str, list[T]]:

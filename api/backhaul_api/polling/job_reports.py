@@ -157,6 +157,7 @@ async def _retry(arrival: Arrival, job: Job, report: JobFinished) -> bool:
         failure_class=report.failure_class,
         message=None if report.message is None else _cap_message(report.message),
     )
+    arrival.gathered.claims.note_move(job)
     arrival.topics.add(job.id)
     arrival.gathered.ended.append(job)
     return True

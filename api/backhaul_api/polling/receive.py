@@ -31,8 +31,9 @@ from backhaul.wire.agents import (
     UpEnvelope,
 )
 from backhaul.wire.commands import QueryAnswer
-from backhaul.wire.kinds import JobKind
+from backhaul.wire.kinds import PasswdResult
 from backhaul.wire.refusals import explain
+from backhaul.wire.reports import JobFinished
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul.wire.snapshots import SnapshotsReport
 from backhaul_api.bodies import TOO_DEEP
@@ -87,9 +88,6 @@ MAX_DEPTH = 64
 _BRACKET_OR_STRING = re.compile(rb'[\[\]{}]|"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
-_CHANGES_PASSWORD = f'"{JobKind.PASSWD}"'.encode()
-
-
 class BatchFailedError(Exception):
     """The batch has to be sent again, for no fault of its own. Answered with 500."""
 
@@ -108,7 +106,7 @@ async def receive(services: Services, agent: AgentIdentity, body: bytes) -> Batc
             return reply
     read = [_read(raw) for raw in batch.envelopes]
     if (receipts := await _take_together(services, agent, read, body)) is None:
-        receipts = await _take_alone(services, agent, read, body)
+        receipts = await _take_alone(services, agent, read)
     return BatchReply(receipts=tuple(receipts))
 
 
@@ -117,7 +115,7 @@ async def _take_together(
 ) -> list[Receipt] | None:
     """Apply a batch beside those of other hosts; None if it needs a transaction of its own."""
     reports = [one for one in read if isinstance(one, Report)]
-    if _CHANGES_PASSWORD in body or not reports or len(reports) < len(read):
+    if _changes_password(read) or not reports or len(reports) < len(read):
         return None
     return await services.reports.take(
         agent.host_id, reports, size=len(body), find_silence=partial(find_silence, services)
@@ -125,17 +123,14 @@ async def _take_together(
 
 
 async def _take_alone(
-    services: Services, agent: AgentIdentity, read: Sequence[UpEnvelope | Receipt], body: bytes
+    services: Services, agent: AgentIdentity, read: Sequence[UpEnvelope | Receipt]
 ) -> list[Receipt]:
-    changes_password = _CHANGES_PASSWORD in body
     try:
-        return await _apply(services, agent, read, _take, changes_password=changes_password)
+        return await _apply(services, agent, read, _take)
     except NotReadyError:
         raise
     except DomainError:
-        return await _apply(
-            services, agent, read, _take_carefully, changes_password=changes_password
-        )
+        return await _apply(services, agent, read, _take_carefully)
 
 
 async def _apply(
@@ -143,15 +138,13 @@ async def _apply(
     agent: AgentIdentity,
     read: Sequence[UpEnvelope | Receipt],
     take: Callable[[Arrival, UpEnvelope], Awaitable[Receipt]],
-    *,
-    changes_password: bool,
 ) -> list[Receipt]:
     """Apply the envelopes of a batch; those that could not be read have their receipts already."""
     async with services.database.writing() as connection:
         now = services.clock.now()
         gathered = Gathered(Claims(connection, silent_since=find_silence(services, now)))
         arrival = Arrival(connection, agent.host_id, now, gathered)
-        if changes_password:
+        if _changes_password(read):
             # It can change what other hosts are told, which those who do take turns at.
             await take_turn(connection)
         last_seen_at = await _lock_host(connection, agent.host_id)
@@ -230,6 +223,12 @@ def _read(raw: msgspec.Raw) -> UpEnvelope | Receipt:
         return decode_envelope(bytes(raw))
     except DomainError as error:
         return reject(error)
+
+
+def _changes_password(read: Sequence[UpEnvelope | Receipt]) -> bool:
+    return any(
+        isinstance(one, JobFinished) and isinstance(one.result, PasswdResult) for one in read
+    )
 
 
 async def _take(arrival: Arrival, envelope: UpEnvelope) -> Receipt:

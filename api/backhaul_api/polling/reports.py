@@ -34,7 +34,8 @@ from backhaul_api.polling.job_reports import APPLY
 from backhaul_api.polling.together import Together
 
 MAX_TOGETHER_BYTES = 128 * 1024
-"""In one transaction, but for the last batch: its hosts' other batches wait for all of it."""
+"""In one transaction, but for the last batch: its hosts' other batches wait for all of it. A batch
+of more has one of its own, so that a host that says much holds up no other."""
 
 ROUNDS_AT_ONCE = 2
 """On PostgreSQL, where a round waits for the network. SQLite has one writer."""
@@ -43,6 +44,7 @@ _PAUSE_EVERY = 8
 """Batches, between which SQLite, which answers without a pause, lets others have the loop."""
 
 _MAX_REFUSED = 3
+"""Hosts: with so many that are refused anything, the batches of a round are applied one by one."""
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +96,12 @@ class Reports:
         Raises:
             NotReadyError: the database does not answer now.
         """
+        if size > MAX_TOGETHER_BYTES:
+            return None
         return await self._together.ask(_Reported(host_id, envelopes, size, find_silence))
 
     async def _apply(self, together: list[_Reported]) -> list[list[Receipt] | None]:
-        """Apply batches; those that are refused anything are left out, and it is tried again
+        """Apply batches; hosts that are refused anything are left out, and it is tried again
         without them."""
         receipts: dict[int, list[Receipt]] = {}
         left = list(together)
@@ -108,7 +112,10 @@ class Reports:
             except NotReadyError:
                 raise
             except _LeftOutError as error:
-                left.remove(error.reported)
+                # With what its host has sent since, which must not overtake it.
+                left = [one for one in left if one.host_id != error.reported.host_id]
+                if not left:
+                    break
             except Exception as error:
                 log.debug("reports.left", exc_info=error)
                 break
@@ -161,6 +168,8 @@ async def _look(
 async def _take(arrival: Arrival, reported: _Reported) -> list[Receipt]:
     try:
         return [await APPLY[type(one)](arrival, one) for one in reported.envelopes]
+    except OSError:
+        raise  # no answer in time, say, which is no fault of the batch
     except Exception as error:
         log.debug("reports.left_out", exc_info=error)
         raise _LeftOutError(reported) from error
