@@ -92,9 +92,7 @@ async def find_operator(services: Services, header: str | None) -> Actor:
     async with services.database.reading() as connection:
         actor = await find(connection, token_hash, now=now)
     if actor is None:
-        raise NotAuthenticatedError(
-            "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
-        )
+        raise NotAuthenticatedError("The token is not known, was revoked, or has expired.")
     if tokens.is_use_worth_noting(actor, now=now):
         async with services.database.writing() as connection:
             await tokens.note_use(connection, actor, now=now)

@@ -355,6 +355,19 @@ def test_bootstrap_reads_both_secrets_and_signs_in(
     assert TOKEN in signed_out.config.read_text()
 
 
+@pytest.mark.parametrize(
+    ("command", "secrets"), [("login", "wrong\n"), ("bootstrap", f"bhu_wrong\n{PASSWORD}\n")]
+)
+def test_refused_to_sign_in_is_not_told_to_sign_in(
+    signed_out: Cli, server: respx.MockRouter, command: str, secrets: str
+) -> None:
+    server.post(f"/v1/{command}").mock(return_value=refuse(401, detail="The password is wrong."))
+
+    result = signed_out(command, "--url", URL, "--username", "ada", input=secrets)
+
+    assert assert_one_line(result, exit_code=1) == "error: The password is wrong.\n"
+
+
 def test_logout_forgets_the_session_even_when_the_server_is_away(
     signed_out: Cli, server: respx.MockRouter
 ) -> None:
@@ -1003,6 +1016,7 @@ def test_plain_function_becomes_a_command(cli: Cli, monkeypatch: pytest.MonkeyPa
 
     assert cli("greet", "ada", "--loud").stdout == "ADA\n"
     assert "Greet somebody." in cli("greet", "--help").stdout
+    assert "\u256d" not in cli("greet", "--help").stdout  # no boxes, like all others
 
 
 def test_debug_shows_the_traceback(cli: Cli, server: respx.MockRouter) -> None:
