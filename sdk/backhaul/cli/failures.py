@@ -53,6 +53,8 @@ def choose_exit_code(error: Exception) -> int:
     """Tell bad input (2) from everything else that can fail (1)."""
     if isinstance(error, TyperException):
         return error.exit_code
+    if _is_interrupt(error):
+        return INTERRUPTED
     if isinstance(
         error, BadInputError | ConfigurationError | InvalidRequestError | MissingExtraError
     ):
@@ -66,7 +68,8 @@ def describe(error: Exception) -> str:
         case TyperException():
             return _describe_usage(error)
         case typer.Abort():
-            return "aborted"
+            typer.echo(err=True)  # to end the line of the question
+            return "" if _is_interrupt(error) else "aborted"
         case NotAuthenticatedError():
             return f"{_as_clause(error)}. Sign in with `backhaul login`."
         case RateLimitedError() | ServerFailedError():
@@ -79,6 +82,11 @@ def describe(error: Exception) -> str:
         case _:
             reason = str(error) or "no reason given"
             return f"{type(error).__name__}: {reason} (BACKHAUL_DEBUG=1 shows where)"
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Tell Ctrl-C at a question from the end of the input, which typer reports as the same."""
+    return isinstance(error, typer.Abort) and isinstance(error.__context__, KeyboardInterrupt)
 
 
 def _describe_usage(error: TyperException) -> str:

@@ -324,6 +324,51 @@ def test_password_is_asked_for_on_a_terminal(
     assert PASSWORD not in result.output
 
 
+def test_questions_stay_out_of_what_is_printed(
+    signed_out: Cli, server: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+
+    result = signed_out("login", "--url", URL, "--json", input=f"ada\n{PASSWORD}\n")
+
+    assert result.exit_code == 0, result.output
+    assert "Username" not in result.stdout
+    assert "Password" not in result.stdout
+    assert "Password" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["login", "--url", URL], ["hosts", "remove", "web-1"]], ids=" ".join
+)
+def test_interrupt_at_a_question_exits_130(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> str:
+        # As typer does it, whose functions for asking are not to be had from outside.
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+    monkeypatch.setattr(typer, "prompt", interrupt)
+    monkeypatch.setattr(typer, "confirm", interrupt)
+
+    result = cli(*arguments)
+
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "\n")
+
+
+def test_end_of_input_at_a_question_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+
+    result = cli("hosts", "remove", "web-1", input="")
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith("\nerror: aborted\n")
+
+
 def test_password_can_come_from_a_file(
     signed_out: Cli, server: respx.MockRouter, tmp_path: Path
 ) -> None:
