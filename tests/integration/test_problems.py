@@ -101,6 +101,12 @@ async def test_name_in_the_place_of_an_id_is_told_apart_from_a_wrong_address(
     assert "UUID" in detail
 
 
+async def test_filter_that_is_no_id_says_what_it_takes(operator: httpx.AsyncClient) -> None:
+    (error,) = _read(await operator.get("/v1/jobs?schedule=nightly")).errors
+
+    assert (error.field, error.message) == ("schedule", "must be an id (UUID)")
+
+
 async def test_client_that_hangs_up_within_its_body_is_no_failure_of_the_server(
     app: Litestar, caplog: pytest.LogCaptureFixture
 ) -> None:

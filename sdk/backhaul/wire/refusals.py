@@ -72,6 +72,8 @@ def _say(text: str, type_: Any, path: str) -> str:
         return f"must be {_SIGNS[found['sign']]} {found['limit'].removesuffix('.0')}"
     if text == "Number out of range":
         return "is too large a number"
+    if text == "Invalid UUID":
+        return "must be an id (UUID)"
     if found := _UNKNOWN_VALUE.fullmatch(text):
         known = ", ".join(_list_known(type_, path))
         return f"{found['value']} is not known here" + (f"; it can be {known}" if known else "")
