@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 
@@ -20,6 +21,8 @@ from backhaul.errors import (
 )
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.tokens import redact_tokens
+
+_PYDANTIC_UUID = re.compile(r"Input should be a valid UUID, .*", re.DOTALL)
 
 FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
 
@@ -95,7 +98,8 @@ def _describe_usage(error: TyperException) -> str:
         return ""
     context = getattr(error, "ctx", None)
     hint = f" See `{context.command_path} --help`." if context is not None else ""
-    message = error.format_message().replace("Value error, ", "")  # pydantic's, inside typer
+    message = _PYDANTIC_UUID.sub("not an id, which is a UUID", error.format_message())
+    message = message.replace("Value error, ", "")  # pydantic's too, inside typer
     return f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}"
 
 

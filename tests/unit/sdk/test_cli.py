@@ -42,6 +42,7 @@ from backhaul.wire.kinds import (
     DiffChange,
     DiffCounts,
     DiffResult,
+    DrillArguments,
     DrillResult,
     ForgetArguments,
     ForgetResult,
@@ -167,6 +168,22 @@ def test_bad_input_is_one_line_and_exit_2(cli: Cli, arguments: list[str]) -> Non
     line = assert_one_line(cli(*arguments), exit_code=2)
 
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [["jobs", "show", "web-1"], ["jobs", "list", "--schedule", "x"]], ids=" ".join
+)
+def test_what_is_no_id_is_told_so(cli: Cli, arguments: list[str]) -> None:
+    line = assert_one_line(cli(*arguments), exit_code=2)
+
+    assert ": not an id, which is a UUID. See" in line
+
+
+def test_job_shows_its_limits_in_their_units(cli: Cli, server: respx.MockRouter) -> None:
+    drill = DrillArguments(snapshot="latest", files=5, max_bytes=2**30)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(build_job(arguments=drill)))
+
+    assert re.search(r"^max bytes +1\.0 GiB$", cli("jobs", "show", str(JOB_ID)).stdout, re.M)
 
 
 def test_mistyped_command_gets_a_suggestion(cli: Cli) -> None:

@@ -89,9 +89,9 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
         ),
         (
             ScheduleKind.DRILL,
-            DrillOptions(of_host=str(REPOSITORY_ID), files=7, max_bytes=9),
+            DrillOptions(of_host=str(REPOSITORY_ID), files=7, max_bytes=2**31),
             {"of_host": "db-1"},
-            "of host db-1, files 7, max bytes 9",
+            "of host db-1, files 7, max bytes 2.0 GiB",
         ),
     ],
     ids=["copy", "drill"],
