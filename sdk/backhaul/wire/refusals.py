@@ -92,8 +92,8 @@ def _list_known(type_: Any, path: str) -> list[str]:
     held = list(_flatten(inspect.type_info(type_)))
     for step in steps[:-1]:
         held = list(_descend(held, step["name"]))
-    if not steps:
-        return _list_values(held)
+    if not steps:  # Litestar does not say which one of a list it is
+        return _list_values(held) or _list_values(_descend(held, None))
     name = steps[-1]["name"]
     tags = [str(one.tag) for one in _structs(held) if one.tag_field == name and name is not None]
     return tags or _list_values(_descend(held, name))
