@@ -179,6 +179,20 @@ def test_what_is_no_id_is_told_so(cli: Cli, arguments: list[str]) -> None:
     assert ": not an id, which is a UUID. See" in line
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hosts", "show", "web\udcff"],
+        ["hosts", "list", "--label", "a\udcff=b"],
+        ["jobs", "list", "--host", "\udcff"],
+        ["sources", "create", "etc", "--path", "/b\udcfcro"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_what_is_not_utf8_is_bad_input(cli: Cli, arguments: list[str]) -> None:
+    assert "UTF-8" in assert_one_line(cli(*arguments), exit_code=2)
+
+
 def test_job_shows_its_limits_in_their_units(cli: Cli, server: respx.MockRouter) -> None:
     drill = DrillArguments(snapshot="latest", files=5, max_bytes=2**30)
     server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(build_job(arguments=drill)))
