@@ -26,6 +26,7 @@ from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
 from backhaul.display import render_moment
 from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
 from backhaul.wire.fleet import (
+    HostState,
     LastCheck,
     PasswordChange,
     RepositoryLock,
@@ -33,7 +34,7 @@ from backhaul.wire.fleet import (
     ScheduleDrift,
     StartedPasswordChange,
 )
-from backhaul.wire.jobs import FailureClass, JobState, Progress
+from backhaul.wire.jobs import FailureClass, JobState, Obstacle, Progress
 from backhaul.wire.kinds import (
     BackupArguments,
     BackupResult,
@@ -662,6 +663,7 @@ def test_one_of_several_repositories_must_be_named(cli: Cli, server: respx.MockR
 def test_end_of_the_job_decides_the_exit_code(
     cli: Cli, server: respx.MockRouter, state: JobState, exit_code: int
 ) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
     server.get(f"/v1/jobs/{JOB_ID}").mock(
         side_effect=[reply(build_job()), reply(build_job(state, revision=2, message="Because."))]
@@ -676,6 +678,7 @@ def test_end_of_the_job_decides_the_exit_code(
 
 
 def test_wait_in_a_pipe_prints_few_plain_lines(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     running = [
         build_job(
             JobState.RUNNING,
@@ -705,9 +708,50 @@ def test_wait_in_a_pipe_prints_few_plain_lines(cli: Cli, server: respx.MockRoute
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (HostState.OFFLINE, "web-1 is offline, seen 3 min ago: the job begins when its agent"),
+        (HostState.NEVER_SEEN, "web-1 was never seen: the job begins when its agent is there."),
+        (HostState.ONLINE, ""),
+    ],
+)
+def test_wait_for_a_host_that_is_away_says_so(
+    cli: Cli, server: respx.MockRouter, state: HostState, words: str
+) -> None:
+    seen = datetime.now(UTC) - timedelta(minutes=3, seconds=5)
+    host = msgspec.structs.replace(build_host(), state=state, last_seen_at=seen)
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(host))
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=[reply(build_job()), reply(build_job(JobState.EXPIRED, revision=2))]
+    )
+
+    result = cli("jobs", "wait", str(JOB_ID))
+
+    assert words in result.stderr
+    assert bool(result.stderr) is bool(words)
+
+
+def test_wait_says_what_the_job_waits_for(cli: Cli, server: respx.MockRouter) -> None:
+    obstacle = Obstacle(job_id=JOB_ID, kind=JobKind.PRUNE, state=JobState.RUNNING, host="db-1")
+    waiting = build_job(waits_for=obstacle)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=[
+            reply(waiting),
+            reply(waiting),
+            reply(build_job(JobState.CANCELLED, revision=2)),
+        ]
+    )
+
+    lines = cli("jobs", "wait", str(JOB_ID)).stdout.splitlines()
+
+    assert lines[0] == "queued, waits for prune on db-1"
+
+
 def test_interrupted_wait_leaves_the_job_running_and_says_so(
     cli: Cli, server: respx.MockRouter
 ) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     answers = [reply(build_job()), reply(build_job())]
 
     def answer(_: httpx.Request) -> httpx.Response:
