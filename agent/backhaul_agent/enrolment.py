@@ -10,6 +10,7 @@ import nacl.public
 
 from backhaul.wire.agents import EnrollReply, EnrollRequest, HostFacts
 from backhaul.wire.base import PROTOCOL_VERSION
+from backhaul.wire.refusals import explain
 from backhaul.wire.tokens import TokenKind, parse_token_kind
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import Clock, SystemClock
@@ -162,4 +163,5 @@ def _build_request(
     try:
         return msgspec.json.decode(msgspec.json.encode(request), type=EnrollRequest)
     except msgspec.ValidationError as error:
-        raise EnrolmentError(f"not acceptable: {error}") from error
+        found = explain(str(error))
+        raise EnrolmentError(f"{found.field}: {found.message}") from error

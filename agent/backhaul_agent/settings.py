@@ -34,6 +34,7 @@ import msgspec
 from backhaul.wire.agents import DEFAULT_HOLD_S
 from backhaul.wire.base import Name
 from backhaul.wire.kinds import AbsolutePath, JobKind
+from backhaul.wire.refusals import explain
 from backhaul_agent.errors import SettingsError
 from backhaul_agent.journal import DEFAULT_SPOOL_LIMIT
 
@@ -162,11 +163,12 @@ def load_settings(
     values |= _read_environment(environment)
     values |= {name: value for name, value in options.items() if value is not None}
     if "file" in values:
-        raise SettingsError("settings: Object contains unknown field `file`")
+        raise SettingsError("settings: file: is not a field of this")
     try:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_read_path)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"settings: {error}") from error
+        found = explain(str(error), Settings)
+        raise SettingsError(f"settings: {found.field}: {found.message}") from error
     # Found once, here: restic itself starts in / and with an environment that is not ours.
     restic = shutil.which(settings.restic, path=environment.get("PATH"))
     return msgspec.structs.replace(
@@ -181,7 +183,7 @@ def _read_path(type_: type, value: object) -> Path:
     if type_ is not Path:
         raise NotImplementedError(type_)
     if not isinstance(value, str | Path) or not str(value) or "\x00" in str(value):
-        raise ValueError("Expected a path")
+        raise ValueError("must be a path")
     return Path(value).expanduser().absolute()
 
 

@@ -122,9 +122,7 @@ async def find_operator(services: Services, header: str | None) -> Actor:
         async with services.database.reading() as connection:
             actor = await find(connection, token_hash, now=now)
         if actor is None:
-            raise NotAuthenticatedError(
-                "The token is not known, was revoked, or has expired. Sign in again: backhaul login"
-            )
+            raise NotAuthenticatedError("The token is not known, was revoked, or has expired.")
         assert actor.id is not None  # noqa: S101 (only operators have such tokens)
         remember(token_hash, KnownOperator.build(actor, now, mark), identity_topic(actor.id))
     if tokens.is_use_worth_noting(actor, now=now):

@@ -56,6 +56,14 @@ def find_name(handler: Any, argument: str) -> str:
     return names.get(argument, argument)
 
 
+def find_type(handler: Any, argument: str) -> Any:
+    """Give the type of an argument of a handler; None when it is none."""
+    if not isinstance(handler, HTTPRouteHandler):
+        return None
+    types = {one.argument: one.field.annotation for one in find_parameters(handler)}
+    return types.get(argument)
+
+
 def refuse_unknown_query(handler: Any, asked: Iterable[str]) -> None:
     """Refuse parameters of the query that the handler does not take.
 

@@ -24,7 +24,7 @@ from backhaul_api.bodies import HUNG_UP, MAX_BODY_BYTES
 from backhaul_api.db.references import parse_id
 from backhaul_api.errors import DomainError, InvalidError, LostRaceError, NotAuthenticatedError
 from backhaul_api.logs import facts
-from backhaul_api.parameters import find_name
+from backhaul_api.parameters import find_name, find_type
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _field_error(handler: object, item: dict[str, Any]) -> FieldError:
     if key == "data":
         # Litestar's way of saying that there was no body to decode.
         return FieldError(field="", message="a body is required: send JSON")
-    return explain(message, prefix=find_name(handler, key))
+    return explain(message, find_type(handler, key), prefix=find_name(handler, key))
 
 
 def _on_http_exception(request: AnyRequest, error: HTTPException) -> Response[bytes]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from backhaul.wire.agents import DEFAULT_HOLD_S
+from backhaul.wire.refusals import explain
 
 _ENVIRONMENT_PREFIX = "BACKHAUL_API_"
 _MAY_STAND_IN_A_FILE = {"database_url_file": "database_url", "tick_token_file": "tick_token"}
@@ -137,11 +138,10 @@ def _decode_path(type_: type[Any], value: Any) -> Any:
 
 
 def _name_field(error: msgspec.ValidationError) -> str:
-    """Put the setting's name first: `Expected … - at `$.port`` becomes `port: Expected …`."""
-    message, _, where = str(error).partition(" - at `$.")
-    if message == "Expected `str` of length >= 1":
-        message = "must not be empty"
-    return f"{where.rstrip('`')}: {message}" if where else message
+    """Name the setting, and say what it takes: `port: must be at most 65535`."""
+    found = explain(str(error), Settings)
+    empty = found.message == "must have at least 1 character"
+    return f"{found.field}: {'must not be empty' if empty else found.message}"
 
 
 def _read_file(file: Path) -> dict[str, Any]:

@@ -492,9 +492,10 @@ def _segment(field: str, value: UUID | str) -> str:
     """Quote a name or an id for a path.
 
     Raises:
-        InvalidRequestError: it would name another path than it seems to: empty, or dots.
+        InvalidRequestError: it would name another path than it seems to: empty, dots, or with a
+            slash, which servers take for the end of a segment even when it is quoted.
     """
     text = str(value)
-    if text in {"", ".", ".."}:
+    if text in {"", ".", ".."} or "/" in text:
         raise refuse(field, f"{text!r} is neither a name nor an id")
     return quote(text, safe="")

@@ -32,7 +32,10 @@ def find_moment(field: str, value: datetime | timedelta | str | None) -> datetim
         return value
     if isinstance(value, str) and not _TEXT.fullmatch(value):
         return _parse_moment(field, value)
-    return find_now() - timedelta(seconds=find_seconds(field, value))
+    try:
+        return find_now() - timedelta(seconds=find_seconds(field, value))
+    except OverflowError:
+        raise refuse(field, f"{value!r} is before all time") from None
 
 
 @overload
@@ -53,6 +56,8 @@ def find_seconds(field: str, value: timedelta | str | None) -> float | None:
         if not _TEXT.fullmatch(value):
             raise refuse(field, f"{value!r} is no duration like 7d, 12h, 30m or 1d12h")
         return float(sum(int(n) * _SECONDS[unit] for n, unit in _TERM.findall(value)))
+    if not isinstance(value, timedelta):
+        raise refuse(field, f"takes a duration like '7d' or timedelta(days=7), not {value!r}")
     if value < timedelta(0):
         raise refuse(field, "must not be negative")
     return value.total_seconds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from datetime import datetime
+from typing import Any
 
 from backhaul.wire.jobs import Job, JobState
 from backhaul.wire.schedules import Schedule
@@ -65,10 +66,16 @@ def render_options(schedule: Schedule) -> str:
     if schedule.of_host is not None:
         named["of_host"] = schedule.of_host
     return ", ".join(
-        f"{name.replace('_', ' ')} {' '.join(value) if isinstance(value, tuple) else value}"
+        f"{name.replace('_', ' ')} {_render_option(name, value)}"
         for name, value in named.items()
         if value not in (None, (), False)
     )
+
+
+def _render_option(name: str, value: Any) -> str:
+    if name == "max_bytes":
+        return render_bytes(value)
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def join_lines(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backhaul.errors import MissingPackageError
 from backhaul.wire.fleet import HostState
 from backhaul.wire.jobs import JobState, is_dry_run
-from backhaul.wire.kinds import JobKind
+from backhaul.wire.kinds import BackupResult, DrillResult, JobKind
 
 if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame
@@ -86,6 +86,15 @@ def _result(name: str) -> Getter:
     return lambda row: getattr(row.result, name, None)
 
 
+def _count_unreadable(row: Any) -> int | None:
+    match row.result:
+        case BackupResult() as backup:
+            return backup.unreadable
+        case DrillResult() as drill:
+            return drill.files_unreadable
+    return None
+
+
 def _duration(row: Any) -> float | None:
     if row.started_at is None or row.finished_at is None:
         return None
@@ -136,7 +145,7 @@ COLUMNS: dict[str, list[tuple[str, Any, Getter]]] = {
         ("files", COUNT, _result("total_files_processed")),
         ("bytes", COUNT, _result("total_bytes_processed")),
         ("bytes_added", COUNT, _result("data_added")),
-        ("unreadable", COUNT, _result("unreadable")),
+        ("unreadable", COUNT, _count_unreadable),
         ("snapshot", TEXT, _result("snapshot_id")),
         ("schedule", TEXT, _text("schedule_id")),
     ],

@@ -156,7 +156,7 @@ def test_token_is_asked_for_on_a_terminal_and_not_echoed(tmp_path: Path) -> None
         ([], "", "no enrollment token"),
         ([], build_token(TokenKind.ENROLLMENT), "no"),
         (["--label", "role"], None, "KEY=VALUE"),
-        (["--name", "-bad name"], None, "name"),
+        (["--name", "-bad name"], None, "name: must be letters, digits"),
         (["--token-file", "/nowhere"], None, "/nowhere"),
         (["--ca-file", "/nowhere.pem"], None, "/nowhere.pem"),
         (["--config", "/nowhere.toml"], None, "/nowhere.toml"),

@@ -101,6 +101,28 @@ async def test_name_in_the_place_of_an_id_is_told_apart_from_a_wrong_address(
     assert "UUID" in detail
 
 
+@pytest.mark.parametrize(
+    ("query", "values"),
+    [
+        ("jobs?state=done", "queued, accepted, running"),
+        ("jobs?kind=zap", "init, backup, snapshots"),
+        ("hosts?state=up", "never_seen, online, offline"),
+    ],
+)
+async def test_filter_of_an_unknown_value_lists_what_there_is(
+    operator: httpx.AsyncClient, query: str, values: str
+) -> None:
+    (error,) = _read(await operator.get(f"/v1/{query}")).errors
+
+    assert f"is not known here; it can be {values}" in error.message
+
+
+async def test_filter_that_is_no_id_says_what_it_takes(operator: httpx.AsyncClient) -> None:
+    (error,) = _read(await operator.get("/v1/jobs?schedule=nightly")).errors
+
+    assert (error.field, error.message) == ("schedule", "must be an id (UUID)")
+
+
 async def test_client_that_hangs_up_within_its_body_is_no_failure_of_the_server(
     app: Litestar, caplog: pytest.LogCaptureFixture
 ) -> None:

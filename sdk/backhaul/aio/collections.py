@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 from backhaul._displays import AsyncDisplay, AsyncKeyedDisplay
-from backhaul.errors import NotFoundError
+from backhaul.errors import InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
     from backhaul.frames import DataFrame
@@ -77,6 +77,6 @@ class AsyncKeyed(AsyncCollection[T], AsyncKeyedDisplay[T], Generic[T]):
         """Tell whether there is one of this name or id."""
         try:
             await self.get(key)
-        except NotFoundError:
+        except (NotFoundError, InvalidRequestError):  # what can be no name is none
             return False
         return True

@@ -146,6 +146,7 @@ def _as_command(name: str, found: Any) -> Any:
         single.command(name, help=inspect.getdoc(found))(found)
         found = single
     found._add_completion = False
+    found.rich_markup_mode = None  # one look for all: plain, also for what others add
     command = get_command(found)
     command.name = name
     return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 
@@ -20,6 +21,8 @@ from backhaul.errors import (
 )
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.tokens import redact_tokens
+
+_PYDANTIC_UUID = re.compile(r"Input should be a valid UUID, .*", re.DOTALL)
 
 FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
 
@@ -53,7 +56,9 @@ def choose_exit_code(error: Exception) -> int:
     """Tell bad input (2) from everything else that can fail (1)."""
     if isinstance(error, TyperException):
         return error.exit_code
-    if isinstance(
+    if _is_interrupt(error):
+        return INTERRUPTED
+    if _is_no_utf8(error) or isinstance(
         error, BadInputError | ConfigurationError | InvalidRequestError | MissingExtraError
     ):
         return BAD_INPUT
@@ -66,7 +71,8 @@ def describe(error: Exception) -> str:
         case TyperException():
             return _describe_usage(error)
         case typer.Abort():
-            return "aborted"
+            typer.echo(err=True)  # to end the line of the question
+            return "" if _is_interrupt(error) else "aborted"
         case NotAuthenticatedError():
             return f"{_as_clause(error)}. Sign in with `backhaul login`."
         case RateLimitedError() | ServerFailedError():
@@ -76,9 +82,22 @@ def describe(error: Exception) -> str:
             return str(error)
         case OSError():
             return str(error)
+        case UnicodeEncodeError() if _is_no_utf8(error):
+            # What it is stays unsaid: it may be a password.
+            return "Names, paths, patterns and passwords have to be UTF-8, and one of them is not."
         case _:
             reason = str(error) or "no reason given"
             return f"{type(error).__name__}: {reason} (BACKHAUL_DEBUG=1 shows where)"
+
+
+def _is_no_utf8(error: Exception) -> bool:
+    """Tell input in some other encoding: Python has half characters in the place of its bytes."""
+    return isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed"
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Tell Ctrl-C at a question from the end of the input, which typer reports as the same."""
+    return isinstance(error, typer.Abort) and isinstance(error.__context__, KeyboardInterrupt)
 
 
 def _describe_usage(error: TyperException) -> str:
@@ -87,7 +106,8 @@ def _describe_usage(error: TyperException) -> str:
         return ""
     context = getattr(error, "ctx", None)
     hint = f" See `{context.command_path} --help`." if context is not None else ""
-    message = error.format_message().replace("Value error, ", "")  # pydantic's, inside typer
+    message = _PYDANTIC_UUID.sub("not an id, which is a UUID", error.format_message())
+    message = message.replace("Value error, ", "")  # pydantic's too, inside typer
     return f"{message}{'' if message.endswith(('.', '?')) else '.'}{hint}"
 
 

@@ -11,6 +11,8 @@ from backhaul import display
 from backhaul._result_texts import render_result
 from backhaul.cli import output
 from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
+from backhaul.errors import NotFoundError
+from backhaul.wire.fleet import HostState
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
 from backhaul.wire.wording import render_count
 
@@ -31,6 +33,7 @@ def wait(client: Client, job: Job, *, is_silent: bool) -> Job:
     try:
         if is_silent:
             return _take_last(jobs, job)
+        _note_absent_host(client, job)
         return _draw_bar(jobs, job) if output.is_terminal() else _print_lines(jobs, job)
     except KeyboardInterrupt:
         output.note(
@@ -58,6 +61,21 @@ def render_outcome(job: Job) -> str:
     return "".join(parts)
 
 
+def _note_absent_host(client: Client, job: Job) -> None:
+    """Say why a job may not begin: a queued job looks the same whether its host is there or not."""
+    if job.state is not JobState.QUEUED or job.waits_for is not None:
+        return
+    try:
+        host = client.get_host(job.host_id)
+    except NotFoundError:
+        return  # it was removed, and the job ends
+    if host.state is HostState.ONLINE:
+        return
+    seen = display.render_age(host.last_seen_at, output.now())
+    away = "was never seen" if host.state is HostState.NEVER_SEEN else f"is offline, seen {seen}"
+    output.note(f"Host {host.name} {away}: the job begins when its agent is there.")
+
+
 def _take_last(jobs: Iterable[Job], job: Job) -> Job:
     for changed in jobs:
         job = changed
@@ -65,14 +83,15 @@ def _take_last(jobs: Iterable[Job], job: Job) -> Job:
 
 
 def _print_lines(jobs: Iterable[Job], job: Job) -> Job:
-    shown: tuple[JobState, float] | None = None
+    shown: tuple[object, float] | None = None
     for changed in jobs:
         job = changed
         done = job.progress.percent_done if job.progress else 0.0
-        is_due = shown is None or job.state != shown[0] or done >= shown[1] + STEP
+        standing = (job.state, job.attempt, job.waits_for, job.cancel_requested_at)
+        is_due = shown is None or standing != shown[0] or done >= shown[1] + STEP
         if is_due and job.state not in TERMINAL_STATES:
-            output.say(f"{job.state}{_render_share(job)}")
-            shown = (job.state, done)
+            output.say(_render_standing(job))
+            shown = (standing, done)
     output.say(render_outcome(job))
     return job
 
@@ -98,12 +117,22 @@ def _draw_bar(jobs: Iterable[Job], job: Job) -> Job:
                 # Without a total the bar pulses: there is nothing to measure against yet.
                 total=1.0 if job.progress else None,
                 completed=min(progress.percent_done, 1.0),
-                state=f"{job.kind} {job.state}",
+                state=f"{job.kind} {_render_state(job)}",
                 detail=_render_detail(progress) if job.progress else "",
             )
     outcome = display.render_printable(render_outcome(job))
     console.print(outcome, style=output.STATE_STYLES[job.state], soft_wrap=True)
     return job
+
+
+def _render_state(job: Job) -> str:
+    condition = display.render_condition(job, output.now())
+    return f"{job.state}, {condition}" if condition else str(job.state)
+
+
+def _render_standing(job: Job) -> str:
+    condition = display.render_condition(job, output.now())
+    return f"{job.state}{_render_share(job)}{f', {condition}' if condition else ''}"
 
 
 def _render_share(job: Job) -> str:

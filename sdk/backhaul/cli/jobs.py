@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -173,7 +173,6 @@ def _render_line(line: NumberedLogLine) -> str:
 
 # A second repository has an id here, and its name beside.
 _SAID_BY_NAME = {"kind", "destination_id", "chunker_of_id"}
-_UNITS = {"limit_upload": " KiB/s", "limit_download": " KiB/s"}
 
 
 def _render_kind(job: Job) -> str:
@@ -185,10 +184,10 @@ def _build_columns(at: datetime) -> list[Column[Job]]:
         Column("ID", lambda job: str(job.id), is_whole=True),
         Column("KIND", _render_kind),
         Column("HOST", lambda job: job.host, lambda _: "bold"),
-        Column("REPOSITORY", lambda job: job.repository or ""),
+        Column("REPOSITORY", lambda job: job.repository or "", is_spare=True),
         Column("STATE", lambda job: _render_state(job, at), lambda job: STATE_STYLES[job.state]),
         Column("CREATED", lambda job: display.render_age(job.created_at, at)),
-        Column("TOOK", lambda job: _render_duration(job, at), is_right=True),
+        Column("TOOK", lambda job: _render_duration(job, at), is_right=True, is_spare=True),
         Column("SCHEDULED FOR", lambda job: display.render_moment(job.scheduled_at), is_wide=True),
         Column("FINISHED", lambda job: display.render_moment(job.finished_at), is_wide=True),
         Column("ATTEMPT", lambda job: str(job.attempt), is_right=True, is_wide=True),
@@ -212,7 +211,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("repository", job.repository or ""),
         ("copies to", job.destination or ""),
         *(
-            (name.replace("_", " "), _render_argument(arguments[name]) + _UNITS.get(name, ""))
+            (name.replace("_", " "), _render_named(name, arguments[name]))
             for name in arguments
             if name not in _SAID_BY_NAME and arguments[name] is not None
         ),
@@ -257,6 +256,16 @@ def _build_schedule_fields(job: Job) -> list[tuple[str, str]]:
         ("missed before", render_count(job.missed, "slot") if job.missed else ""),
         ("ran offline", "yes" if job.ran_offline else ""),
     ]
+
+
+def _render_named(name: str, value: Any) -> str:
+    match name:
+        case "limit_upload" | "limit_download":
+            return f"{value} KiB/s"
+        case "max_bytes":
+            return display.render_bytes(value)
+        case _:
+            return _render_argument(value)
 
 
 def _render_argument(value: object) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +35,10 @@ ProfileName = Annotated[str | None, typer.Option(help="Remember it under this na
 CaFile = Annotated[Path | None, typer.Option(help="Trust this CA besides the usual ones.")]
 
 
+class SignInRefusedError(BackhaulError):
+    """The name, the password or the setup token is wrong: signing in is no remedy for that."""
+
+
 class SignedIn(msgspec.Struct, frozen=True, kw_only=True):
     """A session, without its token."""
 
@@ -60,7 +66,7 @@ def login(
     name, found = _choose_server(url, profile, ca_file)
     username = ask(username, what="username", option="--username")
     password = read_secret(password_file, what="password", option="--password-file")
-    with Client(found.url, ca_file=found.ca_file) as client:
+    with Client(found.url, ca_file=found.ca_file) as client, _refused_for_good():
         session = client.log_in(username=username, password=password)
     _remember(name, found, session, as_json=as_json, quiet=quiet)
 
@@ -86,12 +92,18 @@ def bootstrap(
     token = read_secret(setup_token_file, what="setup token", option="--setup-token-file")
     username = ask(username, what="username", option="--username")
     password = read_secret(password_file, what="password", option="--password-file", confirm=True)
-    with Client(found.url, ca_file=found.ca_file) as client:
+    with Client(found.url, ca_file=found.ca_file) as client, _refused_for_good():
         session = client.bootstrap(setup_token=token.strip(), username=username, password=password)
     _remember(name, found, session, as_json=as_json, quiet=quiet)
 
 
-def logout(profile: ProfileName = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+def logout(
+    profile: Annotated[
+        str | None, typer.Option(help="Forget the session that is under this name.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """End the session and forget it.
 
     It is forgotten here even when the server cannot be told.
@@ -127,6 +139,14 @@ def whoami(as_json: AsJson = False, quiet: Quiet = False) -> None:
         ("until", "revoked" if me.expires_at is None else display.render_moment(me.expires_at)),
     ]
     print_one(me, fields, key=me.user.username, as_json=as_json, quiet=quiet)
+
+
+@contextmanager
+def _refused_for_good() -> Iterator[None]:
+    try:
+        yield
+    except NotAuthenticatedError as error:
+        raise SignInRefusedError(str(error)) from error
 
 
 def _choose_server(

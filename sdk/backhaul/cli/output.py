@@ -43,6 +43,12 @@ Output = Annotated[
     typer.Option("--output", "-o", help="`wide` has every column; `json` is the same as --json."),
 ]
 
+_GAP = 2
+"""Between two columns."""
+_LONG_WORD = 16
+"""How much of a word stands in one line: more of it is a path, or something else to be broken."""
+_BROKEN_WORD = 6
+
 STATE_STYLES = {
     JobState.QUEUED: "dim",
     JobState.ACCEPTED: "cyan",
@@ -69,6 +75,8 @@ class Column(Generic[T]):
     """Never broken over lines on a terminal, for what people copy."""
     is_wide: bool = False
     """Only in a wide table."""
+    is_spare: bool = False
+    """Left out where a terminal has no room for whole words, the last such column first."""
 
 
 def is_terminal() -> bool:
@@ -181,19 +189,62 @@ def _print_rich(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
+    console = build_console()
+    texts = [[column.title, *(row[at] for row in cells)] for at, column in enumerate(columns)]
+    shown, widths = fit_columns(columns, texts, room=console.width)
+    # What nobody can make narrower is broken by the terminal: that loses nothing of an id.
+    console.width = max(console.width, sum(widths) + _GAP * (len(widths) - 1))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    for at, width in zip(shown, widths, strict=True):
+        column = columns[at]
         justify: Literal["left", "right"] = "right" if column.is_right else "left"
-        table.add_column(
-            column.title,
-            justify=justify,
-            overflow="fold",
-            no_wrap=column.is_whole,
-        )
+        table.add_column(column.title, justify=justify, overflow="fold", width=width)
     for item, row in zip(items, cells, strict=True):
-        styled = zip(row, columns, strict=True)
-        table.add_row(*(Text(text, style=column.style(item)) for text, column in styled))
-    build_console().print(table)
+        table.add_row(*(Text(row[at], style=columns[at].style(item)) for at in shown))
+    console.print(table)
+
+
+def fit_columns(
+    columns: Sequence[Column[T]], texts: Sequence[Sequence[str]], *, room: int
+) -> tuple[list[int], list[int]]:
+    """Choose which columns a terminal has room for, and how wide each of them is.
+
+    `texts` has the title and the cells of each column. Lines break between words, spare columns
+    are left out until that is enough, and only then words are broken too.
+    """
+    from rich.cells import cell_len
+
+    whole = [max(map(cell_len, column)) for column in texts]
+    least = [
+        width if column.is_whole else min(width, _LONG_WORD, _measure_words(text))
+        for column, width, text in zip(columns, whole, texts, strict=True)
+    ]
+    shown = list(range(len(columns)))
+    for at in reversed(range(len(columns))):
+        if columns[at].is_spare and _measure(least, shown) > room:
+            shown.remove(at)
+    if _measure(least, shown) > room:
+        least = [
+            width if column.is_whole else min(width, _BROKEN_WORD)
+            for column, width in zip(columns, least, strict=True)
+        ]
+    widths = list(whole)
+    while _measure(widths, shown) > room:
+        wider = [at for at in shown if widths[at] > least[at]]
+        if not wider:
+            break
+        widths[max(wider, key=widths.__getitem__)] -= 1
+    return shown, [widths[at] for at in shown]
+
+
+def _measure(widths: Sequence[int], shown: Sequence[int]) -> int:
+    return sum(widths[at] for at in shown) + _GAP * (len(shown) - 1)
+
+
+def _measure_words(texts: Iterable[str]) -> int:
+    from rich.cells import cell_len
+
+    return max((cell_len(word) for text in texts for word in text.split()), default=0)
 
 
 def _print_plain(columns: Sequence[Column[T]], cells: Sequence[Sequence[str]]) -> None:

@@ -1,6 +1,7 @@
 """Asking: secrets from the terminal, from a file or from standard input; never from arguments.
 
-Arguments and their values are visible to everybody on the machine.
+Arguments and their values are visible to everybody on the machine. Questions stand on standard
+error, for standard output may be a file.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def ask(value: str | None, *, what: str, option: str, default: str | None = None
         return value
     if not is_interactive():
         raise BadInputError(f"The {what} is missing: give {option}.")
-    answer: str = typer.prompt(what.capitalize(), default=default)
+    answer: str = typer.prompt(what.capitalize(), default=default, err=True)
     return answer
 
 
@@ -46,7 +47,9 @@ def read_secret(file: str | None, *, what: str, option: str, confirm: bool = Fal
     if file is not None and file != STDIN:
         secret = _read_file(file, option)
     elif is_interactive():
-        secret = typer.prompt(what.capitalize(), hide_input=True, confirmation_prompt=confirm)
+        secret = typer.prompt(
+            what.capitalize(), hide_input=True, confirmation_prompt=confirm, err=True
+        )
     else:
         secret = sys.stdin.readline()
     secret = secret.removesuffix("\n").removesuffix("\r")
@@ -75,7 +78,7 @@ def confirm(question: str, *, is_sure: bool) -> None:
         return
     if not is_interactive():
         raise BadInputError(f"{question} There is nobody to ask: say --yes if you are sure.")
-    if not typer.confirm(question):
+    if not typer.confirm(question, err=True):
         raise typer.Exit(1)
 
 

@@ -328,9 +328,9 @@ def _build_columns(at: datetime) -> list[Column[Schedule]]:
         Column("HOST", lambda schedule: schedule.host, lambda _: "bold"),
         Column("KIND", lambda schedule: schedule.kind),
         Column("CRON", lambda schedule: schedule.cron, is_whole=True),
-        Column("TIME ZONE", lambda schedule: schedule.timezone),
-        Column("REPOSITORY", lambda schedule: schedule.repository),
-        Column("SOURCE", lambda schedule: schedule.source or ""),
+        Column("TIME ZONE", lambda schedule: schedule.timezone, is_spare=True),
+        Column("REPOSITORY", lambda schedule: schedule.repository, is_spare=True),
+        Column("SOURCE", lambda schedule: schedule.source or "", is_spare=True),
         Column("NEXT", lambda schedule: _render_next(schedule, at), _choose_style),
         Column(
             "JITTER",

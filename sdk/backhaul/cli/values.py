@@ -10,23 +10,26 @@ from pathlib import Path
 from backhaul.cli.failures import BadInputError
 
 # Nine digits of days are more than a calendar has: what is longer is a slip of the finger.
-_DURATION = re.compile(r"([0-9]{1,9})(s|m|h|d)?")
-_UNITS_S = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_TERM = re.compile(r"([0-9]{1,9})([smhdw])")
+_DURATION = re.compile(rf"[0-9]{{1,9}}|(?:{_TERM.pattern})+")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"([1-9][0-9]{0,11})([kKmMgGtT]?)")
 _SIZE_UNITS = ("", "k", "m", "g", "t")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def parse_duration(text: str, *, option: str) -> float:
-    """Parse `90`, `90s`, `15m`, `12h` or `7d` into seconds.
+    """Parse `90`, `90s`, `15m`, `12h`, `7d`, `2w` or `1d12h` into seconds.
 
     Raises:
         BadInputError: it is none of these; the message names the option.
     """
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
+    written = text.strip()
+    if not _DURATION.fullmatch(written):
         raise BadInputError(f"{option}: {text!r} is not a duration like 90s, 15m, 12h or 7d.")
-    return float(int(found[1]) * _UNITS_S[found[2]])
+    if written.isdecimal():
+        return float(written)
+    return float(sum(int(number) * _UNITS_S[unit] for number, unit in _TERM.findall(written)))
 
 
 def parse_size(text: str, *, option: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 from backhaul._displays import Display, KeyedDisplay
-from backhaul.errors import NotFoundError
+from backhaul.errors import InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
     from backhaul.frames import DataFrame
@@ -78,6 +78,6 @@ class Keyed(Collection[T], KeyedDisplay[T], Generic[T]):
         """Tell whether there is one of this name or id."""
         try:
             self.get(key)
-        except NotFoundError:
+        except (NotFoundError, InvalidRequestError):  # what can be no name is none
             return False
         return True

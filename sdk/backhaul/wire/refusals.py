@@ -72,6 +72,8 @@ def _say(text: str, type_: Any, path: str) -> str:
         return f"must be {_SIGNS[found['sign']]} {found['limit'].removesuffix('.0')}"
     if text == "Number out of range":
         return "is too large a number"
+    if text == "Invalid UUID":
+        return "must be an id (UUID)"
     if found := _UNKNOWN_VALUE.fullmatch(text):
         known = ", ".join(_list_known(type_, path))
         return f"{found['value']} is not known here" + (f"; it can be {known}" if known else "")
@@ -90,8 +92,8 @@ def _list_known(type_: Any, path: str) -> list[str]:
     held = list(_flatten(inspect.type_info(type_)))
     for step in steps[:-1]:
         held = list(_descend(held, step["name"]))
-    if not steps:
-        return _list_values(held)
+    if not steps:  # Litestar does not say which one of a list it is
+        return _list_values(held) or _list_values(_descend(held, None))
     name = steps[-1]["name"]
     tags = [str(one.tag) for one in _structs(held) if one.tag_field == name and name is not None]
     return tags or _list_values(_descend(held, name))

@@ -40,16 +40,19 @@ def test_database_url_may_stand_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({"BACKHAUL_API_PORT": "http"}, "port"),
+        ({"BACKHAUL_API_PORT": "http"}, "port: must be a whole number"),
         ({"BACKHAUL_API_PORT": "70000"}, "port"),
-        ({"BACKHAUL_API_LOG_LEVEL": "loud"}, "log_level"),
+        ({"BACKHAUL_API_LOG_LEVEL": "loud"}, "log_level: .* can be debug"),
         ({"BACKHAUL_API_SESSION_LIFETIME": "0"}, "session_lifetime"),
         ({"BACKHAUL_API_COLOUR": "red"}, "colour"),
         ({"BACKHAUL_API_DATA_DIR": ""}, "data_dir"),
         ({"BACKHAUL_API_HOST": ""}, "host: must not be empty"),
         ({"BACKHAUL_API_KEY": ""}, "key: must not be empty"),
         ({"BACKHAUL_API_DATABASE_URL": ""}, "database_url: must not be empty"),
-        ({"BACKHAUL_API_TICK_TOKEN": "can be guessed"}, "tick_token"),
+        (
+            {"BACKHAUL_API_TICK_TOKEN": "can be guessed"},
+            "tick_token: must have at least 32 characters",
+        ),
         ({"BACKHAUL_API_ANSWER_LIMIT": "1"}, "answer_limit"),
         ({"BACKHAUL_API_DATABASE_URL_FILE": "/nowhere/at/all"}, "DATABASE_URL_FILE"),
     ],

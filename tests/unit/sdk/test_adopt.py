@@ -14,9 +14,11 @@ from backhaul.wire.fleet import Adoption
 from backhaul.wire.honesty import Doubt
 from backhaul.wire.jobs import JobState
 from tests.unit.sdk.builders import (
+    HOST_ID,
     JOB_ID,
     TOKEN,
     URL,
+    build_host,
     build_job,
     build_log_page,
     build_repository,
@@ -33,6 +35,7 @@ ADOPTED = Adoption(repository=build_repository("nas"), adopted=1, doubted=1)
 def script(server: respx.MockRouter, *, state: JobState = JobState.SUCCEEDED) -> respx.Route:
     ended = build_job(state)
     server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(ended))
     server.get("/v1/repositories/nas").mock(return_value=reply(build_repository("nas")))
     server.get("/v1/snapshots").mock(

@@ -26,6 +26,7 @@ from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
 from backhaul.display import render_moment
 from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
 from backhaul.wire.fleet import (
+    HostState,
     LastCheck,
     PasswordChange,
     RepositoryLock,
@@ -33,7 +34,7 @@ from backhaul.wire.fleet import (
     ScheduleDrift,
     StartedPasswordChange,
 )
-from backhaul.wire.jobs import FailureClass, JobState, Progress
+from backhaul.wire.jobs import FailureClass, JobState, Obstacle, Progress
 from backhaul.wire.kinds import (
     BackupArguments,
     BackupResult,
@@ -42,6 +43,7 @@ from backhaul.wire.kinds import (
     DiffChange,
     DiffCounts,
     DiffResult,
+    DrillArguments,
     DrillResult,
     ForgetArguments,
     ForgetResult,
@@ -167,6 +169,36 @@ def test_bad_input_is_one_line_and_exit_2(cli: Cli, arguments: list[str]) -> Non
     line = assert_one_line(cli(*arguments), exit_code=2)
 
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments", [["jobs", "show", "web-1"], ["jobs", "list", "--schedule", "x"]], ids=" ".join
+)
+def test_what_is_no_id_is_told_so(cli: Cli, arguments: list[str]) -> None:
+    line = assert_one_line(cli(*arguments), exit_code=2)
+
+    assert ": not an id, which is a UUID. See" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["hosts", "show", "web\udcff"],
+        ["hosts", "list", "--label", "a\udcff=b"],
+        ["jobs", "list", "--host", "\udcff"],
+        ["sources", "create", "etc", "--path", "/b\udcfcro"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_what_is_not_utf8_is_bad_input(cli: Cli, arguments: list[str]) -> None:
+    assert "UTF-8" in assert_one_line(cli(*arguments), exit_code=2)
+
+
+def test_job_shows_its_limits_in_their_units(cli: Cli, server: respx.MockRouter) -> None:
+    drill = DrillArguments(snapshot="latest", files=5, max_bytes=2**30)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(build_job(arguments=drill)))
+
+    assert re.search(r"^max bytes +1\.0 GiB$", cli("jobs", "show", str(JOB_ID)).stdout, re.M)
 
 
 def test_mistyped_command_gets_a_suggestion(cli: Cli) -> None:
@@ -324,6 +356,51 @@ def test_password_is_asked_for_on_a_terminal(
     assert PASSWORD not in result.output
 
 
+def test_questions_stay_out_of_what_is_printed(
+    signed_out: Cli, server: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.post("/v1/login").mock(return_value=reply(build_session(), 201))
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+
+    result = signed_out("login", "--url", URL, "--json", input=f"ada\n{PASSWORD}\n")
+
+    assert result.exit_code == 0, result.output
+    assert "Username" not in result.stdout
+    assert "Password" not in result.stdout
+    assert "Password" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["login", "--url", URL], ["hosts", "remove", "web-1"]], ids=" ".join
+)
+def test_interrupt_at_a_question_exits_130(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> str:
+        # As typer does it, whose functions for asking are not to be had from outside.
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+    monkeypatch.setattr(typer, "prompt", interrupt)
+    monkeypatch.setattr(typer, "confirm", interrupt)
+
+    result = cli(*arguments)
+
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "\n")
+
+
+def test_end_of_input_at_a_question_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts, "is_interactive", lambda: True)
+
+    result = cli("hosts", "remove", "web-1", input="")
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith("\nerror: aborted\n")
+
+
 def test_password_can_come_from_a_file(
     signed_out: Cli, server: respx.MockRouter, tmp_path: Path
 ) -> None:
@@ -353,6 +430,19 @@ def test_bootstrap_reads_both_secrets_and_signs_in(
         "password": PASSWORD,
     }
     assert TOKEN in signed_out.config.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "secrets"), [("login", "wrong\n"), ("bootstrap", f"bhu_wrong\n{PASSWORD}\n")]
+)
+def test_refused_to_sign_in_is_not_told_to_sign_in(
+    signed_out: Cli, server: respx.MockRouter, command: str, secrets: str
+) -> None:
+    server.post(f"/v1/{command}").mock(return_value=refuse(401, detail="The password is wrong."))
+
+    result = signed_out(command, "--url", URL, "--username", "ada", input=secrets)
+
+    assert assert_one_line(result, exit_code=1) == "error: The password is wrong.\n"
 
 
 def test_logout_forgets_the_session_even_when_the_server_is_away(
@@ -573,6 +663,7 @@ def test_one_of_several_repositories_must_be_named(cli: Cli, server: respx.MockR
 def test_end_of_the_job_decides_the_exit_code(
     cli: Cli, server: respx.MockRouter, state: JobState, exit_code: int
 ) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     server.post("/v1/jobs").mock(return_value=reply(build_job(), 201))
     server.get(f"/v1/jobs/{JOB_ID}").mock(
         side_effect=[reply(build_job()), reply(build_job(state, revision=2, message="Because."))]
@@ -587,6 +678,7 @@ def test_end_of_the_job_decides_the_exit_code(
 
 
 def test_wait_in_a_pipe_prints_few_plain_lines(cli: Cli, server: respx.MockRouter) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     running = [
         build_job(
             JobState.RUNNING,
@@ -616,9 +708,50 @@ def test_wait_in_a_pipe_prints_few_plain_lines(cli: Cli, server: respx.MockRoute
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (HostState.OFFLINE, "web-1 is offline, seen 3 min ago: the job begins when its agent"),
+        (HostState.NEVER_SEEN, "web-1 was never seen: the job begins when its agent is there."),
+        (HostState.ONLINE, ""),
+    ],
+)
+def test_wait_for_a_host_that_is_away_says_so(
+    cli: Cli, server: respx.MockRouter, state: HostState, words: str
+) -> None:
+    seen = datetime.now(UTC) - timedelta(minutes=3, seconds=5)
+    host = msgspec.structs.replace(build_host(), state=state, last_seen_at=seen)
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(host))
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=[reply(build_job()), reply(build_job(JobState.EXPIRED, revision=2))]
+    )
+
+    result = cli("jobs", "wait", str(JOB_ID))
+
+    assert words in result.stderr
+    assert bool(result.stderr) is bool(words)
+
+
+def test_wait_says_what_the_job_waits_for(cli: Cli, server: respx.MockRouter) -> None:
+    obstacle = Obstacle(job_id=JOB_ID, kind=JobKind.PRUNE, state=JobState.RUNNING, host="db-1")
+    waiting = build_job(waits_for=obstacle)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=[
+            reply(waiting),
+            reply(waiting),
+            reply(build_job(JobState.CANCELLED, revision=2)),
+        ]
+    )
+
+    lines = cli("jobs", "wait", str(JOB_ID)).stdout.splitlines()
+
+    assert lines[0] == "queued, waits for prune on db-1"
+
+
 def test_interrupted_wait_leaves_the_job_running_and_says_so(
     cli: Cli, server: respx.MockRouter
 ) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
     answers = [reply(build_job()), reply(build_job())]
 
     def answer(_: httpx.Request) -> httpx.Response:
@@ -1003,6 +1136,7 @@ def test_plain_function_becomes_a_command(cli: Cli, monkeypatch: pytest.MonkeyPa
 
     assert cli("greet", "ada", "--loud").stdout == "ADA\n"
     assert "Greet somebody." in cli("greet", "--help").stdout
+    assert "\u256d" not in cli("greet", "--help").stdout  # no boxes, like all others
 
 
 def test_debug_shows_the_traceback(cli: Cli, server: respx.MockRouter) -> None:

@@ -13,7 +13,9 @@ import httpx
 import pytest
 import respx
 
+from backhaul._moments import find_seconds
 from backhaul.cli import prompts
+from backhaul.cli.values import parse_duration
 from backhaul.cron import build_hash_key, parse_cron
 from backhaul.html import render
 from backhaul.wire.kinds import CheckOptions, CopyOptions, DrillOptions
@@ -87,9 +89,9 @@ def test_schedule_is_created_with_every_policy(cli: Cli, server: respx.MockRoute
         ),
         (
             ScheduleKind.DRILL,
-            DrillOptions(of_host=str(REPOSITORY_ID), files=7, max_bytes=9),
+            DrillOptions(of_host=str(REPOSITORY_ID), files=7, max_bytes=2**31),
             {"of_host": "db-1"},
-            "of host db-1, files 7, max bytes 9",
+            "of host db-1, files 7, max bytes 2.0 GiB",
         ),
     ],
     ids=["copy", "drill"],
@@ -175,6 +177,16 @@ def test_bad_duration_is_one_line_that_names_the_option(
     assert line.startswith(f"error: {option}: ")
     assert "90s, 15m, 12h or 7d" in line
     assert not server.calls
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("15m", 900), ("7d", 604_800), ("2w", 1_209_600), ("1d12h", 129_600)],
+)
+def test_durations_are_what_python_takes_too(text: str, seconds: int) -> None:
+    assert parse_duration(text, option="--since") == seconds
+    if not text.isdecimal():
+        assert find_seconds("since", text) == seconds
 
 
 @pytest.mark.parametrize(

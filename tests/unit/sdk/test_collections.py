@@ -161,6 +161,22 @@ def test_times_are_moments_or_how_long_ago(
     assert server.last["until"] == "2026-01-01T00:00:00+00:00"
 
 
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [(7, "takes a duration like '7d'"), ("999999w", "before all time"), ("7 days", "neither")],
+    ids=["number", "too long", "words"],
+)
+def test_time_that_is_none_is_refused(server: Server, since: object, words: str) -> None:
+    with pytest.raises(InvalidRequestError, match=words):
+        server.connect().jobs.list(since=since)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", ".", "web-1/schedules"])
+def test_what_can_be_no_name_is_in_no_collection(server: Server, name: str) -> None:
+    assert name not in server.connect().hosts
+    assert server.asked == []
+
+
 def test_collection_is_iterated_as_often_as_one_likes(server: Server) -> None:
     jobs = server.connect().jobs.list(state="queued")
 

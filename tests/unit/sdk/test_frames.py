@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
+from typing import get_args
 
 import pytest
 
@@ -12,9 +13,10 @@ pandas = pytest.importorskip("pandas")
 from backhaul import frames  # noqa: E402
 from backhaul.errors import MissingPackageError  # noqa: E402
 from backhaul.wire.jobs import JobState  # noqa: E402
-from backhaul.wire.kinds import BackupResult  # noqa: E402
+from backhaul.wire.kinds import BackupResult, DrillResult, PruneResult, Result  # noqa: E402
 from tests.unit.sdk.builders import NOW, build_host, build_job  # noqa: E402
 from tests.unit.sdk.test_html import THINGS  # noqa: E402
+from tests.unit.test_wire_formats import MESSAGES  # noqa: E402
 
 
 @pytest.mark.parametrize("noun", frames.COLUMNS)
@@ -46,6 +48,34 @@ def test_jobs_have_times_durations_and_whole_bytes() -> None:
     assert str(table["bytes_added"].dtype) == "Int64"
     assert table["state"].cat.categories.tolist() == [state.value for state in JobState]
     assert table["state"].tolist() == ["succeeded", "queued"]
+
+
+def test_jobs_of_all_kinds_make_one_table() -> None:
+    results = [message for message, _ in MESSAGES if isinstance(message, get_args(Result))]
+    jobs = [build_job(JobState.SUCCEEDED, result=result) for result in results]
+
+    table = frames.build("jobs", [*jobs, build_job()])
+
+    assert {type(result) for result in results} == set(get_args(Result))
+    assert list(table.dtypes.items()) == list(frames.build("jobs", []).dtypes.items())
+
+
+def test_unreadable_files_are_counted_for_backups_and_drills() -> None:
+    backup = build_job(result=BackupResult(unreadable=2))
+    drill = build_job(
+        result=DrillResult(
+            snapshot_id="0a1b2c3d" * 8,
+            snapshot_time=NOW,
+            hostname="web-1",
+            files_total=9,
+            files_unreadable=101,
+            unreadable=("/etc/a", "/etc/b"),  # the first ones only
+        )
+    )
+
+    table = frames.build("jobs", [backup, drill, build_job(result=PruneResult())])
+
+    assert table["unreadable"].tolist() == [2, 101, pandas.NA]
 
 
 def test_host_that_was_never_backed_up_has_no_time() -> None:

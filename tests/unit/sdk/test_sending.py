@@ -123,7 +123,7 @@ def test_client_waits_longer_than_the_server_holds() -> None:
     assert _sending.build_timeout(call, 30.0).connect == 30.0
 
 
-@pytest.mark.parametrize("name", ["", ".", ".."])
+@pytest.mark.parametrize("name", ["", ".", "..", "web-1/schedules", "../users/ada"])
 def test_name_that_would_change_the_path_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequestError, match="host"):
         _calls.remove_host(name)
@@ -135,7 +135,7 @@ def test_only_a_forced_removal_says_so() -> None:
 
 
 def test_name_is_quoted_as_one_segment() -> None:
-    assert _calls.get_host("a/b?c").path == "/v1/hosts/a%2Fb%3Fc"
+    assert _calls.get_host("a b?c").path == "/v1/hosts/a%20b%3Fc"
 
 
 def test_next_page_keeps_the_filters() -> None:
