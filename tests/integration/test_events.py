@@ -81,6 +81,7 @@ async def test_life_of_a_job_is_told_in_order(
         ("job.failed", "backup", "web1"),
     ]
     assert {one["job_id"] for one in items} == {str(job_id)}
+    assert [one["actor"] for one in items] == ["ada", None, None, None]
     assert items[-1]["message"] == "restic exited with 1"
 
 

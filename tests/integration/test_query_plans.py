@@ -57,7 +57,9 @@ class Statements:
     def _note(self, _: Any, __: Any, statement: str, parameters: Any, *more: Any) -> None:
         is_many = more[-1]
         is_of_interest = statement.startswith(("SELECT", "UPDATE", "DELETE", "WITH"))
-        if is_of_interest and not statement.startswith("SELECT pg_"):
+        # What only adds rows searches through none, also where several insert in one statement.
+        adds = re.match(r"WITH \w+ AS \(INSERT", statement)
+        if is_of_interest and not adds and not statement.startswith("SELECT pg_"):
             self.seen.setdefault(statement, parameters[0] if is_many else parameters)
 
     async def find_searches(self) -> list[str]:

@@ -302,5 +302,5 @@ async def test_unknown_things_are_not_found(client: AsyncClient) -> None:
         await client.create_job(InitRequest(host="nowhere", repository="nas"))
     with pytest.raises(NotFoundError, match="nowhere"):
         await client.get_host("nowhere")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(InvalidRequestError, match="neither a name nor an id"):
         await client.get_host("a/b")

@@ -149,6 +149,26 @@ async def test_value_that_cannot_be_passed_is_told_with_its_cause(
     assert isinstance(raised.value.orig, cause)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_transaction_in_which_a_statement_failed_is_not_taken_for_committed(
+    database: Database,
+) -> None:
+    await fill(database, b"a")
+
+    async def write_and_go_on() -> None:
+        async with database.writing() as connection:
+            row = {"created_at": MOMENT, "expires_at": MOMENT}
+            await connection.execute(INSERT, {**row, "token_hash": b"b"})
+            with suppress(sa.exc.IntegrityError):
+                await connection.execute(INSERT, {**row, "token_hash": b"a"})
+
+    with pytest.raises(sa.exc.InvalidRequestError, match="answered ROLLBACK"):
+        await write_and_go_on()
+    async with database.reading() as connection:
+        rows = (await connection.execute(BY_HASHES, {"hashes": [b"a", b"b"]})).all()
+    assert [row.token_hash for row in rows] == [b"a"]
+
+
 async def test_error_does_not_show_what_was_to_be_stored(database: Database) -> None:
     await fill(database, b"secret")
 

@@ -115,6 +115,9 @@ class PostgresqlConnection(Executing):
                 texts.append(text)
                 joined += many[0]
             else:
+                if not only_adds(text):
+                    # In one order, so that two who change several rows cannot wait for each other.
+                    many.sort(key=repr)
                 with self._link.running(text, many):
                     await self._link.driver.executemany(text, many)
         return tuple(texts), joined
@@ -156,7 +159,7 @@ class Postgresql:
             connection = PostgresqlConnection(link, self._statements)
             yield connection
             await connection.write_postponed()
-            await link.run("COMMIT")
+            await link.commit()
 
     @asynccontextmanager
     async def borrowing(self) -> AsyncIterator[Any]:
@@ -302,6 +305,18 @@ class _Link:
         """Run a statement without parameters."""
         with self.running(text, ()):
             await self.driver.execute(text)
+
+    async def commit(self) -> None:
+        """Commit the transaction.
+
+        Raises:
+            sa.exc.InvalidRequestError: it was undone, which PostgreSQL calls no error, because a
+                statement in it had failed.
+        """
+        with self.running("COMMIT", ()):
+            answer = await self.driver.execute("COMMIT")
+        if answer != "COMMIT":
+            raise sa.exc.InvalidRequestError(f"PostgreSQL answered {answer} to COMMIT")
 
     @contextmanager
     def running(self, text: str, values: Any) -> Iterator[None]:

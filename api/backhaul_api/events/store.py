@@ -84,14 +84,17 @@ async def append_queued(
     jobs: Sequence[Mapping[str, Any]],
     *,
     host_names: Mapping[UUID, str],
+    operators: Mapping[UUID | None, str],
     at: datetime,
 ) -> None:
-    """Write that jobs were made, of whose rows these are."""
+    """Write that jobs were made, of whose rows these are; and who wanted them, if it was one of the
+    operators."""
     rows = [
         {
             **dict.fromkeys(_VALUES),
             "kind": f"job.{job['state']}",
             "at": at,
+            "actor": operators.get(job["actor_id"]),
             "host_id": job["host_id"],
             "host": host_names[job["host_id"]],
             "job_id": job["id"],

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.jobs import (
     ACTIVE_STATES,
     TERMINAL_STATES,
+    ActorKind,
     IllegalMoveError,
     Job,
     JobEvent,
@@ -124,7 +125,8 @@ async def insert_many(
         return []
     rows = [_build_row(one, one.id or new_id(), now=now) for one in new]
     await connection.execute(_INSERT, rows)
-    await events.append_queued(connection, rows, host_names=host_names, at=now)
+    operators = {one.actor.id: one.actor.name for one in new if one.actor.kind is ActorKind.USER}
+    await events.append_queued(connection, rows, host_names=host_names, operators=operators, at=now)
     return [row["id"] for row in rows]
 
 

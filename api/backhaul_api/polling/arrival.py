@@ -58,6 +58,15 @@ class Arrival:
         return self.gathered.topics
 
 
+async def lock_hosts(
+    connection: AsyncConnection, host_ids: Iterable[UUID]
+) -> dict[UUID, datetime | None]:
+    """Keep other batches of these hosts waiting; gives when each was last noted, of those that
+    nobody else has locked. Waits for none: one that is held up must hold up no other."""
+    rows = await connection.execute(_HOSTS, {"ids": list(host_ids)})
+    return {row.id: row.last_seen_at for row in rows}
+
+
 async def settle(
     connection: AsyncConnection,
     gathered: Gathered,
@@ -78,6 +87,11 @@ def reject(error: DomainError) -> Receipt:
     return Receipt(status=ReceiptStatus.REJECTED, problem=error.problem())
 
 
+_HOSTS = constant(
+    sa.select(hosts.c.id, hosts.c.last_seen_at)
+    .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .with_for_update(key_share=True, skip_locked=True)
+)
 _NOTE_VISIT = constant(
     sa.update(hosts)
     .where(hosts.c.id == sa.bindparam("host"))

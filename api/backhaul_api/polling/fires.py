@@ -30,6 +30,7 @@ from backhaul_api.db.tables import hosts, jobs, schedules
 from backhaul_api.errors import DomainError
 from backhaul_api.jobs import store
 from backhaul_api.kinds.backup import build_of_source
+from backhaul_api.polling.arrival import lock_hosts
 from backhaul_api.polling.schedule_reports import build_job, check_active, check_fire
 from backhaul_api.polling.together import Together
 from backhaul_api.sources import store as sources
@@ -74,7 +75,7 @@ class Fires:
     async def _apply(self, together: list[_Fired]) -> list[BatchReply | None]:
         async with self._database.writing() as connection:
             now = self._clock.now()
-            locked = await _lock_hosts(connection, {fired.host_id for fired in together})
+            locked = await lock_hosts(connection, {fired.host_id for fired in together})
             look = await _Look.take(connection, together, now=now)
             planned = [look.plan(fired) if fired.host_id in locked else None for fired in together]
             new = [job for jobs_of_batch in planned for job in jobs_of_batch or ()]
@@ -162,25 +163,11 @@ def _stands_for_itself(fire: ScheduleFire) -> bool:
     return not fire.ran_offline and fire.missed == 0 and fire.missed_since is None
 
 
-async def _lock_hosts(connection: AsyncConnection, host_ids: set[UUID]) -> set[UUID]:
-    """Keep other batches of these hosts waiting; gives the hosts that nobody else has locked. Waits
-    for none: one that is held up must hold up no other. SQLite has one writer."""
-    if connection.dialect.name == "sqlite":
-        return host_ids
-    return set(await connection.scalars(_LOCKED, {"ids": list(host_ids)}))
-
-
 def _build_reply(created: Iterable[store.NewJob]) -> BatchReply:
     return BatchReply(
         receipts=tuple(Receipt(status=ReceiptStatus.OK, job_id=job.id) for job in created)
     )
 
-
-_LOCKED = constant(
-    sa.select(hosts.c.id)
-    .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
-    .with_for_update(key_share=True, skip_locked=True)
-)
 
 _SCHEDULES = constant(
     sa.select(

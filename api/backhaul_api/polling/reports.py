@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import Receipt
@@ -24,12 +23,10 @@ from backhaul.wire.commands import CommandAck
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul_api.clock import Clock
 from backhaul_api.db.engine import Database
-from backhaul_api.db.statements import constant
-from backhaul_api.db.tables import hosts
 from backhaul_api.errors import NotReadyError
 from backhaul_api.jobs import store
 from backhaul_api.jobs.turns import Claims
-from backhaul_api.polling.arrival import Arrival, Gathered, settle
+from backhaul_api.polling.arrival import Arrival, Gathered, lock_hosts, settle
 from backhaul_api.polling.job_reports import APPLY
 from backhaul_api.polling.together import Together
 
@@ -125,7 +122,7 @@ class Reports:
         """Apply batches, all of them or none; gives the receipts of each by its identity."""
         async with self._database.writing() as connection:
             now = self._clock.now()
-            seen = await _lock_hosts(connection, {reported.host_id for reported in together})
+            seen = await lock_hosts(connection, {reported.host_id for reported in together})
             gathered = await _look(connection, together, seen, now=now)
             receipts: dict[int, list[Receipt]] = {}
             arrivals: list[tuple[Arrival, datetime | None]] = []
@@ -138,15 +135,6 @@ class Reports:
                     await asyncio.sleep(0)
             await settle(connection, gathered, arrivals)
         return receipts
-
-
-async def _lock_hosts(
-    connection: AsyncConnection, host_ids: set[UUID]
-) -> dict[UUID, datetime | None]:
-    """Keep other batches of these hosts waiting; gives when each was last noted, of those that
-    nobody else has locked. Waits for none: one that is held up must hold up no other."""
-    rows = await connection.execute(_HOSTS, {"ids": list(host_ids)})
-    return {row.id: row.last_seen_at for row in rows}
 
 
 async def _look(
@@ -173,10 +161,3 @@ async def _take(arrival: Arrival, reported: _Reported) -> list[Receipt]:
     except Exception as error:
         log.debug("reports.left_out", exc_info=error)
         raise _LeftOutError(reported) from error
-
-
-_HOSTS = constant(
-    sa.select(hosts.c.id, hosts.c.last_seen_at)
-    .where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
-    .with_for_update(key_share=True, skip_locked=True)
-)
