@@ -163,5 +163,4 @@ def _build_request(
     try:
         return msgspec.json.decode(msgspec.json.encode(request), type=EnrollRequest)
     except msgspec.ValidationError as error:
-        found = explain(str(error))
-        raise EnrolmentError(f"{found.field}: {found.message}") from error
+        raise EnrolmentError(explain(str(error)).describe()) from error

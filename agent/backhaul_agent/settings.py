@@ -167,8 +167,7 @@ def load_settings(
     try:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_read_path)
     except msgspec.ValidationError as error:
-        found = explain(str(error), Settings)
-        raise SettingsError(f"settings: {found.field}: {found.message}") from error
+        raise SettingsError(f"settings: {explain(str(error), Settings).describe()}") from error
     # Found once, here: restic itself starts in / and with an environment that is not ours.
     restic = shutil.which(settings.restic, path=environment.get("PATH"))
     return msgspec.structs.replace(

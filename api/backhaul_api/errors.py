@@ -57,12 +57,7 @@ class InvalidError(DomainError):
     title = "Invalid request"
 
     def __init__(self, *errors: FieldError) -> None:
-        super().__init__(
-            "; ".join(
-                f"{error.field}: {error.message}" if error.field else error.message
-                for error in errors
-            )
-        )
+        super().__init__("; ".join(error.describe() for error in errors))
         self.errors = errors
 
     @classmethod

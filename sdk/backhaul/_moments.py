@@ -10,7 +10,7 @@ from backhaul.errors import refuse
 
 _TERM = re.compile(r"(\d{1,6})([wdhms])")
 _TEXT = re.compile(rf"(?:{_TERM.pattern})+")
-_SECONDS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
+SECONDS = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 
 def find_now() -> datetime:
@@ -55,7 +55,7 @@ def find_seconds(field: str, value: timedelta | str | None) -> float | None:
     if isinstance(value, str):
         if not _TEXT.fullmatch(value):
             raise refuse(field, f"{value!r} is no duration like 7d, 12h, 30m or 1d12h")
-        return float(sum(int(n) * _SECONDS[unit] for n, unit in _TERM.findall(value)))
+        return float(sum(int(n) * SECONDS[unit] for n, unit in _TERM.findall(value)))
     if not isinstance(value, timedelta):
         raise refuse(field, f"takes a duration like '7d' or timedelta(days=7), not {value!r}")
     if value < timedelta(0):

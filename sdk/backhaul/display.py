@@ -73,9 +73,18 @@ def render_options(schedule: Schedule) -> str:
 
 
 def _render_option(name: str, value: Any) -> str:
-    if name == "max_bytes":
-        return render_bytes(value)
-    return " ".join(value) if isinstance(value, tuple) else str(value)
+    plain = " ".join(value) if isinstance(value, tuple) else str(value)
+    return render_quantity(name, value) or plain
+
+
+def render_quantity(name: str, value: Any) -> str | None:
+    """Render with its unit what is asked of a job; None for what the field's name gives none."""
+    match name:
+        case "limit_upload" | "limit_download":
+            return f"{value} KiB/s"
+        case "max_bytes":
+            return render_bytes(value)
+    return None
 
 
 def join_lines(text: str) -> str:

@@ -99,7 +99,7 @@ class InvalidRequestError(ApiError):
         return self.problem.errors or (FieldError(field="", message=self.problem.detail),)
 
     def __str__(self) -> str:
-        return "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in self.errors)
+        return "; ".join(error.describe() for error in self.errors)
 
 
 class NotAuthenticatedError(ApiError):

@@ -16,7 +16,7 @@ from backhaul.wire.commands import CommandAck, CommandRun, Credentials
 from backhaul.wire.jobs import FailureClass, Outcome
 from backhaul.wire.kinds import PasswdArguments, PasswdResult, PasswdStep
 from backhaul.wire.reports import JobFinished, JobStarted
-from backhaul.wire.schedules import ScheduleAck
+from backhaul.wire.schedules import ScheduleAck, ScheduleSet
 from backhaul_api.hosts import store as hosts
 from backhaul_api.identity import SYSTEM
 from backhaul_api.jobs import store as jobs
@@ -147,9 +147,10 @@ async def test_change_goes_through_and_always_keeps_a_password_that_opens(
     assert await show(operator) is None
 
 
-async def test_removal_waits_for_the_hosts_that_hold_the_old_password(
+async def change_beside_another_host(
     operator: httpx.AsyncClient, services: Services, app: Litestar, agent: FakeAgent
-) -> None:
+) -> tuple[FakeAgent, ScheduleSet]:
+    """Add the new password, which another host has yet to be told; gives what that host holds."""
     other = await add_agent(services, app, name="web2")
     await other.say_hello()
     await add_source(operator)
@@ -158,6 +159,13 @@ async def test_removal_waits_for_the_hosts_that_hold_the_old_password(
     await other.send(ScheduleAck(schedule_version=held.schedule_version))
     await change(operator)
     await do(agent, Keys())
+    return other, held
+
+
+async def test_removal_waits_for_the_hosts_that_hold_the_old_password(
+    operator: httpx.AsyncClient, services: Services, app: Litestar, agent: FakeAgent
+) -> None:
+    other, held = await change_beside_another_host(operator, services, app, agent)
 
     waiting = await show(operator)
     unforced = await operator.post(f"{PATH}/continue", json={})
@@ -179,14 +187,7 @@ async def test_removal_begins_while_an_operator_holds_the_host_that_is_to_do_it(
     operator: httpx.AsyncClient, services: Services, app: Litestar, agent: FakeAgent
 ) -> None:
     """The operator's transaction may want the repository next, which the report has."""
-    other = await add_agent(services, app, name="web2")
-    await other.say_hello()
-    await add_source(operator)
-    await add_schedule(operator, host="web2")
-    held = read_set(await other.poll())
-    await other.send(ScheduleAck(schedule_version=held.schedule_version))
-    await change(operator)
-    await do(agent, Keys())
+    other, held = await change_beside_another_host(operator, services, app, agent)
     fresh = read_set(await other.poll(schedule_version=held.schedule_version))
 
     async with services.database.writing() as connection:

@@ -47,7 +47,7 @@ async def create_many(
     found = await targets.fetch_present_hosts(connection, keys_of_hosts)
     repositories = await _fetch_repositories(connection, requests)
     sources = Sources(connection)
-    planned: dict[BackupRequest, store.NewJob] = {}
+    planned: dict[BackupRequest | None, store.NewJob] = {}
     new: list[store.NewJob] = []
     for number, (request, key) in enumerate(zip(requests, keys_of_hosts, strict=True)):
         if number % 100 == 0:
@@ -55,8 +55,7 @@ async def create_many(
         try:
             host = _find(found, key, "host")
             pattern = _build_pattern(request)
-            like = None if pattern is None else planned.get(pattern)
-            if like is None:
+            if (like := planned.get(pattern)) is None:
                 order = Order(
                     connection=connection,
                     now=now,

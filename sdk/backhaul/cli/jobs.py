@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -211,7 +211,10 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("repository", job.repository or ""),
         ("copies to", job.destination or ""),
         *(
-            (name.replace("_", " "), _render_named(name, arguments[name]))
+            (
+                name.replace("_", " "),
+                display.render_quantity(name, arguments[name]) or _render_argument(arguments[name]),
+            )
             for name in arguments
             if name not in _SAID_BY_NAME and arguments[name] is not None
         ),
@@ -256,16 +259,6 @@ def _build_schedule_fields(job: Job) -> list[tuple[str, str]]:
         ("missed before", render_count(job.missed, "slot") if job.missed else ""),
         ("ran offline", "yes" if job.ran_offline else ""),
     ]
-
-
-def _render_named(name: str, value: Any) -> str:
-    match name:
-        case "limit_upload" | "limit_download":
-            return f"{value} KiB/s"
-        case "max_bytes":
-            return display.render_bytes(value)
-        case _:
-            return _render_argument(value)
 
 
 def _render_argument(value: object) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from backhaul._moments import SECONDS
 from backhaul.cli.failures import BadInputError
 
 # Nine digits of days are more than a calendar has: what is longer is a slip of the finger.
 _TERM = re.compile(r"([0-9]{1,9})([smhdw])")
 _DURATION = re.compile(rf"[0-9]{{1,9}}|(?:{_TERM.pattern})+")
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SIZE = re.compile(r"([1-9][0-9]{0,11})([kKmMgGtT]?)")
 _SIZE_UNITS = ("", "k", "m", "g", "t")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -29,7 +29,7 @@ def parse_duration(text: str, *, option: str) -> float:
         raise BadInputError(f"{option}: {text!r} is not a duration like 90s, 15m, 12h or 7d.")
     if written.isdecimal():
         return float(written)
-    return float(sum(int(number) * _UNITS_S[unit] for number, unit in _TERM.findall(written)))
+    return float(sum(int(number) * SECONDS[unit] for number, unit in _TERM.findall(written)))
 
 
 def parse_size(text: str, *, option: str) -> int:

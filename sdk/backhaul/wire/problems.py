@@ -52,6 +52,10 @@ class FieldError(Wire, frozen=True, kw_only=True):
     """Where it stands in the body or the query, like `paths[0]`; empty for the body itself."""
     message: str
 
+    def describe(self) -> str:
+        """Say both in one line."""
+        return f"{self.field}: {self.message}" if self.field else self.message
+
 
 class Problem(Wire, frozen=True, kw_only=True, omit_defaults=True):
     """Why a request, or one envelope of a batch, was refused, and what to do about it."""
