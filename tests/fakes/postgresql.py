@@ -218,6 +218,9 @@ def _install_programs(folder: Path, user: str | None) -> Path:
     for source in (origin / "pginstall", origin.with_name(f"{origin.name}.libs")):
         if source.is_dir():
             shutil.copytree(source, copy.parent / source.relative_to(origin.parent), symlinks=True)
+    # Whatever the umask is by now: some commands that tests run in this process set one.
+    for made in (copy.parent, copy):
+        made.chmod(0o755)
     return copy / "pginstall" / "bin"
 
 
