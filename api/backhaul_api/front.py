@@ -182,10 +182,10 @@ class Front:
 
     def _wake(self, exchange: Exchange, header: str, quiet: QuietPoll) -> None:
         """Go on with a poll that was parked."""
-        if quiet.has_news():
+        if quiet.has_to_look():
             exchange.run(_answer(exchange, header, quiet.body, quiet.look()))
         else:
-            exchange.respond(_encoder.encode(quiet.build_empty_reply()))
+            exchange.respond(_encoder.encode(quiet.build_reply()))
 
     async def _look(self, exchange: Exchange, header: str, body: PollRequest) -> PollReply:
         """Build the answer of a poll that has to look."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import datetime
-from uuid import UUID
 
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from backhaul_api.clock import Clock
+from backhaul_api.db.changes import Touched
 from backhaul_api.db.engine import Database
+from backhaul_api.jobs.silence import Silence
 from backhaul_api.keys import KeyRing
 from backhaul_api.passwords import PasswordHasher
 from backhaul_api.polling.fires import Fires
+from backhaul_api.polling.handover import Handover
 from backhaul_api.polling.looks import Looks
 from backhaul_api.polling.reports import Reports
+from backhaul_api.polling.sealing import Boxes
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.settings import Settings
 from backhaul_api.users.failed_logins import FailedLogins
@@ -36,21 +38,32 @@ class Services:
     passwords: PasswordHasher
     wakeups: Wakeups
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
+    silence: Silence = field(init=False)
+    handover: Handover = field(init=False)
     fires: Fires = field(init=False)
     reports: Reports = field(init=False)
     looks: Looks = field(init=False)
-    started_at: datetime = field(init=False)
-    """When this instance began to listen."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "started_at", self.clock.now())
-        object.__setattr__(self, "fires", Fires(self.database, self.clock))
-        object.__setattr__(self, "reports", Reports(self.database, self.clock))
-        object.__setattr__(self, "looks", Looks(self.database, self.clock, self.keys))
-        self.database.on_changes = self._wake
+        database, clock, keys, boxes = self.database, self.clock, self.keys, Boxes()
+        silence = Silence(self.settings, clock.now())
+        handover = Handover(self.wakeups, keys, boxes, silence)
+        parts = {
+            "silence": silence,
+            "handover": handover,
+            "fires": Fires(database, clock, handover),
+            "reports": Reports(database, clock, silence),
+            "looks": Looks(database, clock, silence, keys, boxes),
+        }
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
+        database.on_changes = self._tell
 
-    def _wake(self, topics: tuple[UUID, ...]) -> None:
-        self.wakeups.wake(*topics)
+    def _tell(self, touched: Touched) -> None:
+        for topic, news in touched.items():
+            if news is not None:
+                self.wakeups.bring(topic, news)
+        self.wakeups.wake(*touched)
 
     @property
     def recheck_s(self) -> float:

@@ -324,9 +324,7 @@ async def test_database_that_says_nothing_more_is_no_fault_of_a_batch(
     monkeypatch.setattr(job_reports, "_fetch_attempt", wait_in_vain)
 
     with pytest.raises(NotReadyError):
-        await services.reports.take(
-            agent.host_id, [start(job_id)], size=1, find_silence=lambda _: None
-        )
+        await services.reports.take(agent.host_id, [start(job_id)], size=1)
 
 
 @pytest.mark.parametrize("tag", ["passwd", r"passw\u0064"])
@@ -404,10 +402,7 @@ async def test_batches_of_one_host_are_applied_in_their_order(
     ]
 
     receipts = await asyncio.gather(
-        *(
-            services.reports.take(host_id, [report], size=1, find_silence=lambda _: None)
-            for host_id, report in batches
-        )
+        *(services.reports.take(host_id, [report], size=1) for host_id, report in batches)
     )
 
     assert receipts == [[Receipt(status=ReceiptStatus.OK)]] * (COUNT + 2)
@@ -479,9 +474,7 @@ async def test_receipts_are_given_only_for_what_was_committed(
 
 async def test_report_counts_though_its_sender_has_gone(services: Services, fleet: Fleet) -> None:
     agent, job_id = fleet[0]
-    reporting = asyncio.create_task(
-        services.reports.take(agent.host_id, [claim(job_id)], size=1, find_silence=lambda _: None)
-    )
+    reporting = asyncio.create_task(services.reports.take(agent.host_id, [claim(job_id)], size=1))
     for _ in range(2):
         await asyncio.sleep(0)
 

@@ -16,7 +16,7 @@ from backhaul.wire.commands import CommandAck, CommandCancel, CommandRun
 from backhaul.wire.jobs import FailureClass, LogLine, Outcome, Progress
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleFire
-from backhaul_api.jobs.overdue import HEARING_AGAIN
+from backhaul_api.jobs.silence import HEARING_AGAIN
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
@@ -425,7 +425,7 @@ async def test_instance_that_has_just_started_gives_hosts_time_to_come_back(
     job_id = await add_job(operator)
     await agent.send(*begin(job_id))
     clock.advance(services.settings.lost_after * 10)
-    object.__setattr__(services, "started_at", clock.now())
+    services.silence.listens_from = clock.now()
 
     assert (await show(operator, job_id))["state"] == "running"
     clock.advance(HEARING_AGAIN.total_seconds())

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from backhaul_api.db import sqlite
-from backhaul_api.db.changes import touch
+from backhaul_api.db.changes import Touched, touch
 from backhaul_api.db.engine import Database
 from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import setup_tokens
@@ -291,7 +291,7 @@ async def test_change_is_told_of_after_its_commit_though_its_maker_is_gone(
     seen: list[set[str]] = []
     done = asyncio.Event()
 
-    def tell(topics: tuple[UUID, ...]) -> None:
+    def tell(topics: Touched) -> None:
         told.extend(topics)
         done.set()
 

@@ -13,11 +13,12 @@ told from the new ones by their ids.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -50,6 +51,13 @@ _NEVER = 2**62
 _UUID_BYTES = 16
 
 
+News = Sequence[msgspec.Raw]
+"""The encoded envelopes that a look of the host would find."""
+
+Touched = Mapping[UUID, News | None]
+"""Topics, and what is known of what changed."""
+
+
 class HasInfo(Protocol):
     """A connection, as far as what is noted on it."""
 
@@ -66,12 +74,21 @@ class HasLast(Protocol):
 def touch(connection: AsyncConnection, *topics: UUID) -> None:
     """Note that something changed for these, if the transaction commits. One too many does no
     harm."""
-    connection.info.setdefault(_TOUCHED, {}).update(dict.fromkeys(topics))
+    touched = connection.info.setdefault(_TOUCHED, {})
+    for topic in topics:
+        touched.setdefault(topic, None)
 
 
-def take_touched(connection: HasInfo) -> tuple[UUID, ...]:
+def bring(connection: AsyncConnection, topic: UUID, news: News) -> None:
+    """Note what changed for a host, if the transaction commits. Where its poll is parked here, it
+    is told, and need not look."""
+    connection.info.setdefault(_TOUCHED, {})[topic] = news
+
+
+def take_touched(connection: HasInfo) -> Touched:
     """Take what was touched since the last call."""
-    return tuple(connection.info.pop(_TOUCHED, ()))
+    touched: Touched = connection.info.pop(_TOUCHED, {})
+    return touched
 
 
 async def write(connection: HasLast, topics: Iterable[UUID]) -> Row:

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
@@ -63,7 +62,7 @@ class Database:
 
     def __init__(self, url: str, settings: Settings = _DEFAULTS) -> None:
         self.url = sa.make_url(url)
-        self.on_changes: Callable[[tuple[UUID, ...]], None] = lambda _: None
+        self.on_changes: Callable[[changes.Touched], None] = lambda _: None
         """Called after each commit with whom it touched: see `changes.touch`."""
         self.feed = changes.Feed()
         """What other processes on the same database have touched."""

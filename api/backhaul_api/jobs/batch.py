@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -17,6 +17,7 @@ from backhaul.wire.kinds import BackupRequest, InitRequest, JobRequest, kind_of
 from backhaul_api.db.references import build_key
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.identity import Actor
+from backhaul_api.ids import new_id
 from backhaul_api.jobs import store, targets
 from backhaul_api.keys import KeyRing
 from backhaul_api.kinds import plan
@@ -28,15 +29,24 @@ from backhaul_api.schedules.store import share_turn
 T = TypeVar("T")
 
 
-async def create_many(
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Jobs that are to be made, and what their hosts are known by."""
+
+    new: Sequence[store.NewJob]
+    host_names: Mapping[UUID, str]
+    public_keys: Mapping[UUID, bytes]
+
+
+async def plan_many(
     connection: AsyncConnection,
     requests: Sequence[JobRequest],
     *,
     actor: Actor,
     keys: KeyRing,
     now: datetime,
-) -> tuple[list[store.NewJob], list[UUID]]:
-    """Create the jobs, each as if it had been asked for alone; gives their ids beside them.
+) -> Planned:
+    """Plan the jobs, each as if it had been asked for alone; nothing is written yet.
 
     Raises:
         InvalidError: one of them is not acceptable; its field begins with `jobs[…]`.
@@ -69,9 +79,13 @@ async def create_many(
                     planned[pattern] = like
         except (InvalidError, ConflictError) as error:
             raise _blame(number, error) from error
-        new.append(replace(like, host_id=host.id))
-    names = {host.id: host.name for host in found.values()}
-    return new, await store.insert_many(connection, new, host_names=names, now=now)
+        new.append(replace(like, host_id=host.id, id=new_id()))
+    present = found.values()
+    return Planned(
+        new=new,
+        host_names={host.id: host.name for host in present},
+        public_keys={host.id: host.public_key for host in present},
+    )
 
 
 def _build_pattern(request: JobRequest) -> BackupRequest | None:

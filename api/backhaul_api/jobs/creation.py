@@ -54,6 +54,9 @@ async def create(services: Services, actor: Actor, data: JobRequest, once: Once)
             target=f"{job.kind} on {job.host}",
         )
         await once.keep(connection, job)
+        await services.handover.prepare(
+            connection, [new], public_keys={host.id: host.public_key}, now=now
+        )
         touch(connection, host.id)
     return job
 
@@ -61,14 +64,15 @@ async def create(services: Services, actor: Actor, data: JobRequest, once: Once)
 async def create_many(
     services: Services, actor: Actor, data: CreateJobs, once: Once
 ) -> CreatedJobs:
-    """Create all of the jobs, or none. Raises as `batch.create_many` does."""
+    """Create all of the jobs, or none. Raises as `batch.plan_many` does."""
     now = services.clock.now()
     async with services.database.writing() as connection:
         if (made := await once.recall(connection, CreatedJobs)) is not None:
             return made
-        new, ids = await batch.create_many(
+        planned = await batch.plan_many(
             connection, data.jobs, actor=actor, keys=services.keys, now=now
         )
+        await store.insert_many(connection, planned.new, host_names=planned.host_names, now=now)
         await record(
             connection,
             actor,
@@ -77,7 +81,10 @@ async def create_many(
             target_kind="job",
             target=batch.describe(data.jobs),
         )
-        created = CreatedJobs(ids=tuple(ids))
+        created = CreatedJobs(ids=tuple(job.id for job in planned.new))
         await once.keep(connection, created)
-        touch(connection, *{job.host_id for job in new})
+        await services.handover.prepare(
+            connection, planned.new, public_keys=planned.public_keys, now=now
+        )
+        touch(connection, *{job.host_id for job in planned.new})
     return created

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,10 +12,6 @@ from backhaul.wire.jobs import Job, JobEvent, JobState, Obstacle
 from backhaul_api.db.changes import touch
 from backhaul_api.jobs import rules, store, turns
 from backhaul_api.services import Services
-
-HEARING_AGAIN = timedelta(minutes=5)
-"""After the start of an instance, agents take up to a minute to come back. Hosts that could not be
-heard for want of a server are not silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,7 @@ async def close_overdue(services: Services) -> Closed:
     """Expire what no agent took up in time, and lose what is with a host that fell silent; of each
     at most `MAX_CLOSED_AT_ONCE`."""
     now = services.clock.now()
-    since = find_silence(services, now)
+    since = services.silence.find_since(now)
     async with services.database.reading() as connection:
         overdue = await store.find_overdue(connection, now=now)
         silent = [] if since is None else await store.find_silent(connection, since=since)
@@ -46,7 +42,7 @@ async def close_if_overdue(services: Services, job: Job) -> bool:
     if rules.is_overdue(job, now):
         await _close(services, [job.id], [], now=now)
         return True
-    since = find_silence(services, now)
+    since = services.silence.find_since(now)
     is_with_host = job.state in {JobState.ACCEPTED, JobState.RUNNING}
     if since is None or not is_with_host or job.accepted_at is None or job.accepted_at >= since:
         return False
@@ -60,7 +56,7 @@ async def close_if_overdue(services: Services, job: Job) -> bool:
 async def _close(
     services: Services, overdue: list[UUID], silent: list[UUID], *, now: datetime
 ) -> Closed:
-    since = find_silence(services, now)
+    since = services.silence.find_since(now)
     async with services.database.writing() as connection:
         await store.lock_hosts(connection, [*overdue, *silent])
         expired = await expire(connection, overdue, now=now, silent_since=since)
@@ -111,12 +107,3 @@ def _explain(obstacle: Obstacle | None) -> str:
         "Its turn did not come before its start deadline: it waited for "
         f"{obstacle.kind} on {obstacle.host} (job {obstacle.job_id})."
     )
-
-
-def find_silence(services: Services, now: datetime) -> datetime | None:
-    """Give the moment since when a host must have been silent; None when this instance cannot tell
-    yet. A function, which may live for one request, lives too short to wait for that."""
-    is_listening = now - services.started_at >= HEARING_AGAIN
-    if not is_listening and services.settings.background and services.settings.poll_hold > 0:
-        return None
-    return now - timedelta(seconds=services.settings.lost_after)

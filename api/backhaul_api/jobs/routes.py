@@ -19,7 +19,7 @@ from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.changes import touch
 from backhaul_api.idempotency import IdempotencyKey, Once
 from backhaul_api.jobs import creation, log, rules, store, targets, turns
-from backhaul_api.jobs.overdue import close_if_overdue, close_overdue, find_silence
+from backhaul_api.jobs.overdue import close_if_overdue, close_overdue
 from backhaul_api.moments import parse_moment
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -259,7 +259,7 @@ async def _tell(services: Services, connection: AsyncConnection, found: list[Job
         for job in found
         if job.state is JobState.QUEUED and (built := turns.build_waiting(job)) is not None
     ]
-    silent_since = find_silence(services, now)
+    silent_since = services.silence.find_since(now)
     obstacles = await turns.find_obstacles(connection, waiting, now=now, silent_since=silent_since)
     return [
         msgspec.structs.replace(

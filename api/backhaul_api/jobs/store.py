@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -30,7 +30,7 @@ from backhaul.wire.jobs import (
     is_real_backup,
 )
 from backhaul.wire.jobs import move as find_move
-from backhaul.wire.kinds import Arguments, CopyArguments, JobKind, kind_of
+from backhaul.wire.kinds import Arguments, JobKind, kind_of
 from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
@@ -45,14 +45,13 @@ DEFAULT_RETRY_DELAY_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """What a job is made of."""
+    """What a job is made of. It is to be queued, for its first attempt."""
 
     host_id: UUID
     repository_id: UUID | None
     arguments: Arguments
     actor: Actor
-    id: UUID | None = None
-    """Only a job of a fire has one before it is made."""
+    id: UUID = field(default_factory=new_id)
     schedule_id: UUID | None = None
     scheduled_at: datetime | None = None
     missed: int = 0
@@ -61,6 +60,19 @@ class NewJob:
     max_duration: float | None = None
     attempts: int = 1
     retry_delay: float | None = None
+
+    @property
+    def kind(self) -> JobKind:
+        return kind_of(self.arguments)
+
+    @property
+    def actor_kind(self) -> ActorKind:
+        return self.actor.kind
+
+    @property
+    def destination_id(self) -> UUID | None:
+        """The second repository of a copy."""
+        return getattr(self.arguments, "destination_id", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +91,8 @@ class Filters:
 
 async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> Job:
     """Insert a queued job."""
-    id_ = new.id or new_id()
-    await connection.execute(_INSERT, _build_row(new, id_, now=now))
-    job = await fetch(connection, id_)
+    await connection.execute(_INSERT, _build_row(new, now=now))
+    job = await fetch(connection, new.id)
     await events.append_job(connection, job, job.state, at=now, message=None)
     return job
 
@@ -90,19 +101,19 @@ async def insert_for(
     connection: AsyncConnection, new: NewJob, *, host: str, repository: str, now: datetime
 ) -> Job:
     """Insert a queued job, as `insert` does, for a host and a repository whose names are known."""
-    (id_,) = await insert_many(connection, [new], host_names={new.host_id: host}, now=now)
-    if isinstance(new.arguments, CopyArguments):
-        return await fetch(connection, id_)  # it tells the name of its destination, too
+    await insert_many(connection, [new], host_names={new.host_id: host}, now=now)
+    if new.destination_id is not None:
+        return await fetch(connection, new.id)  # it tells the name of its destination, too
     return Job(
-        id=id_,
-        kind=kind_of(new.arguments),
+        id=new.id,
+        kind=new.kind,
         state=JobState.QUEUED,
         host_id=new.host_id,
         host=host,
         repository_id=new.repository_id,
         repository=repository,
         arguments=new.arguments,
-        actor_kind=new.actor.kind,
+        actor_kind=new.actor_kind,
         actor_id=new.actor.id,
         schedule_id=new.schedule_id,
         scheduled_at=new.scheduled_at,
@@ -119,27 +130,26 @@ async def insert_many(
     *,
     host_names: Mapping[UUID, str],
     now: datetime,
-) -> list[UUID]:
-    """Insert queued jobs, as `insert` does each; gives their ids."""
+) -> None:
+    """Insert queued jobs, as `insert` does each."""
     if not new:
-        return []
-    rows = [_build_row(one, one.id or new_id(), now=now) for one in new]
+        return
+    rows = [_build_row(one, now=now) for one in new]
     await connection.execute(_INSERT, rows)
-    operators = {one.actor.id: one.actor.name for one in new if one.actor.kind is ActorKind.USER}
+    operators = {one.actor.id: one.actor.name for one in new if one.actor_kind is ActorKind.USER}
     await events.append_queued(connection, rows, host_names=host_names, operators=operators, at=now)
-    return [row["id"] for row in rows]
 
 
-def _build_row(new: NewJob, id_: UUID, *, now: datetime) -> dict[str, Any]:
+def _build_row(new: NewJob, *, now: datetime) -> dict[str, Any]:
     return {
-        "id": id_,
+        "id": new.id,
         "host_id": new.host_id,
         "repository_id": new.repository_id,
-        "destination_id": getattr(new.arguments, "destination_id", None),
-        "kind": kind_of(new.arguments),
+        "destination_id": new.destination_id,
+        "kind": new.kind,
         "state": JobState.QUEUED,
         "arguments": new.arguments,
-        "actor_kind": new.actor.kind,
+        "actor_kind": new.actor_kind,
         "actor_id": new.actor.id,
         "schedule_id": new.schedule_id,
         "scheduled_at": new.scheduled_at,

@@ -28,6 +28,7 @@ class TargetHost:
 
     id: UUID
     name: str
+    public_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ async def fetch_present_host(connection: AsyncConnection, reference: str) -> Tar
         NotFoundError: there is none, or it was removed.
     """
     row = await _fetch_present(connection, _PRESENT_HOST, "host", reference)
-    return TargetHost(row.id, row.name)
+    return TargetHost(row.id, row.name, row.public_key)
 
 
 async def fetch_present_hosts(
@@ -95,7 +96,8 @@ async def fetch_present_hosts(
     # In one order, so that two who want several cannot wait for each other.
     for some in in_parts(sorted(ids), _KEYS_AT_ONCE):
         for row in await connection.execute(_PRESENT_HOSTS, {"ids": some}):
-            found[row.id] = found[row.name] = TargetHost(row.id, row.name)
+            host = TargetHost(row.id, row.name, row.public_key)
+            found[host.id] = found[host.name] = host
     return found
 
 
@@ -181,7 +183,7 @@ async def _find(connection: AsyncConnection, table: sa.Table, what: str, referen
 
 
 _HOST = (
-    sa.select(hosts.c.id, hosts.c.name)
+    sa.select(hosts.c.id, hosts.c.name, hosts.c.public_key)
     .where(hosts.c.removed_at.is_(None))
     .with_for_update(key_share=True)
 )

@@ -35,6 +35,7 @@ from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs
 from backhaul_api.errors import JobWaitsError
 from backhaul_api.jobs.active import IS_ACTIVE, is_active
+from backhaul_api.jobs.store import NewJob
 
 LETS_GO_FIRST_FOR = timedelta(hours=6)
 """A job that cannot begin for so long does not hold up the fleet any more."""
@@ -64,7 +65,7 @@ class Waiting:
         return self.kind in EXCLUSIVE_KINDS
 
 
-def build_waiting(job: Job | sa.RowMapping) -> Waiting | None:
+def build_waiting(job: Job | NewJob | sa.RowMapping) -> Waiting | None:
     """Build what waits; None for a job that waits for nobody."""
     get = job.__getitem__ if isinstance(job, sa.RowMapping) else lambda name: getattr(job, name)
     kind = JobKind(get("kind"))

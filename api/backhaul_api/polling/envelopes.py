@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.agents import HeldJob
 from backhaul.wire.commands import CommandCancel, CommandRun, JobPriority
 from backhaul.wire.jobs import JobState, Obstacle
-from backhaul.wire.kinds import Arguments, CopyArguments, InitArguments
+from backhaul.wire.kinds import Arguments, CopyArguments, InitArguments, JobKind
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import jobs
@@ -96,7 +97,7 @@ async def sort_jobs(
             if row["cancel_requested_at"] and _is_at_work(hold):
                 cancels.append(encode(CommandCancel(job_id=row["id"])))
             elif hold is None and _may_be_unknown(row):
-                await _add_run(due, sealer, row, now=now)
+                await add_run(due, sealer, _read_run(row), now=now)
         elif hold and hold.attempt >= row["attempt"]:
             continue  # the host holds it: its claim, or its report of an offline run, is on the way
         elif row["start_deadline_at"] and row["start_deadline_at"] < now:
@@ -188,7 +189,7 @@ async def _add_runs(
             # it would only keep its host busy for longer.
             first_held_back = min(first_held_back or row["id"], row["id"])
             continue
-        await _add_run(due, sealer, row, now=now)
+        await add_run(due, sealer, _read_run(row), now=now)
 
 
 def _is_behind(row: sa.RowMapping, first: UUID | None) -> bool:
@@ -200,37 +201,67 @@ def _priority_of(row: sa.RowMapping) -> JobPriority:
     return turns.choose_priority(row["kind"], row["actor_kind"])
 
 
-async def _add_run(due: Due, sealer: Sealer, row: sa.RowMapping, *, now: datetime) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A job, as far as its host is told of it."""
+
+    job_id: UUID
+    attempt: int
+    kind: JobKind
+    priority: JobPriority
+    arguments: Any
+    """An `Arguments`, or what a row has of it: by another version of the server, that may be more
+    than this one knows."""
+    repository_id: UUID
+    start_deadline_at: datetime | None
+    max_duration: float | None
+
+
+def _read_run(row: sa.RowMapping) -> Run:
+    return Run(
+        job_id=row["id"],
+        attempt=row["attempt"],
+        kind=row["kind"],
+        priority=_priority_of(row),
+        arguments=row["arguments"],
+        repository_id=row["repository_id"],
+        start_deadline_at=row["start_deadline_at"],
+        max_duration=row["max_duration"],
+    )
+
+
+async def add_run(due: Due, sealer: Sealer, run: Run, *, now: datetime) -> None:
+    """Add the command for a job, or what keeps it from being sent."""
     try:
-        asked: Arguments = msgspec.convert(row["arguments"], Arguments)
-        credentials = await sealer.seal(row["repository_id"], choose_access(asked))
+        asked: Arguments = msgspec.convert(run.arguments, Arguments)
+        credentials = await sealer.seal(run.repository_id, choose_access(asked))
         second_id = _find_second(asked)
         second_credentials = await sealer.seal(second_id)
     except (NotFoundError, ConflictError) as error:
-        due.unsendable[row["id"]] = f"The repository's credentials cannot be sent: {error}"
+        due.unsendable[run.job_id] = f"The repository's credentials cannot be sent: {error}"
         return
     except SecretDoesNotOpenError as error:
         # The server's own fault, which a person can mend: the job waits for that.
-        due.held_back.append(row["id"])
-        log.error("job.unsendable", extra=facts(job=row["id"], reason=str(error)))
+        due.held_back.append(run.job_id)
+        log.error("job.unsendable", extra=facts(job=run.job_id, reason=str(error)))
         return
     arguments = await complete(
-        sealer.connection, row["kind"], row["repository_id"], row["arguments"], now=now
+        sealer.connection, run.kind, run.repository_id, run.arguments, now=now
     )
     due.envelopes.append(
         encode(
             CommandRun(
-                job_id=row["id"],
-                attempt=row["attempt"],
-                kind=row["kind"],
+                job_id=run.job_id,
+                attempt=run.attempt,
+                kind=run.kind,
                 arguments=encode(arguments),
-                repository_id=row["repository_id"],
+                repository_id=run.repository_id,
                 credentials=credentials,
                 second_repository_id=second_id,
                 second_credentials=second_credentials,
-                start_deadline_at=row["start_deadline_at"],
-                max_duration=row["max_duration"],
-                priority=_priority_of(row),
+                start_deadline_at=run.start_deadline_at,
+                max_duration=run.max_duration,
+                priority=run.priority,
             )
         )
     )

@@ -31,6 +31,7 @@ from backhaul_api.errors import DomainError
 from backhaul_api.jobs import store
 from backhaul_api.kinds.backup import build_of_source
 from backhaul_api.polling.arrival import lock_hosts
+from backhaul_api.polling.handover import Handover
 from backhaul_api.polling.schedule_reports import build_job, check_active, check_fire
 from backhaul_api.polling.together import Together
 from backhaul_api.sources import store as sources
@@ -54,9 +55,10 @@ class _Fired:
 class Fires:
     """The fires that wait for their transaction, in one process."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, handover: Handover) -> None:
         self._database = database
         self._clock = clock
+        self._handover = handover
         self._together = Together(
             self._try, weigh=lambda fired: len(fired.fires), most=MAX_TOGETHER
         )
@@ -80,6 +82,7 @@ class Fires:
             planned = [look.plan(fired) if fired.host_id in locked else None for fired in together]
             new = [job for jobs_of_batch in planned for job in jobs_of_batch or ()]
             await store.insert_many(connection, new, host_names=look.host_names, now=now)
+            await self._handover.prepare(connection, new, public_keys=look.public_keys, now=now)
             touch(connection, *{job.host_id for job in new})
         return [None if jobs_of is None else _build_reply(jobs_of) for jobs_of in planned]
 
@@ -98,6 +101,11 @@ class _Look:
         self._last_slots = {id_: row["last_slot"] for id_, row in found.items()}
         self._now = now
         self.host_names = {row["host_id"]: row["host"] for row in found.values()}
+        self.public_keys = {
+            row["host_id"]: row["public_key"]
+            for row in found.values()
+            if row["removed_at"] is None
+        }
 
     @classmethod
     async def take(
@@ -183,6 +191,8 @@ _SCHEDULES = constant(
         schedules.c.attempts,
         schedules.c.retry_delay,
         hosts.c.name.label("host"),
+        hosts.c.public_key,
+        hosts.c.removed_at,
         sa.select(sa.func.max(jobs.c.scheduled_at))
         .where(jobs.c.schedule_id == schedules.c.id)
         .scalar_subquery()

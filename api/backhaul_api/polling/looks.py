@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -24,11 +24,10 @@ from backhaul_api.db.engine import Database
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, queries
 from backhaul_api.jobs import turns
+from backhaul_api.jobs.silence import Silence
 from backhaul_api.keys import KeyRing
 from backhaul_api.polling.envelopes import Due, Sorted, fetch_active, hand_out, sort_jobs
 from backhaul_api.polling.sealing import Boxes, Content, Sealer
-
-FindSilence = Callable[[datetime], datetime | None]
 
 MAX_TOGETHER = 200
 """Polls in one round; their answers go out before the next one begins."""
@@ -68,7 +67,6 @@ class Seen:
 @dataclass(slots=True)
 class _Asked:
     poll: Looking
-    find_silence: FindSilence
     seen: asyncio.Future[Seen]
     host: Any = None
     sealer: Sealer | None = None
@@ -78,11 +76,14 @@ class _Asked:
 class Looks:
     """The looks that wait, in one process."""
 
-    def __init__(self, database: Database, clock: Clock, keys: KeyRing) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, silence: Silence, keys: KeyRing, boxes: Boxes
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._silence = silence
         self._keys = keys
-        self._boxes = Boxes()
+        self._boxes = boxes
         self._waiting: deque[_Asked] = deque()
         self._rounds: set[asyncio.Task[None]] = set()
         self._max_rounds = 1 if database.is_sqlite else ROUNDS_AT_ONCE
@@ -92,13 +93,10 @@ class Looks:
         """How many polls wait for their round."""
         return len(self._waiting)
 
-    async def take(self, poll: Looking, find_silence: FindSilence) -> Seen:
-        """Look. `find_silence` gives the `silent_since` of `turns.find_obstacles` at a time.
-
-        Raises what the poll's `check` does, and NotReadyError.
-        """
+    async def take(self, poll: Looking) -> Seen:
+        """Look. Raises what the poll's `check` does, and NotReadyError."""
         loop = asyncio.get_running_loop()
-        asked = _Asked(poll, find_silence, loop.create_future())
+        asked = _Asked(poll, loop.create_future())
         self._waiting.append(asked)
         if len(self._rounds) < self._max_rounds:
             self._rounds.add(loop.create_task(self._run()))
@@ -171,7 +169,6 @@ class Looks:
         together: Sequence[_Asked],
         now: datetime,
     ) -> None:
-        silent_since = together[0].find_silence(now)
         waiting = [
             built
             for asked in together
@@ -179,7 +176,7 @@ class Looks:
             if (built := turns.build_waiting(row)) is not None
         ]
         obstacles = await turns.find_obstacles(
-            connection, waiting, now=now, silent_since=silent_since
+            connection, waiting, now=now, silent_since=self._silence.find_since(now)
         )
         for asked in together:
             if asked.seen.done() or asked.sealer is None:

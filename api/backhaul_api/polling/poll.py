@@ -14,7 +14,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +30,7 @@ from backhaul_api.errors import HostRemovedError, SupersededError
 from backhaul_api.hosts import presence
 from backhaul_api.jobs import store as jobs
 from backhaul_api.jobs import turns
-from backhaul_api.jobs.overdue import expire, find_silence
+from backhaul_api.jobs.overdue import expire
 from backhaul_api.logs import facts
 from backhaul_api.polling.envelopes import Due, encode
 from backhaul_api.polling.memory import Quiet
@@ -121,7 +120,7 @@ class Poll:
     async def _look(self) -> Due:
         services = self.services
         look = services.wakeups.memory.begin(self.host_id)
-        seen = await services.looks.take(self, partial(find_silence, services))
+        seen = await services.looks.take(self)
         host, due, now = seen.host, seen.due, seen.now
         if due is None:
             await self._catch_up(now)
@@ -254,7 +253,7 @@ class Poll:
     async def _close_jobs(self, due: Due, now: datetime) -> None:
         """Move the jobs that this host will never get to their ends."""
         freed: set[UUID] = set()
-        silent_since = find_silence(self.services, now)
+        silent_since = self.services.silence.find_since(now)
         async with self.services.database.writing() as connection:
             await connection.execute(_LOCKED_HOST, {"host_id": self.host_id})
             for job in await expire(connection, due.overdue, now=now, silent_since=silent_since):
@@ -316,17 +315,24 @@ class QuietPoll:
         poll, wakeups = self._poll, self._poll.services.wakeups
         hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=poll.services.settings.longest_hold)
         self._deadline = asyncio.get_running_loop().time() + hold_s
-        self._bell = wakeups.enter(poll.host_id)
+        self._bell = wakeups.enter_quiet(poll.host_id)
         wakeups.end_older(poll.host_id, self._bell)
         self._on_end = on_end
         self._connection.on_hang_up = self._leave
         self._tick = self._bell.arm(self._deadline, self._end)
 
-    def has_news(self) -> bool:
-        """Tell, at the end, whether it has to look: else there is nothing for the host."""
-        return self._bell.has_rung() and not self._bell.has_ended()
+    def has_to_look(self) -> bool:
+        """Tell, at the end, whether something has changed of which no more is known."""
+        bell = self._bell
+        return bell.has_rung() and not bell.has_ended() and bell.news is None
+
+    def build_reply(self) -> PollReply:
+        """Build, at the end, the answer without a look: with what was brought, if anything."""
+        news = self._bell.news
+        return self._poll.build_reply(_NOTHING if news is None else Due(envelopes=[*news]))
 
     def build_empty_reply(self) -> PollReply:
+        """Build the answer of a poll that is not parked."""
         return self._poll.build_reply(_NOTHING)
 
     async def look(self) -> PollReply:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -48,7 +47,6 @@ from backhaul_api.errors import (
     UnknownEnvelopeError,
 )
 from backhaul_api.identity import AgentIdentity
-from backhaul_api.jobs.overdue import find_silence
 from backhaul_api.jobs.turns import Claims
 from backhaul_api.polling import (
     hello,
@@ -117,9 +115,7 @@ async def _take_together(
     reports = [one for one in read if isinstance(one, Report)]
     if _changes_password(read) or not reports or len(reports) < len(read):
         return None
-    return await services.reports.take(
-        agent.host_id, reports, size=len(body), find_silence=partial(find_silence, services)
-    )
+    return await services.reports.take(agent.host_id, reports, size=len(body))
 
 
 async def _take_alone(
@@ -142,7 +138,7 @@ async def _apply(
     """Apply the envelopes of a batch; those that could not be read have their receipts already."""
     async with services.database.writing() as connection:
         now = services.clock.now()
-        gathered = Gathered(Claims(connection, silent_since=find_silence(services, now)))
+        gathered = Gathered(Claims(connection, silent_since=services.silence.find_since(now)))
         arrival = Arrival(connection, agent.host_id, now, gathered)
         if _changes_password(read):
             # It can change what other hosts are told, which those who do take turns at.

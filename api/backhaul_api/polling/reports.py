@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -25,6 +25,7 @@ from backhaul_api.clock import Clock
 from backhaul_api.db.engine import Database
 from backhaul_api.errors import NotReadyError
 from backhaul_api.jobs import store
+from backhaul_api.jobs.silence import Silence
 from backhaul_api.jobs.turns import Claims
 from backhaul_api.polling.arrival import Arrival, Gathered, lock_hosts, settle
 from backhaul_api.polling.job_reports import APPLY
@@ -56,7 +57,6 @@ class _Reported:
     host_id: UUID
     envelopes: Sequence[Report]
     weight: int
-    find_silence: Callable[[datetime], datetime | None]
 
 
 class _LeftOutError(Exception):
@@ -70,9 +70,10 @@ class _LeftOutError(Exception):
 class Reports:
     """The reports that wait for their transaction, in one process."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, silence: Silence) -> None:
         self._database = database
         self._clock = clock
+        self._silence = silence
         self._together = Together(
             self._apply,
             weigh=lambda reported: reported.weight,
@@ -81,12 +82,7 @@ class Reports:
         )
 
     async def take(
-        self,
-        host_id: UUID,
-        envelopes: Sequence[Report],
-        *,
-        size: int,
-        find_silence: Callable[[datetime], datetime | None],
+        self, host_id: UUID, envelopes: Sequence[Report], *, size: int
     ) -> list[Receipt] | None:
         """Apply a batch of reports; None if it has to be applied by itself.
 
@@ -95,7 +91,7 @@ class Reports:
         """
         if size > MAX_TOGETHER_BYTES:
             return None
-        return await self._together.ask(_Reported(host_id, envelopes, size, find_silence))
+        return await self._together.ask(_Reported(host_id, envelopes, size))
 
     async def _apply(self, together: list[_Reported]) -> list[list[Receipt] | None]:
         """Apply batches; hosts that are refused anything are left out, and it is tried again
@@ -123,7 +119,12 @@ class Reports:
         async with self._database.writing() as connection:
             now = self._clock.now()
             seen = await lock_hosts(connection, {reported.host_id for reported in together})
-            gathered = await _look(connection, together, seen, now=now)
+            gathered = await _look(
+                connection,
+                together,
+                seen,
+                silent_since=self._silence.find_since(now),
+            )
             receipts: dict[int, list[Receipt]] = {}
             arrivals: list[tuple[Arrival, datetime | None]] = []
             for reported in together:
@@ -142,10 +143,10 @@ async def _look(
     together: Sequence[_Reported],
     host_ids: Iterable[UUID],
     *,
-    now: datetime,
+    silent_since: datetime | None,
 ) -> Gathered:
     """Look at what the reports are about."""
-    gathered = Gathered(Claims(connection, silent_since=together[0].find_silence(now)))
+    gathered = Gathered(Claims(connection, silent_since=silent_since))
     ids = {one.job_id for reported in together for one in reported.envelopes}
     found = await store.fetch_of_hosts(connection, ids, host_ids)
     gathered.jobs |= {job.id: job for job in found}

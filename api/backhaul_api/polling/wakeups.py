@@ -1,13 +1,14 @@
 """Waiting without holding anything: one bell per parked request, rung by topic.
 
-A wake-up only means "look again"; it carries nothing and may be lost with the process. Whoever
-waits registers first and looks at the database after that, so that a change between the look and
-the wait is not missed:
+A wake-up means "look again", and may be lost with the process. Whoever waits registers first and
+looks at the database after that, so that a change between the look and the wait is not missed:
 
     with wakeups.listen(host_id) as bell:
         while not (due := await look()):
             if not await bell.wait_until(deadline):
                 break
+
+Only a quiet host's poll, which nothing else can be due for, may be spared the look: see `handover`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from backhaul_api.db.changes import News
 from backhaul_api.polling.memory import Memory
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,16 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+class QuietBell(Bell):
+    """A bell of a poll that can be told what is new to its host, and then has no need to look."""
+
+    __slots__ = ("news",)
+
+    def __init__(self, wheel: Wheel) -> None:
+        super().__init__(wheel)
+        self.news: News | None = None
+
+
 class Wheel:
     """One timer for the deadlines of all bells, in steps of `TICK_S`.
 
@@ -187,6 +199,16 @@ class Wakeups:
     def enter(self, topic: UUID) -> Bell:
         """Register a bell, which has to `leave`; `listen` sees to that."""
         bell = Bell(self._wheel)
+        self._enter(topic, bell)
+        return bell
+
+    def enter_quiet(self, topic: UUID) -> QuietBell:
+        """Register the bell of a quiet host's poll, as `enter` does."""
+        bell = QuietBell(self._wheel)
+        self._enter(topic, bell)
+        return bell
+
+    def _enter(self, topic: UUID, bell: Bell) -> None:
         if self.is_draining:
             bell.end()
         present = self._bells.get(topic)
@@ -196,7 +218,16 @@ class Wakeups:
             self._bells[topic] = {present: None, bell: None}
         else:
             present[bell] = None
-        return bell
+
+    def takes_news(self, topic: UUID) -> bool:
+        """Tell whether whoever waits for a topic can be told what is new: see `bring`."""
+        return isinstance(self._bells.get(topic), QuietBell)
+
+    def bring(self, topic: UUID, news: News) -> None:
+        """Tell what is new, right before `wake`. Of several who wait, only that it is."""
+        bell = self._bells.get(topic)
+        if isinstance(bell, QuietBell):
+            bell.news = news
 
     def end_older(self, topic: UUID, bell: Bell) -> None:
         """End the topic's waits that are older than this one."""

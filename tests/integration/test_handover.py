@@ -1,0 +1,337 @@
+"""New jobs that go to parked polls with their commit: the same answer as by a look, and never a job
+that was not committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import httpx
+import msgspec
+import pytest
+import sqlalchemy as sa
+from litestar import Litestar
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backhaul.wire.agents import PollReply
+from backhaul.wire.commands import CommandRun
+from backhaul.wire.schedules import ScheduleFire
+from backhaul_api.db import changes
+from backhaul_api.db.tables import hosts, repository_secrets
+from backhaul_api.errors import NotReadyError
+from backhaul_api.polling.looks import Looks, Seen
+from backhaul_api.services import Services
+from tests.fakes.clock import START
+from tests.fakes.fleet import (
+    FakeAgent,
+    add_agent,
+    add_job,
+    add_repository,
+    add_schedule,
+    add_source,
+    read_commands,
+)
+from tests.fakes.served import serve
+
+Enrol = Callable[..., Awaitable[FakeAgent]]
+
+HOLD_S = 20.0
+SHORT_S = 0.2
+JOB = {"kind": "backup", "host": "web1", "repository": "nas", "paths": ["/etc"]}
+SLOT = START.replace(microsecond=0)
+
+
+@pytest.fixture
+async def server(
+    app: Litestar, operator: httpx.AsyncClient, services: Services
+) -> AsyncIterator[str]:
+    """Serve an app with repositories and a source, which hears of every change; gives its URL."""
+    await add_repository(operator)
+    await add_repository(operator, name="cloud")
+    await add_source(operator, retention={"keep_daily": 7})
+    services.wakeups.memory.is_trusted = True
+    async with serve(app) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+async def enrol(server: str, services: Services) -> AsyncIterator[Enrol]:
+    """Give what enrols a host of a name, which says hello over a real socket."""
+    enrolled: list[FakeAgent] = []
+
+    async def enrol(name: str = "web1") -> FakeAgent:
+        enrolled.append(agent := await add_agent(services, server, name=name))
+        await agent.say_hello()
+        return agent
+
+    yield enrol
+    for agent in enrolled:
+        await agent.client.aclose()
+
+
+@pytest.fixture
+async def agent(enrol: Enrol) -> FakeAgent:
+    return await _quieten(await enrol())
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
+    """Tell whose polls have looked."""
+    looked: list[UUID] = []
+    take = Looks.take
+
+    async def note(self: Looks, poll: Any) -> Seen:
+        looked.append(poll.host_id)
+        return await take(self, poll)
+
+    monkeypatch.setattr(Looks, "take", note)
+    return looked
+
+
+async def _quieten(agent: FakeAgent, **poll: Any) -> FakeAgent:
+    """Have a host poll and find nothing."""
+    assert (await agent.poll(**poll)).envelopes == ()
+    return agent
+
+
+async def _park(
+    services: Services, *agents: FakeAgent, **poll: Any
+) -> list[asyncio.Task[PollReply]]:
+    before = services.wakeups.waiting
+    parked = [asyncio.create_task(agent.poll(**{"hold": HOLD_S, **poll})) for agent in agents]
+    while services.wakeups.waiting < before + len(agents):
+        await asyncio.sleep(0.005)
+    return parked
+
+
+async def _wait(parked: asyncio.Task[PollReply]) -> Sequence[msgspec.Raw]:
+    reply = await asyncio.wait_for(parked, 5)
+    assert reply.pause == 0.0
+    return reply.envelopes
+
+
+def _read(envelopes: Sequence[msgspec.Raw]) -> list[Any]:
+    return [msgspec.json.decode(bytes(raw)) for raw in envelopes]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"kind": "backup", "paths": ["/etc"], "tags": ["by-hand"], "exclude_caches": True},
+        {"kind": "backup", "source": "etc"},
+        {"kind": "snapshots"},
+        {"kind": "stats"},
+        {"kind": "restore", "snapshot": "a" * 64, "target": "/tmp/restored"},
+        {"kind": "copy", "destination": "cloud"},
+        {"kind": "unlock"},
+        {"kind": "diff", "snapshot": "a" * 64, "other": "b" * 64},
+    ],
+    ids=lambda request: request["kind"],
+)
+async def test_job_is_handed_over_as_a_look_would_find_it(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    looks: list[UUID],
+    request_: dict[str, Any],
+) -> None:
+    [parked] = await _park(services, agent)
+    job_id = await add_job(operator, **request_)
+    told = await _wait(parked)
+    assert looks == []
+
+    found = (await agent.poll()).envelopes
+    assert looks == [agent.host_id]
+    assert _read(told) == _read(found)
+    [command] = read_commands(await agent.poll())
+    assert isinstance(command, CommandRun)
+    assert command.job_id == job_id
+
+
+@pytest.mark.parametrize("kind", ["check", "prune", "forget"])
+async def test_job_that_needs_its_repository_for_itself_is_looked_for(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, looks: list[UUID], kind: str
+) -> None:
+    [parked] = await _park(services, agent)
+    source = {"source": "etc"} if kind == "forget" else {}
+    await add_job(operator, kind=kind, **source)
+
+    assert len(await _wait(parked)) == 1
+    assert looks == [agent.host_id]
+
+
+async def test_job_of_a_fire_is_handed_over(
+    enrol: Enrol, operator: httpx.AsyncClient, services: Services, looks: list[UUID]
+) -> None:
+    agent = await enrol()
+    schedule = await add_schedule(operator, start_deadline=3600, max_duration=7200)
+    await _quieten(agent, schedule_version=1)
+    [parked] = await _park(services, agent, schedule_version=1)
+    looks.clear()
+    fire = ScheduleFire(schedule_id=UUID(schedule["id"]), scheduled_at=SLOT, fired_at=START)
+    [receipt] = await agent.send(fire)
+    told = await _wait(parked)
+    assert looks == []
+
+    found = await agent.poll(schedule_version=1)
+    assert _read(told) == _read(found.envelopes)
+    [command] = read_commands(found)
+    assert isinstance(command, CommandRun)
+    assert command.job_id == receipt.job_id
+    assert command.max_duration == 7200
+
+
+async def test_each_host_of_a_broadcast_gets_its_own_job(
+    enrol: Enrol, operator: httpx.AsyncClient, services: Services, looks: list[UUID]
+) -> None:
+    agents = [await _quieten(await enrol(f"web{number}")) for number in range(120)]
+    looks.clear()
+    parked = await _park(services, *agents)
+    wanted = [{**JOB, "host": agent.name} for agent in agents]
+    answer = await operator.post("/v1/jobs/batch", json={"jobs": wanted})
+    assert answer.status_code == 201, answer.text
+    told = [await _wait(one) for one in parked]
+
+    commands = [msgspec.json.decode(bytes(one), type=CommandRun) for [one] in told]
+    assert [str(command.job_id) for command in commands] == answer.json()["ids"]
+    opened = [agent.unseal(one) for agent, one in zip(agents, commands, strict=True)]
+    assert {one.password for one in opened} == {"a password of its own"}
+    assert looks == []
+
+
+async def test_several_jobs_of_one_host_are_looked_for(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, looks: list[UUID]
+) -> None:
+    """What goes first is decided in one place."""
+    [parked] = await _park(services, agent)
+    restore = {
+        "kind": "restore",
+        "host": "web1",
+        "repository": "nas",
+        "snapshot": "a" * 64,
+        "target": "/tmp/restored",
+    }
+    await operator.post("/v1/jobs/batch", json={"jobs": [JOB, restore]})
+    told = await _wait(parked)
+
+    kinds = [msgspec.json.decode(bytes(raw), type=CommandRun).kind for raw in told]
+    assert kinds == ["restore", "backup"]
+    assert looks == [agent.host_id]
+
+
+async def test_job_whose_turn_it_is_not_is_not_handed_over(
+    enrol: Enrol, operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    pruning = await enrol("nas1")
+    prune_id = await add_job(operator, kind="prune", host="nas1")
+    await pruning.accept(prune_id)
+    [parked] = await _park(services, agent, hold=SHORT_S)
+    await add_job(operator)
+
+    assert await _wait(parked) == ()
+
+
+async def test_job_whose_credentials_do_not_open_is_not_handed_over(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    async with services.database.writing() as connection:
+        await connection.execute(sa.update(repository_secrets).values(ciphertext=b"x" * 60))
+    [parked] = await _park(services, agent, hold=SHORT_S)
+    job_id = await add_job(operator)
+
+    assert await _wait(parked) == ()
+    assert (await operator.get(f"/v1/jobs/{job_id}")).json()["state"] == "queued"
+
+
+async def test_job_that_is_not_committed_is_told_to_nobody(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare, bring = services.handover.prepare, changes.bring
+    brought: list[UUID] = []
+
+    def note(connection: AsyncConnection, host_id: UUID, news: Any) -> None:
+        brought.append(host_id)
+        bring(connection, host_id, news)
+
+    async def fail_after(*arguments: Any, **fields: Any) -> None:
+        await prepare(*arguments, **fields)
+        raise NotReadyError("The database is away.")
+
+    [parked] = await _park(services, agent, hold=SHORT_S)
+    monkeypatch.setattr("backhaul_api.polling.handover.bring", note)
+    monkeypatch.setattr(type(services.handover), "prepare", staticmethod(fail_after))
+    answer = await operator.post("/v1/jobs", json=JOB)
+
+    assert answer.status_code == 503
+    assert brought == [agent.host_id]
+    assert await _wait(parked) == ()
+
+
+async def test_other_change_of_the_host_brings_no_job_before_its_commit(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What rings between the moment when the command is built and the commit rings for itself."""
+    prepare = services.handover.prepare
+    seen: list[Sequence[msgspec.Raw]] = []
+
+    async def ring_after(*arguments: Any, **fields: Any) -> None:
+        await prepare(*arguments, **fields)
+        services.wakeups.wake(agent.host_id)
+        await asyncio.sleep(0.05)
+        seen.append(())
+
+    [parked] = await _park(services, agent, hold=HOLD_S)
+    monkeypatch.setattr(type(services.handover), "prepare", staticmethod(ring_after))
+    job_id = await add_job(operator)
+    [raw] = await _wait(parked)
+
+    assert seen == [()]
+    assert msgspec.json.decode(bytes(raw), type=CommandRun).job_id == job_id
+
+
+async def test_poll_that_has_gone_meanwhile_leaves_the_job_to_the_next(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepare = services.handover.prepare
+
+    async def hang_up_after(*arguments: Any, **fields: Any) -> None:
+        await prepare(*arguments, **fields)
+        parked.cancel()
+        while services.wakeups.waiting:
+            await asyncio.sleep(0.005)
+
+    [parked] = await _park(services, agent)
+    monkeypatch.setattr(type(services.handover), "prepare", staticmethod(hang_up_after))
+    job_id = await add_job(operator)
+
+    [command] = read_commands(await agent.poll())
+    assert isinstance(command, CommandRun)
+    assert command.job_id == job_id
+
+
+async def test_host_that_was_removed_gets_no_job_of_a_fire(
+    enrol: Enrol, operator: httpx.AsyncClient, services: Services
+) -> None:
+    """Another instance has removed it, and this one has not heard of that yet."""
+    agent = await enrol()
+    schedule = await add_schedule(operator)
+    await _quieten(agent, schedule_version=1)
+    [parked] = await _park(services, agent, schedule_version=1)
+    async with services.database.writing() as connection:
+        await connection.execute(sa.update(hosts).values(removed_at=START))
+    fire = ScheduleFire(schedule_id=UUID(schedule["id"]), scheduled_at=SLOT, fired_at=START)
+    await agent.send(fire)
+
+    with pytest.raises(AssertionError, match="host-removed"):
+        await asyncio.wait_for(parked, 5)
