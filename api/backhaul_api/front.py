@@ -37,7 +37,7 @@ from backhaul_api.ids import new_id
 from backhaul_api.jobs import creation
 from backhaul_api.logs import current_request_id, facts
 from backhaul_api.polling.parking import Connection
-from backhaul_api.polling.poll import Poll, QuietPoll, build_farewell, build_refusal, is_crowded
+from backhaul_api.polling.poll import HeldPoll, Poll, build_farewell, build_refusal, is_crowded
 from backhaul_api.polling.receive import receive as apply_batch
 from backhaul_api.request_log import GIVEN_ID, note
 from backhaul_api.services import Services
@@ -113,17 +113,15 @@ class Front:
         """Answer a poll."""
         try:
             header, body = _read_token(headers), _decoder.decode(raw)
-            quiet = self._find_quiet(exchange, header, body)
+            held = self._find_quiet(exchange, header, body)
         except Exception:  # noqa: BLE001 (whatever it is, the ordinary route meets it and says so)
             exchange.pass_on(headers, raw)
             return
-        if quiet is None:
-            exchange.run(_answer(exchange, header, body, self._look(exchange, header, body)))
-        elif body.hold <= 0:
-            exchange.respond(_encoder.encode(quiet.build_empty_reply()))
-        else:
-            # Of the request, no more is kept than what it says.
-            quiet.park(lambda quiet: self._wake(exchange, header, quiet))
+        if held is None:
+            exchange.run(self._look(exchange, header, body))
+            return
+        held.enter()
+        self._park(exchange, header, held)
 
     def take(self, exchange: Exchange, headers: Headers, raw: bytes) -> None:
         """Answer a batch."""
@@ -167,7 +165,7 @@ class Front:
             exchange.respond_created(body, request_id)
             note("POST", what.path, 201, begun, actor)
 
-    def _find_quiet(self, exchange: Exchange, header: str, body: PollRequest) -> QuietPoll | None:
+    def _find_quiet(self, exchange: Exchange, header: str, body: PollRequest) -> HeldPoll | None:
         """Find out whether the poll is of a quiet host. From here until it is parked nothing is
         awaited, so no wake-up can be missed."""
         services, memory = self._services, self._services.wakeups.memory
@@ -178,17 +176,39 @@ class Front:
             return None
         memory.hear(quiet.host_id, services.clock.now())
         poll = Poll(services, quiet.host_id, body, quiet.name, quiet.token_hash, exchange)
-        return QuietPoll(poll, exchange)
+        return HeldPoll(poll, exchange)
 
-    def _wake(self, exchange: Exchange, header: str, quiet: QuietPoll) -> None:
+    def _park(self, exchange: Exchange, header: str, held: HeldPoll) -> None:
+        # Of the request, no more is kept than what it says.
+        held.park(lambda held: self._wake(exchange, header, held))
+
+    def _wake(self, exchange: Exchange, header: str, held: HeldPoll) -> None:
         """Go on with a poll that was parked."""
-        if quiet.has_to_look():
-            exchange.run(_answer(exchange, header, quiet.body, quiet.look()))
+        if held.has_to_look():
+            exchange.run(self._look(exchange, header, held.body, held))
         else:
-            exchange.respond(_encoder.encode(quiet.build_reply()))
+            exchange.respond(_encoder.encode(held.build_reply()))
 
-    async def _look(self, exchange: Exchange, header: str, body: PollRequest) -> PollReply:
-        """Build the answer of a poll that has to look."""
+    async def _look(
+        self, exchange: Exchange, header: str, body: PollRequest, held: HeldPoll | None = None
+    ) -> None:
+        """Look for a poll, of a host that is known or not; answer it, or park it."""
+        try:
+            met = held or await self._meet(exchange, header, body)
+            reply = await met.look() if isinstance(met, HeldPoll) else met
+        except Exception:  # noqa: BLE001 (as above)
+            exchange.pass_on(_build_headers(header), _encoder.encode(body))
+            return
+        if reply is not None:
+            exchange.respond(_encoder.encode(reply))
+        else:
+            assert isinstance(met, HeldPoll)  # noqa: S101 (else there was a reply)
+            self._park(exchange, header, met)
+
+    async def _meet(
+        self, exchange: Exchange, header: str, body: PollRequest
+    ) -> HeldPoll | PollReply:
+        """Find out whose poll it is, or the answer to one that is sent away."""
         services = self._services
         if services.wakeups.is_draining:
             # Whoever it is: there is nothing in it, and the database may be slow.
@@ -201,22 +221,7 @@ class Front:
         if cut.is_cut:
             return build_farewell(services)
         poll = Poll(services, agent.host_id, body, agent.name, agent.token_hash, exchange)
-        return await poll.answer()
-
-
-async def _answer(
-    exchange: Exchange,
-    header: str,
-    body: PollRequest,
-    replying: Coroutine[Any, Any, PollReply],
-) -> None:
-    """Answer a poll with what comes of it."""
-    try:
-        reply = await replying
-    except Exception:  # noqa: BLE001 (as above)
-        exchange.pass_on(_build_headers(header), _encoder.encode(body))
-    else:
-        exchange.respond(_encoder.encode(reply))
+        return HeldPoll(poll, exchange)
 
 
 def _note_lost(path: str, begun: float, actor: Actor, error: Exception) -> None:

@@ -9,7 +9,6 @@ from litestar.di import NamedDependency
 from litestar.params import SkipValidation
 
 from backhaul_api.clock import Clock
-from backhaul_api.db.changes import Touched
 from backhaul_api.db.engine import Database
 from backhaul_api.jobs.silence import Silence
 from backhaul_api.keys import KeyRing
@@ -39,7 +38,6 @@ class Services:
     wakeups: Wakeups
     failed_logins: FailedLogins = field(default_factory=FailedLogins)
     silence: Silence = field(init=False)
-    handover: Handover = field(init=False)
     fires: Fires = field(init=False)
     reports: Reports = field(init=False)
     looks: Looks = field(init=False)
@@ -47,23 +45,23 @@ class Services:
     def __post_init__(self) -> None:
         database, clock, keys, boxes = self.database, self.clock, self.keys, Boxes()
         silence = Silence(self.settings, clock.now())
-        handover = Handover(self.wakeups, keys, boxes, silence)
+        handover = Handover(
+            database=database,
+            clock=clock,
+            silence=silence,
+            wakeups=self.wakeups,
+            keys=keys,
+            boxes=boxes,
+        )
         parts = {
             "silence": silence,
-            "handover": handover,
-            "fires": Fires(database, clock, handover),
+            "fires": Fires(database, clock),
             "reports": Reports(database, clock, silence),
             "looks": Looks(database, clock, silence, keys, boxes),
         }
         for name, part in parts.items():
             object.__setattr__(self, name, part)
-        database.on_changes = self._tell
-
-    def _tell(self, touched: Touched) -> None:
-        for topic, news in touched.items():
-            if news is not None:
-                self.wakeups.bring(topic, news)
-        self.wakeups.wake(*touched)
+        database.on_changes = handover.tell
 
     @property
     def recheck_s(self) -> float:

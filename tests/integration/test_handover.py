@@ -16,11 +16,15 @@ from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import PollReply
-from backhaul.wire.commands import CommandRun
+from backhaul.wire.commands import CommandAck, CommandRun
+from backhaul.wire.jobs import Outcome
+from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire
-from backhaul_api.db import changes
 from backhaul_api.db.tables import hosts, repository_secrets
 from backhaul_api.errors import NotReadyError
+from backhaul_api.jobs.store import NewJob
+from backhaul_api.polling.envelopes import add_run
+from backhaul_api.polling.handover import offer
 from backhaul_api.polling.looks import Looks, Seen
 from backhaul_api.services import Services
 from tests.fakes.clock import START
@@ -251,50 +255,58 @@ async def test_job_that_is_not_committed_is_told_to_nobody(
     services: Services,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepare, bring = services.handover.prepare, changes.bring
-    brought: list[UUID] = []
+    offered: list[NewJob] = []
 
-    def note(connection: AsyncConnection, host_id: UUID, news: Any) -> None:
-        brought.append(host_id)
-        bring(connection, host_id, news)
-
-    async def fail_after(*arguments: Any, **fields: Any) -> None:
-        await prepare(*arguments, **fields)
+    def fail_after(connection: AsyncConnection, new: list[NewJob], **fields: Any) -> None:
+        offer(connection, new, **fields)
+        offered.extend(new)
         raise NotReadyError("The database is away.")
 
     [parked] = await _park(services, agent, hold=SHORT_S)
-    monkeypatch.setattr("backhaul_api.polling.handover.bring", note)
-    monkeypatch.setattr(type(services.handover), "prepare", staticmethod(fail_after))
+    monkeypatch.setattr("backhaul_api.jobs.creation.offer", fail_after)
     answer = await operator.post("/v1/jobs", json=JOB)
 
     assert answer.status_code == 503
-    assert brought == [agent.host_id]
+    assert [job.host_id for job in offered] == [agent.host_id]
     assert await _wait(parked) == ()
 
 
-async def test_other_change_of_the_host_brings_no_job_before_its_commit(
+async def test_failure_of_the_short_way_leaves_the_job_to_a_look(
     operator: httpx.AsyncClient,
     agent: FakeAgent,
     services: Services,
+    looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What rings between the moment when the command is built and the commit rings for itself."""
-    prepare = services.handover.prepare
-    seen: list[Sequence[msgspec.Raw]] = []
+    async def fail(*_: object, **__: object) -> None:
+        raise NotReadyError("The database is away.")
 
-    async def ring_after(*arguments: Any, **fields: Any) -> None:
-        await prepare(*arguments, **fields)
+    [parked] = await _park(services, agent)
+    monkeypatch.setattr("backhaul_api.polling.handover.add_run", fail)
+    await add_job(operator)
+
+    assert len(await _wait(parked)) == 1
+    assert looks == [agent.host_id]
+
+
+async def test_host_that_is_woken_meanwhile_looks_by_itself(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    looks: list[UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def wake_before(*arguments: Any, **fields: Any) -> None:
         services.wakeups.wake(agent.host_id)
-        await asyncio.sleep(0.05)
-        seen.append(())
+        await add_run(*arguments, **fields)
 
-    [parked] = await _park(services, agent, hold=HOLD_S)
-    monkeypatch.setattr(type(services.handover), "prepare", staticmethod(ring_after))
+    [parked] = await _park(services, agent)
+    monkeypatch.setattr("backhaul_api.polling.handover.add_run", wake_before)
     job_id = await add_job(operator)
     [raw] = await _wait(parked)
 
-    assert seen == [()]
     assert msgspec.json.decode(bytes(raw), type=CommandRun).job_id == job_id
+    assert looks == [agent.host_id]
 
 
 async def test_poll_that_has_gone_meanwhile_leaves_the_job_to_the_next(
@@ -303,21 +315,52 @@ async def test_poll_that_has_gone_meanwhile_leaves_the_job_to_the_next(
     services: Services,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prepare = services.handover.prepare
-
-    async def hang_up_after(*arguments: Any, **fields: Any) -> None:
-        await prepare(*arguments, **fields)
+    async def hang_up_before(*arguments: Any, **fields: Any) -> None:
         parked.cancel()
         while services.wakeups.waiting:
             await asyncio.sleep(0.005)
+        await add_run(*arguments, **fields)
+        told.set()
 
+    told = asyncio.Event()
     [parked] = await _park(services, agent)
-    monkeypatch.setattr(type(services.handover), "prepare", staticmethod(hang_up_after))
+    monkeypatch.setattr("backhaul_api.polling.handover.add_run", hang_up_before)
     job_id = await add_job(operator)
+    await asyncio.wait_for(told.wait(), 5)
 
     [command] = read_commands(await agent.poll())
     assert isinstance(command, CommandRun)
     assert command.job_id == job_id
+
+
+async def test_host_gets_the_next_job_as_well_while_its_poll_waits_again(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, looks: list[UUID]
+) -> None:
+    """A poll that has looked, and found nothing, waits as that of a quiet host from then on."""
+    for _ in range(2):
+        [parked] = await _park(services, agent)
+        while services.wakeups.memory.quiet_count == 0:
+            await asyncio.sleep(0.005)
+        job_id = await add_job(operator)
+        looks.clear()
+        assert len(await _wait(parked)) == 1
+        assert looks == []
+        await agent.send(*_report(job_id))
+
+
+def _report(job_id: UUID) -> Sequence[object]:
+    return (
+        CommandAck(job_id=job_id, is_accepted=True),
+        JobStarted(job_id=job_id, attempt=1, at=START),
+        JobFinished(
+            job_id=job_id,
+            attempt=1,
+            at=START,
+            outcome=Outcome.SUCCEEDED,
+            log_lines=0,
+            exit_code=0,
+        ),
+    )
 
 
 async def test_host_that_was_removed_gets_no_job_of_a_fire(

@@ -13,12 +13,11 @@ told from the new ones by their ids.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -51,11 +50,8 @@ _NEVER = 2**62
 _UUID_BYTES = 16
 
 
-News = Sequence[msgspec.Raw]
-"""The encoded envelopes that a look of the host would find."""
-
-Touched = Mapping[UUID, News | None]
-"""Topics, and what is known of what changed."""
+Touched = Mapping[UUID, object]
+"""Topics, and what is known of the change, or None."""
 
 
 class HasInfo(Protocol):
@@ -79,9 +75,9 @@ def touch(connection: AsyncConnection, *topics: UUID) -> None:
         touched.setdefault(topic, None)
 
 
-def bring(connection: AsyncConnection, topic: UUID, news: News) -> None:
-    """Note what changed for a host, if the transaction commits. Where its poll is parked here, it
-    is told, and need not look."""
+def bring(connection: AsyncConnection, topic: UUID, news: object) -> None:
+    """Note what changed for a topic, if the transaction commits. This process is told of it, all
+    others only that something has."""
     connection.info.setdefault(_TOUCHED, {})[topic] = news
 
 

@@ -7,12 +7,12 @@ from backhaul.wire.job_batches import CreatedJobs, CreateJobs
 from backhaul.wire.jobs import Job
 from backhaul.wire.kinds import JobRequest
 from backhaul_api.audit.store import record
-from backhaul_api.db.changes import touch
 from backhaul_api.idempotency import Once
 from backhaul_api.identity import Actor
 from backhaul_api.jobs import batch, store, targets
 from backhaul_api.kinds.order import Order, Sources
 from backhaul_api.names import named_in
+from backhaul_api.polling.handover import offer
 from backhaul_api.services import Services
 
 
@@ -54,10 +54,7 @@ async def create(services: Services, actor: Actor, data: JobRequest, once: Once)
             target=f"{job.kind} on {job.host}",
         )
         await once.keep(connection, job)
-        await services.handover.prepare(
-            connection, [new], public_keys={host.id: host.public_key}, now=now
-        )
-        touch(connection, host.id)
+        offer(connection, [new], public_keys={host.id: host.public_key})
     return job
 
 
@@ -83,8 +80,5 @@ async def create_many(
         )
         created = CreatedJobs(ids=tuple(job.id for job in planned.new))
         await once.keep(connection, created)
-        await services.handover.prepare(
-            connection, planned.new, public_keys=planned.public_keys, now=now
-        )
-        touch(connection, *{job.host_id for job in planned.new})
+        offer(connection, planned.new, public_keys=planned.public_keys)
     return created

@@ -23,7 +23,6 @@ from backhaul.wire.agents import Batch, BatchReply, Receipt, ReceiptStatus, UpEn
 from backhaul.wire.kinds import BackupArguments
 from backhaul.wire.schedules import ScheduleFire, ScheduleKind
 from backhaul_api.clock import Clock
-from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, schedules
@@ -31,7 +30,7 @@ from backhaul_api.errors import DomainError
 from backhaul_api.jobs import store
 from backhaul_api.kinds.backup import build_of_source
 from backhaul_api.polling.arrival import lock_hosts
-from backhaul_api.polling.handover import Handover
+from backhaul_api.polling.handover import offer
 from backhaul_api.polling.schedule_reports import build_job, check_active, check_fire
 from backhaul_api.polling.together import Together
 from backhaul_api.sources import store as sources
@@ -55,10 +54,9 @@ class _Fired:
 class Fires:
     """The fires that wait for their transaction, in one process."""
 
-    def __init__(self, database: Database, clock: Clock, handover: Handover) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._handover = handover
         self._together = Together(
             self._try, weigh=lambda fired: len(fired.fires), most=MAX_TOGETHER
         )
@@ -82,8 +80,7 @@ class Fires:
             planned = [look.plan(fired) if fired.host_id in locked else None for fired in together]
             new = [job for jobs_of_batch in planned for job in jobs_of_batch or ()]
             await store.insert_many(connection, new, host_names=look.host_names, now=now)
-            await self._handover.prepare(connection, new, public_keys=look.public_keys, now=now)
-            touch(connection, *{job.host_id for job in new})
+            offer(connection, new, public_keys=look.public_keys)
         return [None if jobs_of is None else _build_reply(jobs_of) for jobs_of in planned]
 
 
@@ -102,9 +99,7 @@ class _Look:
         self._now = now
         self.host_names = {row["host_id"]: row["host"] for row in found.values()}
         self.public_keys = {
-            row["host_id"]: row["public_key"]
-            for row in found.values()
-            if row["removed_at"] is None
+            row["host_id"]: row["public_key"] for row in found.values() if row["removed_at"] is None
         }
 
     @classmethod

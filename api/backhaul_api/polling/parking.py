@@ -53,10 +53,12 @@ async def look_until(
     is_enough: Callable[[T], bool],
     wait: Wait,
     *,
+    found: T | None = None,
     again_in: Callable[[T], float | None] = lambda _: None,
 ) -> T:
     """Look until what is found is enough, or until the wait is over; gives what was seen last.
 
+    Whoever has just looked says what was found, and that was not enough.
     `again_in` tells from what was found when, in seconds, the passing of time will have changed it.
 
     Each look opens and closes its own connection. The wait ends with its time, when the server
@@ -72,7 +74,8 @@ async def look_until(
 
     with wait.wakeups.listen(wait.topic) as bell, _heeding(wait.client, bell):
         # The bell is there already: what changes during the look rings it.
-        found = await look()
+        if found is None:
+            found = await look()
         if is_enough(found) or bell.has_ended():
             return found
         if wait.is_alone:

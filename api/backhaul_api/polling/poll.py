@@ -76,11 +76,12 @@ class Poll:
     client: Connection | Receive
     """Tells when the client hangs up."""
 
-    async def answer(self, *, until: float | None = None) -> PollReply:
+    async def answer(self, *, until: float | None = None, found: Due | None = None) -> PollReply:
         """Answer at once if anything is due, else when it is, at the latest after the hold.
 
         Args:
-            until: in the event loop's time, when the hold of a poll that was parked before is over.
+            until: in the event loop's time, when the hold of a poll that has begun before is over.
+            found: what its last look found, if nothing has changed since.
 
         Raises:
             SupersededError: a newer process has this host's identity.
@@ -103,19 +104,26 @@ class Poll:
             recheck_s=self.services.recheck_s,
         )
         due = await look_until(
-            self._look_or_leave,
+            self.look_or_leave,
             _has_news,
             wait,
+            found=found,
             again_in=lambda due: due.again_in_s,
         )
         return self.build_reply(due)
 
-    async def _look_or_leave(self) -> Due:
+    async def look_or_leave(self) -> Due:
         """Look; finds nothing when the server stops before the database has answered."""
         due = _NOTHING
         with self.services.wakeups.cuttable():
             due = await self._look()
         return due  # noqa: RET504 (where it was cut, it is still nothing)
+
+    def is_quiet(self) -> bool:
+        """Tell whether the memory knows that nothing is due for the host, if it says this."""
+        memory = self.services.wakeups.memory
+        quiet = memory.find(self.token_hash) if memory.is_trusted else None
+        return quiet is not None and quiet.is_same(self.body)
 
     async def _look(self) -> Due:
         services = self.services
@@ -292,52 +300,73 @@ class Poll:
         return REPEAT_PAUSE_S if due.is_old_news else 0.0
 
 
-class QuietPoll:
-    """The poll of a host of which the memory knows that nothing is due for it now. It asks the
-    database only when the host is woken.
-
-    While it is parked there are this object and a bell: a task would cost more than both of them.
-    """
+class HeldPoll:
+    """A poll on its connection. It looks in a task, and where its host is quiet it waits without
+    one, which would cost more than all the rest of a parked poll."""
 
     __slots__ = ("_bell", "_connection", "_deadline", "_on_end", "_poll", "_tick")
 
     def __init__(self, poll: Poll, connection: Connection) -> None:
         self._poll = poll
         self._connection = connection
+        allowed_s = poll.services.settings.longest_hold
+        hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=allowed_s)
+        self._deadline = asyncio.get_running_loop().time() + hold_s
 
     @property
     def body(self) -> PollRequest:
         return self._poll.body
 
-    def park(self, on_end: Callable[[QuietPoll], None]) -> None:
-        """Wait. `on_end` is called when the host is woken or the hold is over, unless the client
-        hangs up before."""
-        poll, wakeups = self._poll, self._poll.services.wakeups
-        hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=poll.services.settings.longest_hold)
-        self._deadline = asyncio.get_running_loop().time() + hold_s
-        self._bell = wakeups.enter_quiet(poll.host_id)
-        wakeups.end_older(poll.host_id, self._bell)
+    def enter(self) -> None:
+        """Begin to listen: what changes from here on is not missed."""
+        self._bell = self._poll.services.wakeups.enter_quiet(self._poll.host_id)
+        self._tick = 0
+        self._connection.on_hang_up = self._bell.end
+        if self._connection.has_hung_up():
+            self._bell.end()
+
+    def park(self, on_end: Callable[[HeldPoll], None]) -> None:
+        """Wait, once it listens. `on_end` is called when the host is woken or the hold is over,
+        unless the client hangs up before."""
         self._on_end = on_end
+        if self._poll.body.hold <= 0:
+            self._end()
+            return
+        self._poll.services.wakeups.end_older(self._poll.host_id, self._bell)
         self._connection.on_hang_up = self._leave
         self._tick = self._bell.arm(self._deadline, self._end)
 
     def has_to_look(self) -> bool:
-        """Tell, at the end, whether something has changed of which no more is known."""
+        """Tell, at the end of the wait, whether something has changed of which no more is known."""
         bell = self._bell
         return bell.has_rung() and not bell.has_ended() and bell.news is None
 
     def build_reply(self) -> PollReply:
-        """Build, at the end, the answer without a look: with what was brought, if anything."""
+        """Build the answer without a look: with what was brought, if anything was."""
         news = self._bell.news
         return self._poll.build_reply(_NOTHING if news is None else Due(envelopes=[*news]))
 
-    def build_empty_reply(self) -> PollReply:
-        """Build the answer of a poll that is not parked."""
-        return self._poll.build_reply(_NOTHING)
-
-    async def look(self) -> PollReply:
-        """Look, and wait on if there is nothing yet. Raises as `Poll.answer` does."""
-        return await self._poll.answer(until=self._deadline)
+    async def look(self) -> PollReply | None:
+        """Look, and wait until there is something or the hold is over. None if that wait needs no
+        task: then it is to be parked before anything is awaited. Raises as `Poll.answer` does."""
+        poll = self._poll
+        if poll.services.wakeups.is_draining:
+            return poll.build_reply(_NOTHING)
+        self.enter()
+        goes_on = False
+        try:
+            due = await poll.look_or_leave()
+            is_over = asyncio.get_running_loop().time() >= self._deadline
+            if due.envelopes or is_over or self._bell.has_ended():
+                return poll.build_reply(due)
+            has_changed = self._bell.has_rung()
+            goes_on = not has_changed and poll.is_quiet()
+        finally:
+            if not goes_on:
+                self._leave()
+        if goes_on:
+            return None
+        return await poll.answer(until=self._deadline, found=None if has_changed else due)
 
     def _end(self) -> None:
         self._leave()

@@ -16,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from backhaul_api.db.changes import News
+import msgspec
+
 from backhaul_api.polling.memory import Memory
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class QuietBell(Bell):
 
     def __init__(self, wheel: Wheel) -> None:
         super().__init__(wheel)
-        self.news: News | None = None
+        self.news: Sequence[msgspec.Raw] | None = None
+        """The encoded envelopes that a look would find."""
 
 
 class Wheel:
@@ -223,11 +225,12 @@ class Wakeups:
         """Tell whether whoever waits for a topic can be told what is new: see `bring`."""
         return isinstance(self._bells.get(topic), QuietBell)
 
-    def bring(self, topic: UUID, news: News) -> None:
-        """Tell what is new, right before `wake`. Of several who wait, only that it is."""
+    def bring(self, topic: UUID, news: Sequence[msgspec.Raw]) -> None:
+        """Ring the bell of whoever `takes_news`, with what is new."""
         bell = self._bells.get(topic)
         if isinstance(bell, QuietBell):
             bell.news = news
+            bell.ring()
 
     def end_older(self, topic: UUID, bell: Bell) -> None:
         """End the topic's waits that are older than this one."""
