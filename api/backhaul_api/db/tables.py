@@ -303,6 +303,9 @@ jobs = Table(
     # A fire makes its job once.
     sa.UniqueConstraint("schedule_id", "scheduled_at"),
 )
+# Each index that a job is in is a page more to write when it is made, and when what is in the index
+# changes: so most have only the jobs that somebody asks them for.
+
 # What lists of jobs begin with: see `jobs.store.fetch_page`.
 Index("ix_jobs_host_id_id", jobs.c.host_id, jobs.c.id)
 Index("ix_jobs_repository_id_id", jobs.c.repository_id, jobs.c.id)
@@ -313,24 +316,20 @@ Index(
     sqlite_where=jobs.c.destination_id.is_not(None),
     postgresql_where=jobs.c.destination_id.is_not(None),
 )
-Index("ix_jobs_state_id", jobs.c.state, jobs.c.id)
 Index("ix_jobs_kind_state_id", jobs.c.kind, jobs.c.state, jobs.c.id)
 Index("ix_jobs_created_at", jobs.c.created_at)
 # What the poll asks for: the few jobs of a host that are not over. SQLite chooses this one and its
 # like by the statistics of revision 0014, which a revision that rebuilds the table writes again.
-Index(
-    "ix_jobs_active",
-    jobs.c.host_id,
-    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
-    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
-)
+_IS_ACTIVE = jobs.c.state.in_(["queued", "accepted", "running"])
+Index("ix_jobs_active", jobs.c.host_id, sqlite_where=_IS_ACTIVE, postgresql_where=_IS_ACTIVE)
 
 # Which jobs have to expire.
+_HAS_DEADLINE = sa.and_(jobs.c.state == "queued", jobs.c.start_deadline_at.is_not(None))
 Index(
     "ix_jobs_queued_start_deadline_at",
     jobs.c.start_deadline_at,
-    sqlite_where=jobs.c.state == "queued",
-    postgresql_where=jobs.c.state == "queued",
+    sqlite_where=_HAS_DEADLINE,
+    postgresql_where=_HAS_DEADLINE,
 )
 
 # What a job may have to wait for: see `jobs.turns`.
@@ -338,18 +337,25 @@ Index(
     "ix_jobs_active_repository",
     jobs.c.repository_id,
     jobs.c.kind,
-    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
-    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+    sqlite_where=_IS_ACTIVE,
+    postgresql_where=_IS_ACTIVE,
 )
 Index(
     "ix_jobs_active_destination",
     jobs.c.destination_id,
-    sqlite_where=jobs.c.state.in_(["queued", "accepted", "running"]),
-    postgresql_where=jobs.c.state.in_(["queued", "accepted", "running"]),
+    sqlite_where=sa.and_(_IS_ACTIVE, jobs.c.destination_id.is_not(None)),
+    postgresql_where=sa.and_(_IS_ACTIVE, jobs.c.destination_id.is_not(None)),
 )
 
 # What a repository shows of its jobs: see `repositories.states` and `repositories.checks`.
-Index("ix_jobs_ends", jobs.c.repository_id, jobs.c.kind, jobs.c.finished_at)
+Index(
+    "ix_jobs_ends",
+    jobs.c.repository_id,
+    jobs.c.kind,
+    jobs.c.finished_at,
+    sqlite_where=jobs.c.finished_at.is_not(None),
+    postgresql_where=jobs.c.finished_at.is_not(None),
+)
 Index(
     "ix_jobs_locked",
     jobs.c.repository_id,

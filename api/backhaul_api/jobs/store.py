@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.jobs import (
-    ACTIVE_STATES,
     TERMINAL_STATES,
     ActorKind,
     IllegalMoveError,
@@ -258,10 +257,10 @@ def _divide(filters: Filters) -> list[sa.ColumnElement[bool]]:
     if filters.repository_id is not None:
         columns = (jobs.c.repository_id, jobs.c.destination_id)
         return [column == filters.repository_id for column in columns]
-    if kinds:
-        pairs = itertools.product(kinds, states or list(JobState))
-        return [sa.and_(jobs.c.kind == kind, jobs.c.state == state) for kind, state in pairs]
-    return [jobs.c.state == state for state in states]
+    if not (kinds or states):
+        return []
+    pairs = itertools.product(kinds or list(JobKind), states or list(JobState))
+    return [sa.and_(jobs.c.kind == kind, jobs.c.state == state) for kind, state in pairs]
 
 
 async def fetch_running_elsewhere(
@@ -274,18 +273,14 @@ async def fetch_running_elsewhere(
 
 async def fetch_active_of_host(connection: AsyncConnection, host_id: UUID) -> list[Job]:
     """Fetch the jobs of a host that are not over, and keep others from changing them."""
-    query = _SELECT.where(jobs.c.host_id == host_id, jobs.c.state.in_(ACTIVE_STATES))
+    query = _SELECT.where(jobs.c.host_id == host_id, IS_ACTIVE)
     rows = await connection.execute(query.order_by(jobs.c.id).with_for_update(of=jobs))
     return [_build(row) for row in rows]
 
 
 async def fetch_hosts_at(connection: AsyncConnection, repository_id: UUID) -> list[UUID]:
     """Fetch the hosts of the jobs on a repository that are not over."""
-    query = (
-        sa.select(jobs.c.host_id)
-        .distinct()
-        .where(_is_on(repository_id), jobs.c.state.in_(ACTIVE_STATES))
-    )
+    query = sa.select(jobs.c.host_id).distinct().where(_is_on(repository_id), IS_ACTIVE)
     return list(await connection.scalars(query))
 
 
@@ -298,7 +293,7 @@ async def find_active(
         .where(
             jobs.c.repository_id == repository_id,
             jobs.c.kind == kind,
-            jobs.c.state.in_(ACTIVE_STATES),
+            IS_ACTIVE,
         )
         .limit(1)
     )

@@ -66,5 +66,10 @@ def build_reads_query(
     )
 
 
-_HAS_PASSED = (jobs.c.kind == JobKind.CHECK, jobs.c.state == JobState.SUCCEEDED)
+# That it has an end, too, says only that the index of ends fits.
+_HAS_PASSED = (
+    jobs.c.kind == JobKind.CHECK,
+    jobs.c.state == JobState.SUCCEEDED,
+    jobs.c.finished_at.is_not(None),
+)
 _PART = jobs.c.arguments["read_data_subset"].as_string()

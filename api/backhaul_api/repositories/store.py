@@ -17,7 +17,7 @@ from backhaul.wire.fleet import (
     Repository,
     UpdateRepository,
 )
-from backhaul.wire.jobs import ACTIVE_STATES, JobState
+from backhaul.wire.jobs import JobState
 from backhaul.wire.kinds import JobKind, PasswdStep
 from backhaul.wire.locations import mask_location
 from backhaul.wire.wording import render_count
@@ -26,6 +26,7 @@ from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.ids import new_id
+from backhaul_api.jobs.active import IS_ACTIVE
 from backhaul_api.keys import KeyRing
 from backhaul_api.repositories import rules, secrets
 
@@ -171,6 +172,7 @@ async def require_listed(connection: AsyncConnection, repository: Repository) ->
             jobs.c.repository_id == repository.id,
             jobs.c.kind == JobKind.SNAPSHOTS,
             jobs.c.state == JobState.SUCCEEDED,
+            jobs.c.finished_at.is_not(None),  # else the index of ends does not fit
         )
         .limit(1)
     )
@@ -200,7 +202,7 @@ async def remove(connection: AsyncConnection, repository: Repository, *, now: da
 async def _refuse_used(connection: AsyncConnection, repository: Repository) -> None:
     active = sa.select(sa.func.count()).where(
         sa.or_(jobs.c.repository_id == repository.id, jobs.c.destination_id == repository.id),
-        jobs.c.state.in_(ACTIVE_STATES),
+        IS_ACTIVE,
     )
     if count := await connection.scalar(active):
         raise ConflictError(
