@@ -45,14 +45,7 @@ class Services:
     def __post_init__(self) -> None:
         database, clock, keys, boxes = self.database, self.clock, self.keys, Boxes()
         silence = Silence(self.settings, clock.now())
-        handover = Handover(
-            database=database,
-            clock=clock,
-            silence=silence,
-            wakeups=self.wakeups,
-            keys=keys,
-            boxes=boxes,
-        )
+        handover = Handover(database, self.wakeups, keys, boxes)
         parts = {
             "silence": silence,
             "fires": Fires(database, clock),

@@ -22,8 +22,8 @@ from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire
 from backhaul_api.db.tables import hosts, repository_secrets
 from backhaul_api.errors import NotReadyError
+from backhaul_api.jobs import turns
 from backhaul_api.jobs.store import NewJob
-from backhaul_api.polling.envelopes import add_run
 from backhaul_api.polling.handover import offer
 from backhaul_api.polling.looks import Looks, Seen
 from backhaul_api.services import Services
@@ -110,6 +110,14 @@ async def _park(
     return parked
 
 
+async def _park_quiet(services: Services, agent: FakeAgent) -> list[asyncio.Task[PollReply]]:
+    """Park a poll, perhaps after a look, as that of a quiet host."""
+    parked = await _park(services, agent)
+    while services.wakeups.memory.quiet_count == 0:
+        await asyncio.sleep(0.005)
+    return parked
+
+
 async def _wait(parked: asyncio.Task[PollReply]) -> Sequence[msgspec.Raw]:
     reply = await asyncio.wait_for(parked, 5)
     assert reply.pause == 0.0
@@ -128,7 +136,6 @@ def _read(envelopes: Sequence[msgspec.Raw]) -> list[Any]:
         {"kind": "snapshots"},
         {"kind": "stats"},
         {"kind": "restore", "snapshot": "a" * 64, "target": "/tmp/restored"},
-        {"kind": "copy", "destination": "cloud"},
         {"kind": "unlock"},
         {"kind": "diff", "snapshot": "a" * 64, "other": "b" * 64},
     ],
@@ -154,16 +161,97 @@ async def test_job_is_handed_over_as_a_look_would_find_it(
     assert command.job_id == job_id
 
 
-@pytest.mark.parametrize("kind", ["check", "prune", "forget"])
-async def test_job_that_needs_its_repository_for_itself_is_looked_for(
-    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, looks: list[UUID], kind: str
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"kind": "check"},
+        {"kind": "prune"},
+        {"kind": "forget", "source": "etc"},
+        {"kind": "copy", "destination": "cloud"},
+        {"kind": "unlock", "remove_all": True},
+    ],
+    ids=lambda request: request["kind"],
+)
+async def test_job_that_needs_more_than_most_is_looked_for(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    looks: list[UUID],
+    request_: dict[str, Any],
 ) -> None:
     [parked] = await _park(services, agent)
-    source = {"source": "etc"} if kind == "forget" else {}
-    await add_job(operator, kind=kind, **source)
+    await add_job(operator, **request_)
 
     assert len(await _wait(parked)) == 1
     assert looks == [agent.host_id]
+
+
+async def test_repository_that_is_known_is_not_asked_for_again(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
+    opened, counts = [], []
+    for _ in range(2):
+        [parked] = await _park_quiet(services, agent)
+        asked.clear()
+        job_id = await add_job(operator)
+        [raw] = await _wait(parked)
+        opened.append(agent.unseal(msgspec.json.decode(bytes(raw), type=CommandRun)))
+        counts.append(sum("FROM repository_secrets" in statement for statement in asked))
+        await agent.send(*_report(job_id))
+
+    assert counts == [1, 0]
+    assert opened[0] == opened[1]
+
+
+async def test_change_of_a_repository_is_in_the_next_job(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, looks: list[UUID]
+) -> None:
+    locations = []
+    for location in ("/srv/restic/nas", "/srv/restic/moved"):
+        answer = await operator.patch("/v1/repositories/nas", json={"location": location})
+        assert answer.status_code == 200, answer.text
+        [parked] = await _park_quiet(services, agent)
+        looks.clear()
+        job_id = await add_job(operator)
+        [raw] = await _wait(parked)
+        command = msgspec.json.decode(bytes(raw), type=CommandRun)
+        locations.append(agent.unseal(command).location)
+        assert looks == []
+        await agent.send(*_report(job_id))
+
+    assert locations == ["/srv/restic/nas", "/srv/restic/moved"]
+
+
+async def test_jobs_are_looked_for_while_another_keeps_them_waiting(
+    enrol: Enrol,
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    looks: list[UUID],
+) -> None:
+    checking = await enrol("nas1")
+    ways = []
+    check_id: UUID | None = None
+    for has_check in (False, True, False):
+        if has_check:
+            check_id = await add_job(operator, kind="check", host="nas1")
+        elif check_id is not None:
+            await checking.send(*_report(check_id))
+        [parked] = await _park_quiet(services, agent)
+        looks.clear()
+        # What an operator asks for does not let a check go first that has not begun.
+        job_id = await add_job(operator)
+        assert len(await _wait(parked)) == 1
+        ways.append(len(looks))
+        await agent.send(*_report(job_id))
+
+    assert ways == [0, 1, 0]
 
 
 async def test_job_of_a_fire_is_handed_over(
@@ -278,11 +366,11 @@ async def test_failure_of_the_short_way_leaves_the_job_to_a_look(
     looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def fail(*_: object, **__: object) -> None:
-        raise NotReadyError("The database is away.")
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault of ours")
 
     [parked] = await _park(services, agent)
-    monkeypatch.setattr("backhaul_api.polling.handover.add_run", fail)
+    monkeypatch.setattr("backhaul_api.polling.handover.build_command", fail)
     await add_job(operator)
 
     assert len(await _wait(parked)) == 1
@@ -296,12 +384,13 @@ async def test_host_that_is_woken_meanwhile_looks_by_itself(
     looks: list[UUID],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def wake_before(*arguments: Any, **fields: Any) -> None:
+    async def wake_before(connection: AsyncConnection, repository_id: UUID) -> bool:
         services.wakeups.wake(agent.host_id)
-        await add_run(*arguments, **fields)
+        return await has_exclusive(connection, repository_id)
 
+    has_exclusive = turns.has_exclusive
     [parked] = await _park(services, agent)
-    monkeypatch.setattr("backhaul_api.polling.handover.add_run", wake_before)
+    monkeypatch.setattr(turns, "has_exclusive", wake_before)
     job_id = await add_job(operator)
     [raw] = await _wait(parked)
 
@@ -315,16 +404,17 @@ async def test_poll_that_has_gone_meanwhile_leaves_the_job_to_the_next(
     services: Services,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def hang_up_before(*arguments: Any, **fields: Any) -> None:
+    async def hang_up_before(connection: AsyncConnection, repository_id: UUID) -> bool:
         parked.cancel()
         while services.wakeups.waiting:
             await asyncio.sleep(0.005)
-        await add_run(*arguments, **fields)
         told.set()
+        return await has_exclusive(connection, repository_id)
 
+    has_exclusive = turns.has_exclusive
     told = asyncio.Event()
     [parked] = await _park(services, agent)
-    monkeypatch.setattr("backhaul_api.polling.handover.add_run", hang_up_before)
+    monkeypatch.setattr(turns, "has_exclusive", hang_up_before)
     job_id = await add_job(operator)
     await asyncio.wait_for(told.wait(), 5)
 
@@ -338,9 +428,7 @@ async def test_host_gets_the_next_job_as_well_while_its_poll_waits_again(
 ) -> None:
     """A poll that has looked, and found nothing, waits as that of a quiet host from then on."""
     for _ in range(2):
-        [parked] = await _park(services, agent)
-        while services.wakeups.memory.quiet_count == 0:
-            await asyncio.sleep(0.005)
+        [parked] = await _park_quiet(services, agent)
         job_id = await add_job(operator)
         looks.clear()
         assert len(await _wait(parked)) == 1

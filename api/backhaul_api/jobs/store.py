@@ -30,6 +30,8 @@ from backhaul.wire.jobs import (
 )
 from backhaul.wire.jobs import move as find_move
 from backhaul.wire.kinds import Arguments, JobKind, kind_of
+from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
+from backhaul_api.db.changes import touch
 from backhaul_api.db.statements import constant, postpone
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
@@ -91,6 +93,7 @@ class Filters:
 async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> Job:
     """Insert a queued job."""
     await connection.execute(_INSERT, _build_row(new, now=now))
+    _tell_repositories(connection, new)
     job = await fetch(connection, new.id)
     await events.append_job(connection, job, job.state, at=now, message=None)
     return job
@@ -135,8 +138,16 @@ async def insert_many(
         return
     rows = [_build_row(one, now=now) for one in new]
     await connection.execute(_INSERT, rows)
+    _tell_repositories(connection, *new)
     operators = {one.actor.id: one.actor.name for one in new if one.actor_kind is ActorKind.USER}
     await events.append_queued(connection, rows, host_names=host_names, operators=operators, at=now)
+
+
+def _tell_repositories(connection: AsyncConnection, *changed: NewJob | Job) -> None:
+    """Touch the repositories on which others may have to wait for a job."""
+    for job in changed:
+        if job.kind in EXCLUSIVE_KINDS and job.repository_id is not None:
+            touch(connection, job.repository_id)
 
 
 def _build_row(new: NewJob, *, now: datetime) -> dict[str, Any]:
@@ -354,6 +365,7 @@ async def move(
         # How the attempt before has failed says nothing about what comes now.
         changes = {"exit_code": None, "failure_class": None, "message": None, **changes}
     await _update(connection, job, {**changes, "state": state})
+    _tell_repositories(connection, job)
     if state is JobState.SUCCEEDED and is_real_backup(job):
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
     moved = {

@@ -35,7 +35,6 @@ from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs
 from backhaul_api.errors import JobWaitsError
 from backhaul_api.jobs.active import IS_ACTIVE, is_active
-from backhaul_api.jobs.store import NewJob
 
 LETS_GO_FIRST_FOR = timedelta(hours=6)
 """A job that cannot begin for so long does not hold up the fleet any more."""
@@ -65,7 +64,7 @@ class Waiting:
         return self.kind in EXCLUSIVE_KINDS
 
 
-def build_waiting(job: Job | NewJob | sa.RowMapping) -> Waiting | None:
+def build_waiting(job: Job | sa.RowMapping) -> Waiting | None:
     """Build what waits; None for a job that waits for nobody."""
     get = job.__getitem__ if isinstance(job, sa.RowMapping) else lambda name: getattr(job, name)
     kind = JobKind(get("kind"))
@@ -246,6 +245,12 @@ class _Look:
             and found.host_id == row.host_id
             and found.repository_id != row.repository_id
         )
+
+
+async def has_exclusive(connection: AsyncConnection, repository_id: UUID) -> bool:
+    """Tell whether there is any job on a repository that others may have to wait for. A new one
+    touches the repository: see `jobs.store`."""
+    return bool(await _fetch_exclusive(connection, [repository_id]))
 
 
 async def find_present(

@@ -97,7 +97,7 @@ async def sort_jobs(
             if row["cancel_requested_at"] and _is_at_work(hold):
                 cancels.append(encode(CommandCancel(job_id=row["id"])))
             elif hold is None and _may_be_unknown(row):
-                await add_run(due, sealer, _read_run(row), now=now)
+                await _add_run(due, sealer, _read_run(row), now=now)
         elif hold and hold.attempt >= row["attempt"]:
             continue  # the host holds it: its claim, or its report of an offline run, is on the way
         elif row["start_deadline_at"] and row["start_deadline_at"] < now:
@@ -189,7 +189,7 @@ async def _add_runs(
             # it would only keep its host busy for longer.
             first_held_back = min(first_held_back or row["id"], row["id"])
             continue
-        await add_run(due, sealer, _read_run(row), now=now)
+        await _add_run(due, sealer, _read_run(row), now=now)
 
 
 def _is_behind(row: sa.RowMapping, first: UUID | None) -> bool:
@@ -230,12 +230,12 @@ def _read_run(row: sa.RowMapping) -> Run:
     )
 
 
-async def add_run(due: Due, sealer: Sealer, run: Run, *, now: datetime) -> None:
+async def _add_run(due: Due, sealer: Sealer, run: Run, *, now: datetime) -> None:
     """Add the command for a job, or what keeps it from being sent."""
     try:
         asked: Arguments = msgspec.convert(run.arguments, Arguments)
         credentials = await sealer.seal(run.repository_id, choose_access(asked))
-        second_id = _find_second(asked)
+        second_id = find_second(asked)
         second_credentials = await sealer.seal(second_id)
     except (NotFoundError, ConflictError) as error:
         due.unsendable[run.job_id] = f"The repository's credentials cannot be sent: {error}"
@@ -248,26 +248,41 @@ async def add_run(due: Due, sealer: Sealer, run: Run, *, now: datetime) -> None:
     arguments = await complete(
         sealer.connection, run.kind, run.repository_id, run.arguments, now=now
     )
-    due.envelopes.append(
-        encode(
-            CommandRun(
-                job_id=run.job_id,
-                attempt=run.attempt,
-                kind=run.kind,
-                arguments=encode(arguments),
-                repository_id=run.repository_id,
-                credentials=credentials,
-                second_repository_id=second_id,
-                second_credentials=second_credentials,
-                start_deadline_at=run.start_deadline_at,
-                max_duration=run.max_duration,
-                priority=run.priority,
-            )
+    command = build_command(
+        dataclasses.replace(run, arguments=arguments),
+        credentials=credentials,
+        second_repository_id=second_id,
+        second_credentials=second_credentials,
+    )
+    due.envelopes.append(command)
+
+
+def build_command(
+    run: Run,
+    *,
+    credentials: bytes | None,
+    second_repository_id: UUID | None = None,
+    second_credentials: bytes | None = None,
+) -> msgspec.Raw:
+    """Build the command for a job, with the sealed boxes of what it needs."""
+    return encode(
+        CommandRun(
+            job_id=run.job_id,
+            attempt=run.attempt,
+            kind=run.kind,
+            arguments=encode(run.arguments),
+            repository_id=run.repository_id,
+            credentials=credentials,
+            second_repository_id=second_repository_id,
+            second_credentials=second_credentials,
+            start_deadline_at=run.start_deadline_at,
+            max_duration=run.max_duration,
+            priority=run.priority,
         )
     )
 
 
-def _find_second(arguments: Arguments) -> UUID | None:
+def find_second(arguments: Arguments) -> UUID | None:
     """Find the second repository that a job needs the credentials of."""
     match arguments:
         case CopyArguments():

@@ -1,10 +1,11 @@
-"""New jobs that go to their hosts right after the commit that makes them.
+"""New jobs that go to their hosts with the commit that makes them.
 
 A host whose poll is parked here as that of a quiet host (see `memory`) has nothing else to be told:
-its look would find the new job and no more, and whoever makes the job has all of it at hand. So the
-command is built from that, for all jobs of a commit together, and the poll is answered with it. All
-other hosts are only woken (their poll is not parked here, the job's turn has not come, what it
-needs cannot be sent): this is only ever a shorter way to the same answer.
+its look would find the new job and no more. Whoever makes the job has all of it at hand, and what
+opens its repository is known to the process, as long as nothing there keeps others waiting. So the
+poll is answered right after the commit, without a query. All other hosts are only woken (their poll
+is not parked here, the job may have to wait, what it needs cannot be sent): this is only ever a
+shorter way to the same answer.
 
 That a host was told means nothing: an answer that gets lost is given again by the next look, and a
 claim asks again whose turn it is.
@@ -15,30 +16,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
-from backhaul_api.clock import Clock
 from backhaul_api.db.changes import Touched, bring, touch
 from backhaul_api.db.engine import Database
 from backhaul_api.jobs import turns
-from backhaul_api.jobs.silence import Silence
 from backhaul_api.jobs.store import NewJob
 from backhaul_api.keys import KeyRing
-from backhaul_api.polling.envelopes import Due, Run, add_run
-from backhaul_api.polling.sealing import Boxes, Content, Sealer
+from backhaul_api.polling.envelopes import Run, build_command, find_second
+from backhaul_api.polling.sealing import Boxes, Content
 from backhaul_api.polling.wakeups import Wakeups
-from backhaul_api.repositories.rules import Access
+from backhaul_api.repositories.rules import Access, choose_access
+from backhaul_api.repositories.secrets import fetch_closed
 
-MAX_TOGETHER = 200
-"""Jobs in one round; their hosts have them before the next one begins."""
-
-_AT_ONCE = 20
-"""Commands that are built before others have a turn of the loop."""
+AT_ONCE = 50
+"""Hosts that are told before others have a turn of the loop."""
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +60,12 @@ def offer(
     """
     offered: dict[UUID, _Offered | None] = {}
     for job in new:
-        host_id, repository_id = job.host_id, job.repository_id
-        is_plain = job.kind not in EXCLUSIVE_KINDS and repository_id is not None
-        # Of several jobs, a look finds out which goes first. One that needs the repository for
-        # itself takes many rows to decide on and to complete, and is seldom.
-        if host_id in offered or host_id not in public_keys or not is_plain:
+        host_id, key = job.host_id, public_keys.get(job.host_id)
+        # Of several jobs, a look finds out which goes first.
+        if host_id in offered or key is None or job.repository_id is None or not _is_plain(job):
             offered[host_id] = None
         else:
-            assert repository_id is not None  # noqa: S101 (it would not be plain)
-            offered[host_id] = _Offered(job, repository_id, public_keys[host_id])
+            offered[host_id] = _Offered(job, job.repository_id, key)
     for host_id, one in offered.items():
         if one is None:
             touch(connection, host_id)
@@ -79,22 +73,21 @@ def offer(
             bring(connection, host_id, one)
 
 
+def _is_plain(job: NewJob) -> bool:
+    """Tell whether a job needs nothing but what most do: one repository, to read and to append to,
+    beside others."""
+    return (
+        job.kind not in EXCLUSIVE_KINDS
+        and find_second(job.arguments) is None
+        and choose_access(job.arguments) is Access.EVERYDAY
+    )
+
+
 class Handover:
     """Tells the hosts, and all others, what the commits of one process have changed."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        silence: Silence,
-        wakeups: Wakeups,
-        keys: KeyRing,
-        boxes: Boxes,
-    ) -> None:
+    def __init__(self, database: Database, wakeups: Wakeups, keys: KeyRing, boxes: Boxes) -> None:
         self._database = database
-        self._clock = clock
-        self._silence = silence
         self._wakeups = wakeups
         self._keys = keys
         self._boxes = boxes
@@ -102,53 +95,82 @@ class Handover:
         self._running: asyncio.Task[None] | None = None
 
     def tell(self, touched: Touched) -> None:
-        """Wake whoever a commit has touched, and begin to hand its jobs over."""
+        """Wake whoever a commit has touched, or hand over what there is for them."""
         wakeups = self._wakeups
         for topic, news in touched.items():
-            if isinstance(news, _Offered) and wakeups.takes_news(topic):
+            if (
+                isinstance(news, _Offered)
+                and wakeups.memory.is_trusted
+                and wakeups.takes_news(topic)
+            ):
                 wakeups.memory.wake(topic)
                 self._waiting.append(news)
             else:
                 wakeups.wake(topic)
-        if self._waiting and self._running is None:
-            self._running = asyncio.get_running_loop().create_task(self._run())
+        if self._running is None:
+            self._hand_over_known()
+            if self._waiting:
+                self._running = asyncio.get_running_loop().create_task(self._run())
+
+    def _hand_over_known(self) -> None:
+        """Hand over some jobs, up to the first on a repository that is not known."""
+        known = self._wakeups.memory.repositories
+        contents: dict[UUID, Content] = {}
+        for _ in range(AT_ONCE):
+            if not self._waiting:
+                return
+            repository_id = self._waiting[0].repository_id
+            if repository_id not in contents:
+                if (closed := known.find(repository_id)) is None:
+                    return
+                contents[repository_id] = Content(self._keys, closed)
+            self._hand_over(self._waiting.popleft(), contents[repository_id])
+
+    def _hand_over(self, offered: _Offered, content: Content) -> None:
+        host_id = offered.job.host_id
+        if not self._wakeups.takes_news(host_id):
+            return  # it was woken since, and has looked after the commit
+        try:
+            box = self._boxes.seal(content, offered.public_key)
+            command = build_command(_build_run(offered), credentials=box)
+        except Exception as error:
+            log.debug("job.left", exc_info=error)
+            self._wakeups.wake(host_id)
+        else:
+            self._wakeups.bring(host_id, (command,))
 
     async def _run(self) -> None:
+        """Hand over what there is more of, and on repositories that are to be asked for first."""
         try:
             while self._waiting:
-                count = min(len(self._waiting), MAX_TOGETHER)
-                together = [self._waiting.popleft() for _ in range(count)]
-                try:
-                    await self._hand_over(together)
-                except Exception as error:
-                    log.debug("jobs.left", exc_info=error)
-                finally:
-                    # Who has the job by now does not listen any more.
-                    self._wakeups.wake(*(one.job.host_id for one in together))
+                repository_id = self._waiting[0].repository_id
+                if self._wakeups.memory.repositories.find(repository_id) is None:
+                    await self._learn_of(repository_id)
+                self._hand_over_known()
+                await asyncio.sleep(0)
         finally:
             self._running = None
 
-    async def _hand_over(self, together: Sequence[_Offered]) -> None:
-        now = self._clock.now()
-        contents: dict[tuple[UUID, Access], Content] = {}
-        waiting = [built for one in together if (built := turns.build_waiting(one.job)) is not None]
-        async with self._database.reading() as connection:
-            obstacles = await turns.find_obstacles(
-                connection, waiting, now=now, silent_since=self._silence.find_since(now)
-            )
-            for number, one in enumerate(together, start=1):
-                host_id = one.job.host_id
-                if one.job.id in obstacles or not self._wakeups.takes_news(host_id):
-                    continue
-                sealer = Sealer(
-                    connection, self._keys, self._boxes, host_id, one.public_key, contents
-                )
-                due = Due()
-                await add_run(due, sealer, _build_run(one), now=now)
-                if due.envelopes:
-                    self._wakeups.bring(host_id, due.envelopes)
-                if number % _AT_ONCE == 0:
-                    await asyncio.sleep(0)
+    async def _learn_of(self, repository_id: UUID) -> None:
+        """Find out what opens a repository; hosts with jobs on it look by themselves where nobody
+        may know that."""
+        memory = self._wakeups.memory.repositories
+        try:
+            async with self._database.reading() as connection:
+                with memory.introduce() as remember:
+                    if not await turns.has_exclusive(connection, repository_id):
+                        closed = await fetch_closed(connection, repository_id)
+                        closed.open(self._keys)
+                        remember(repository_id, closed, repository_id)
+        except Exception as error:
+            log.debug("repository.left", exc_info=error)
+        if memory.find(repository_id) is None:
+            left, self._waiting = self._waiting, deque()
+            for one in left:
+                if one.repository_id == repository_id:
+                    self._wakeups.wake(one.job.host_id)
+                else:
+                    self._waiting.append(one)
 
 
 def _build_run(offered: _Offered) -> Run:

@@ -1,5 +1,5 @@
 """What this process remembers of hosts, so that a poll which finds nothing new asks no database;
-and whose token is whose.
+whose token is whose, and what opens repositories.
 
 After a look that found nothing, and left nothing to wait for that time alone could change, the host
 counts as quiet: the next poll that says the same is parked at once. A wake-up of the host, which
@@ -20,7 +20,8 @@ from uuid import UUID
 
 from backhaul.wire.agents import HeldJob, PollRequest
 from backhaul_api.identity import Actor, AgentIdentity
-from backhaul_api.known_tokens import KnownTokens, Remember
+from backhaul_api.known import Known, Remember
+from backhaul_api.repositories.secrets import Closed
 
 OPERATOR_KEPT_FOR = timedelta(seconds=1)
 """Whose token it is, is asked anew then: somebody may have changed the database by hand, and that a
@@ -83,11 +84,13 @@ class KnownOperator:
 
 
 class Memory:
-    """The quiet hosts of one process, when it heard of them, and whose tokens it knows."""
+    """The quiet hosts of one process, when it heard of them, and what else it knows."""
 
     def __init__(self) -> None:
-        self.agents: KnownTokens[AgentIdentity] = KnownTokens()
-        self.operators: KnownTokens[KnownOperator] = KnownTokens()
+        self.agents: Known[bytes, AgentIdentity] = Known()
+        self.operators: Known[bytes, KnownOperator] = Known()
+        self.repositories: Known[UUID, Closed] = Known()
+        """What opens those on which no job keeps others waiting, everyday access."""
         self._quiet: dict[bytes, Quiet] = {}
         self._token_of: dict[UUID, bytes] = {}
         self._looks: dict[UUID, Look] = {}
@@ -108,8 +111,8 @@ class Memory:
         known = self.operators.find(token_hash) if self.is_trusted else None
         return known.actor if known is not None and known.is_believed(now, mark) else None
 
-    def introduce_operator(self) -> AbstractContextManager[Remember[KnownOperator]]:
-        """Begin a look for the operator of a token: see `KnownTokens.introduce`."""
+    def introduce_operator(self) -> AbstractContextManager[Remember[bytes, KnownOperator]]:
+        """Begin a look for the operator of a token: see `Known.introduce`."""
         if len(self.operators) >= _MOST_OPERATORS:
             self.operators.forget_all()
         return self.operators.introduce()
@@ -134,16 +137,16 @@ class Memory:
         speak for it."""
         self._looks.pop(topic, None)
         self._forget(topic)
-        self.agents.wake(topic)
-        self.operators.wake(topic)
+        for known in (self.agents, self.operators, self.repositories):
+            known.wake(topic)
 
     def forget_all(self) -> None:
         """Anything may have changed."""
         self._looks.clear()
         self._quiet.clear()
         self._token_of.clear()
-        self.agents.forget_all()
-        self.operators.forget_all()
+        for known in (self.agents, self.operators, self.repositories):
+            known.forget_all()
 
     def hear(self, host_id: UUID, now: datetime) -> None:
         """Note that a quiet host polled: see `take_heard`."""

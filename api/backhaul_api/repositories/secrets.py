@@ -1,4 +1,7 @@
-"""What opens a repository: encrypted in its own rows, each bound to the row that holds it."""
+"""What opens a repository: encrypted in its own rows, each bound to the row that holds it.
+
+Every change touches the repository: processes remember what opens it, still encrypted.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.commands import Credentials
+from backhaul_api.db.changes import touch
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import repository_secrets
 from backhaul_api.errors import NotFoundError
@@ -45,6 +49,7 @@ async def save(
     now: datetime,
 ) -> None:
     """Store secrets by name, in place of what was there under these names."""
+    touch(connection, repository_id)
     for name, secret in secrets.items():
         where = sa.and_(
             repository_secrets.c.repository_id == repository_id, repository_secrets.c.name == name
@@ -171,6 +176,7 @@ async def promote_password(connection: AsyncConnection, repository_id: UUID) -> 
     next_one = sa.select(repository_secrets.c.id).where(_named(repository_id, [NEXT_PASSWORD]))
     if await connection.scalar(next_one) is None:
         return False
+    touch(connection, repository_id)
     await forget(connection, repository_id, names=[OLD_PASSWORD])
     for name, becomes in ((PASSWORD, OLD_PASSWORD), (NEXT_PASSWORD, PASSWORD)):
         await connection.execute(
@@ -181,11 +187,13 @@ async def promote_password(connection: AsyncConnection, repository_id: UUID) -> 
 
 async def forget(connection: AsyncConnection, repository_id: UUID, *, names: Iterable[str]) -> None:
     """Delete some secrets of a repository."""
+    touch(connection, repository_id)
     await connection.execute(sa.delete(repository_secrets).where(_named(repository_id, names)))
 
 
 async def destroy(connection: AsyncConnection, repository_id: UUID) -> None:
     """Delete every secret of a repository."""
+    touch(connection, repository_id)
     await connection.execute(
         sa.delete(repository_secrets).where(repository_secrets.c.repository_id == repository_id)
     )
