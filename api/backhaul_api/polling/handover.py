@@ -134,7 +134,7 @@ class Handover:
             box = self._boxes.seal(content, offered.public_key)
             command = build_command(_build_run(offered), credentials=box)
         except Exception as error:
-            log.debug("job.left", exc_info=error)
+            log.debug("handover.left", exc_info=error)
             self._wakeups.wake(host_id)
         else:
             self._wakeups.bring(host_id, (command,))
@@ -163,7 +163,7 @@ class Handover:
                         closed.open(self._keys)
                         remember(repository_id, closed, repository_id)
         except Exception as error:
-            log.debug("repository.left", exc_info=error)
+            log.debug("handover.left", exc_info=error)
         if memory.find(repository_id) is None:
             left, self._waiting = self._waiting, deque()
             for one in left:
