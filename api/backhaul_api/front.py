@@ -195,15 +195,13 @@ class Front:
         """Look for a poll, of a host that is known or not; answer it, or park it."""
         try:
             met = held or await self._meet(exchange, header, body)
-            reply = await met.look() if isinstance(met, HeldPoll) else met
+            if isinstance(met, HeldPoll) and (reply := await met.look()) is None:
+                self._park(exchange, header, met)
+                return
         except Exception:  # noqa: BLE001 (as above)
             exchange.pass_on(_build_headers(header), _encoder.encode(body))
             return
-        if reply is not None:
-            exchange.respond(_encoder.encode(reply))
-        else:
-            assert isinstance(met, HeldPoll)  # noqa: S101 (else there was a reply)
-            self._park(exchange, header, met)
+        exchange.respond(_encoder.encode(reply if isinstance(met, HeldPoll) else met))
 
     async def _meet(
         self, exchange: Exchange, header: str, body: PollRequest

@@ -46,14 +46,10 @@ class Services:
         database, clock, keys, boxes = self.database, self.clock, self.keys, Boxes()
         silence = Silence(self.settings, clock.now())
         handover = Handover(database, self.wakeups, keys, boxes)
-        parts = {
-            "silence": silence,
-            "fires": Fires(database, clock),
-            "reports": Reports(database, clock, silence),
-            "looks": Looks(database, clock, silence, keys, boxes),
-        }
-        for name, part in parts.items():
-            object.__setattr__(self, name, part)
+        object.__setattr__(self, "silence", silence)
+        object.__setattr__(self, "fires", Fires(database, clock))
+        object.__setattr__(self, "reports", Reports(database, clock, silence))
+        object.__setattr__(self, "looks", Looks(database, clock, silence, keys, boxes))
         database.on_changes = handover.tell
 
     @property

@@ -20,12 +20,14 @@ from backhaul.wire.commands import CommandAck, CommandRun
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire
-from backhaul_api.db.tables import hosts, repository_secrets
+from backhaul_api.db.engine import Database
+from backhaul_api.db.tables import hosts, repositories, repository_secrets
 from backhaul_api.errors import NotReadyError
 from backhaul_api.jobs import turns
 from backhaul_api.jobs.store import NewJob
 from backhaul_api.polling.handover import offer
 from backhaul_api.polling.looks import Looks, Seen
+from backhaul_api.repositories import secrets
 from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import (
@@ -42,6 +44,7 @@ from tests.fakes.served import serve
 Enrol = Callable[..., Awaitable[FakeAgent]]
 
 HOLD_S = 20.0
+PATIENCE_S = 20.0
 SHORT_S = 0.2
 JOB = {"kind": "backup", "host": "web1", "repository": "nas", "paths": ["/etc"]}
 SLOT = START.replace(microsecond=0)
@@ -105,16 +108,18 @@ async def _park(
 ) -> list[asyncio.Task[PollReply]]:
     before = services.wakeups.waiting
     parked = [asyncio.create_task(agent.poll(**{"hold": HOLD_S, **poll})) for agent in agents]
-    while services.wakeups.waiting < before + len(agents):
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(PATIENCE_S):
+        while services.wakeups.waiting < before + len(agents):
+            await asyncio.sleep(0.005)
     return parked
 
 
 async def _park_quiet(services: Services, agent: FakeAgent) -> list[asyncio.Task[PollReply]]:
     """Park a poll, perhaps after a look, as that of a quiet host."""
     parked = await _park(services, agent)
-    while services.wakeups.memory.quiet_count == 0:
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(PATIENCE_S):
+        while not services.wakeups.takes_news(agent.host_id):
+            await asyncio.sleep(0.005)
     return parked
 
 
@@ -226,6 +231,31 @@ async def test_change_of_a_repository_is_in_the_next_job(
         await agent.send(*_report(job_id))
 
     assert locations == ["/srv/restic/nas", "/srv/restic/moved"]
+
+
+async def test_change_that_another_instance_made_is_in_the_next_job(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    """This one has not heard of it yet."""
+    [parked] = await _park_quiet(services, agent)
+    job_id = await add_job(operator)
+    await _wait(parked)
+    await agent.send(*_report(job_id))
+    other = Database(services.database.url.render_as_string(hide_password=False))
+    async with other.writing() as connection:
+        repository_id = await connection.scalar(
+            sa.select(repositories.c.id).where(repositories.c.name == "nas")
+        )
+        assert repository_id is not None
+        moved = {"location": "/srv/restic/moved"}
+        await secrets.save(connection, services.keys, repository_id, moved, now=START)
+    await other.close()
+    [parked] = await _park_quiet(services, agent)
+    await add_job(operator)
+    [raw] = await _wait(parked)
+
+    command = msgspec.json.decode(bytes(raw), type=CommandRun)
+    assert agent.unseal(command).location == "/srv/restic/moved"
 
 
 async def test_jobs_are_looked_for_while_another_keeps_them_waiting(
@@ -423,14 +453,137 @@ async def test_poll_that_has_gone_meanwhile_leaves_the_job_to_the_next(
     assert command.job_id == job_id
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.1], ids=["at-once", "slowly"])
+async def test_job_that_is_committed_during_a_look_is_found_by_the_next(
+    operator: httpx.AsyncClient,
+    enrol: Enrol,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    delay_s: float,
+) -> None:
+    agent, made = await enrol(), list[UUID]()
+    take, has_exclusive = Looks.take, turns.has_exclusive
+
+    async def make_after(self: Looks, poll: Any) -> Seen:
+        seen = await take(self, poll)
+        if not made:
+            made.append(agent.host_id)
+            made.append(await add_job(operator))
+        return seen
+
+    async def learn_late(connection: AsyncConnection, repository_id: UUID) -> bool:
+        await asyncio.sleep(delay_s)
+        return await has_exclusive(connection, repository_id)
+
+    monkeypatch.setattr(turns, "has_exclusive", learn_late)
+    monkeypatch.setattr(Looks, "take", make_after)
+    [command] = read_commands(await asyncio.wait_for(agent.poll(hold=HOLD_S), 5))
+
+    assert isinstance(command, CommandRun)
+    assert command.job_id == made[1]
+    assert services.wakeups.waiting == 0
+
+
+async def test_repository_of_which_nothing_is_heard_holds_up_no_other(
+    operator: httpx.AsyncClient,
+    enrol: Enrol,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = [await _quieten(await enrol(name)) for name in ("web1", "web2")]
+    [parked] = await _park(services, second)
+    job_id = await add_job(operator, host="web2", repository="cloud")
+    await _wait(parked)
+    await second.send(*_report(job_id))
+    [parked_second] = await _park_quiet(services, second)
+    [parked_first] = await _park(services, first)
+
+    async def hear_nothing(*_: object) -> bool:
+        await asyncio.sleep(HOLD_S)
+        raise AssertionError("it was waited for")
+
+    monkeypatch.setattr(turns, "has_exclusive", hear_nothing)
+    monkeypatch.setattr("backhaul_api.polling.handover.LEARNING_LIMIT_S", SHORT_S)
+    await add_job(operator, host="web1", repository="nas")
+    await add_job(operator, host="web2", repository="cloud")
+    done, _ = await asyncio.wait(
+        [parked_first, parked_second], timeout=5, return_when=asyncio.FIRST_COMPLETED
+    )
+
+    assert done == {parked_second}
+    assert len(await _wait(parked_second)) == len(await _wait(parked_first)) == 1
+
+
+async def test_newer_poll_of_a_host_ends_the_older_while_both_look(
+    operator: httpx.AsyncClient,
+    enrol: Enrol,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pruning, agent = await enrol("nas1"), await enrol()
+    await pruning.accept(await add_job(operator, kind="prune", host="nas1"))
+    await add_job(operator)  # it waits, so the host is not quiet
+    begun, both = list[int](), asyncio.Event()
+    take = Looks.take
+
+    async def take_together(self: Looks, poll: Any) -> Seen:
+        begun.append(1)
+        if len(begun) == 2:
+            both.set()
+        await both.wait()
+        return await take(self, poll)
+
+    monkeypatch.setattr(Looks, "take", take_together)
+    older = asyncio.create_task(agent.poll(hold=HOLD_S))
+    async with asyncio.timeout(PATIENCE_S):
+        while not begun:
+            await asyncio.sleep(0.005)
+    newer = asyncio.create_task(agent.poll(hold=HOLD_S))
+    await asyncio.wait([older, newer], timeout=5, return_when=asyncio.FIRST_COMPLETED)
+
+    assert (older.done(), newer.done()) == (True, False)
+    newer.cancel()
+    await asyncio.wait([newer])
+
+
+@pytest.mark.parametrize("ending", ["stop", "hang-up"])
+async def test_poll_that_ends_during_its_look_is_not_parked(
+    agent: FakeAgent, services: Services, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    take, is_over = Looks.take, asyncio.Event()
+
+    async def end_after(self: Looks, poll: Any) -> Seen:
+        seen = await take(self, poll)
+        if ending == "stop":
+            services.wakeups.drain()
+        else:
+            polling.cancel()
+            async with asyncio.timeout(PATIENCE_S):
+                while not poll.client.has_hung_up():
+                    await asyncio.sleep(0.005)
+        is_over.set()
+        return seen
+
+    services.wakeups.wake(agent.host_id)  # what is known of it is old
+    monkeypatch.setattr(Looks, "take", end_after)
+    polling = asyncio.create_task(agent.poll(hold=HOLD_S))
+    await asyncio.wait_for(is_over.wait(), 5)
+    await asyncio.wait([polling], timeout=5)
+
+    assert polling.done()
+    async with asyncio.timeout(PATIENCE_S):
+        while services.wakeups.waiting:
+            await asyncio.sleep(0.005)
+
+
 async def test_host_gets_the_next_job_as_well_while_its_poll_waits_again(
     operator: httpx.AsyncClient, agent: FakeAgent, services: Services, looks: list[UUID]
 ) -> None:
     """A poll that has looked, and found nothing, waits as that of a quiet host from then on."""
     for _ in range(2):
         [parked] = await _park_quiet(services, agent)
-        job_id = await add_job(operator)
         looks.clear()
+        job_id = await add_job(operator)
         assert len(await _wait(parked)) == 1
         assert looks == []
         await agent.send(*_report(job_id))

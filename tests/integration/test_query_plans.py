@@ -23,10 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul.wire.agents import EnrollRequest, ReceiptStatus
 from backhaul.wire.base import PROTOCOL_HEADER
 from backhaul.wire.commands import CommandAck
-from backhaul.wire.jobs import LogLine, Outcome, Progress
+from backhaul.wire.jobs import JobState, LogLine, Outcome, Progress
 from backhaul.wire.kinds import BackupResult
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
+from backhaul_api.jobs.silence import HEARING_AGAIN
 from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import FACTS, FakeAgent, add_agent, add_job, add_schedule, read_commands
@@ -90,9 +91,11 @@ async def _find_in_sqlite(connection: AsyncConnection, statement: str, values: A
         if (scan := re.match(r"SCAN (\w+)( USING .*INDEX)?", step))
         and scan[1] in LARGE
         and not (walks and scan[2])
+        # Of which there are few.
+        and "USING INDEX ix_jobs_active" not in step
     ]
     if OF_ACTIVE in statement:
-        is_good = re.compile(r"SEARCH.* INDEX (ix_jobs_active|sqlite_autoindex_jobs_1)").match
+        is_good = re.compile(r".* INDEX (ix_jobs_active|sqlite_autoindex_jobs_1)").match
         found += [
             step for step in steps if re.match("(SCAN|SEARCH) jobs", step) and not is_good(step)
         ]
@@ -167,31 +170,7 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     services: Services,
     statements: Statements,
 ) -> None:
-    recent = (START - timedelta(hours=10)).isoformat()
-    old = {"since": "2026-01-01T00:00:00Z", "until": "2026-01-01T08:00:00Z"}
-    host, rare = grown.host_name, grown.rare_repository
-
-    assert await _list(operator, "/v1/hosts") == 100
-    assert await _list(operator, "/v1/jobs") == 100
-    assert await _list(operator, "/v1/jobs", host=host) == JOBS // HOSTS
-    assert await _list(operator, "/v1/jobs", host=host, kind="backup", state="failed") == 0
-    assert await _list(operator, "/v1/jobs", schedule=str(grown.schedule_id)) > 5
-    assert await _list(operator, "/v1/jobs", repository=grown.repository) == 100
-    assert await _list(operator, "/v1/jobs", repository="repository-1") == 100
-    assert await _list(operator, "/v1/jobs", repository=rare) == 5
-    assert await _list(operator, "/v1/jobs", repository=grown.repository, kind="unlock") == 0
-    assert await _list(operator, "/v1/jobs", kind="backup") == 100
-    assert await _list(operator, "/v1/jobs", kind="unlock") == 5
-    assert await _list(operator, "/v1/jobs", kind=["unlock", "unlock"], limit=5) == 5
-    assert await _list(operator, "/v1/jobs", kind=["unlock", "check"]) == 100
-    assert await _list(operator, "/v1/jobs", kind="unlock", state="incomplete") == 5
-    assert await _list(operator, "/v1/jobs", state="incomplete") == 5
-    assert await _list(operator, "/v1/jobs", state=["failed", "lost"]) > 50
-    assert await _list(operator, "/v1/jobs", since=recent) > 50
-    assert await _list(operator, "/v1/jobs", **old) > 20
-    assert await _list(operator, "/v1/repositories") == 3
-    assert await _list(operator, "/v1/schedules") == 100
-    assert await _list(operator, "/v1/schedules", host=host) == 1
+    await _list_everything(operator, grown)
     events = await operator.get("/v1/events", params={"tail": 20})
     assert len(events.json()["items"]) == 20
     follow = {"cursor": events.json()["next_cursor"]}
@@ -217,10 +196,42 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     waiting = await add_job(operator, repository=grown.repository)
     await operator.post(f"/v1/jobs/{waiting}/cancel")
     await _join(operator)
+    services.silence.listens_from -= HEARING_AGAIN  # else a tick looks for no silent hosts
+    assert (await operator.post("/v1/tick")).status_code == 200
 
     assert len(statements.seen) > 60
     searches = await statements.find_searches()
     assert not searches, "\n\n".join(searches)
+
+
+async def _list_everything(operator: httpx.AsyncClient, grown: GrownFleet) -> None:
+    recent = (START - timedelta(hours=10)).isoformat()
+    old = {"since": "2026-01-01T00:00:00Z", "until": "2026-01-01T08:00:00Z"}
+    host, rare = grown.host_name, grown.rare_repository
+
+    assert await _list(operator, "/v1/hosts") == 100
+    assert await _list(operator, "/v1/jobs") == 100
+    assert await _list(operator, "/v1/jobs", host=host) == JOBS // HOSTS
+    assert await _list(operator, "/v1/jobs", host=host, kind="backup", state="failed") == 0
+    assert await _list(operator, "/v1/jobs", schedule=str(grown.schedule_id)) > 5
+    assert await _list(operator, "/v1/jobs", repository=grown.repository) == 100
+    assert await _list(operator, "/v1/jobs", repository="repository-1") == 100
+    assert await _list(operator, "/v1/jobs", repository=rare) == 5
+    assert await _list(operator, "/v1/jobs", repository=grown.repository, kind="unlock") == 0
+    assert await _list(operator, "/v1/jobs", kind="backup") == 100
+    assert await _list(operator, "/v1/jobs", kind="unlock") == 5
+    assert await _list(operator, "/v1/jobs", kind=["unlock", "unlock"], limit=5) == 5
+    assert await _list(operator, "/v1/jobs", kind=["unlock", "check"]) == 100
+    assert await _list(operator, "/v1/jobs", kind="unlock", state="incomplete") == 5
+    assert await _list(operator, "/v1/jobs", state="incomplete") == 5
+    assert await _list(operator, "/v1/jobs", state=["failed", "lost"]) > 50
+    assert await _list(operator, "/v1/jobs", state=["queued", "running"]) >= 0
+    assert await _list(operator, "/v1/jobs", state=list(JobState)) == 100
+    assert await _list(operator, "/v1/jobs", since=recent) > 50
+    assert await _list(operator, "/v1/jobs", **old) > 20
+    assert await _list(operator, "/v1/repositories") == 3
+    assert await _list(operator, "/v1/schedules") == 100
+    assert await _list(operator, "/v1/schedules", host=host) == 1
 
 
 async def _join(operator: httpx.AsyncClient) -> None:

@@ -147,6 +147,8 @@ repositories = Table(
     Column("location", Text, nullable=False),
     # For people too: the values are secret, their names are not. NULL when there are none.
     Column("environment_names", json_column_type()),
+    # Moves with each change of its secrets.
+    Column("secrets_version", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("initialized_at", Moment),

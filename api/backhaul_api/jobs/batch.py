@@ -31,11 +31,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Jobs that are to be made, and what their hosts are known by."""
+    """Jobs that are to be made, and what was read for them."""
 
     new: Sequence[store.NewJob]
     host_names: Mapping[UUID, str]
     public_keys: Mapping[UUID, bytes]
+    """Of hosts."""
+    secrets_versions: Mapping[UUID, int]
+    """Of repositories."""
 
 
 async def plan_many(
@@ -85,6 +88,7 @@ async def plan_many(
         new=new,
         host_names={host.id: host.name for host in present},
         public_keys={host.id: host.public_key for host in present},
+        secrets_versions={one.id: one.secrets_version for one in repositories.values()},
     )
 
 

@@ -54,7 +54,12 @@ async def create(services: Services, actor: Actor, data: JobRequest, once: Once)
             target=f"{job.kind} on {job.host}",
         )
         await once.keep(connection, job)
-        offer(connection, [new], public_keys={host.id: host.public_key})
+        offer(
+            connection,
+            [new],
+            public_keys={host.id: host.public_key},
+            secrets_versions={repository.id: repository.secrets_version},
+        )
     return job
 
 
@@ -80,5 +85,10 @@ async def create_many(
         )
         created = CreatedJobs(ids=tuple(job.id for job in planned.new))
         await once.keep(connection, created)
-        offer(connection, planned.new, public_keys=planned.public_keys)
+        offer(
+            connection,
+            planned.new,
+            public_keys=planned.public_keys,
+            secrets_versions=planned.secrets_versions,
+        )
     return created

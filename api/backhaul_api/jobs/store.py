@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.jobs import (
+    ACTIVE_STATES,
     TERMINAL_STATES,
     ActorKind,
     IllegalMoveError,
@@ -268,7 +269,9 @@ def _divide(filters: Filters) -> list[sa.ColumnElement[bool]]:
     if filters.repository_id is not None:
         columns = (jobs.c.repository_id, jobs.c.destination_id)
         return [column == filters.repository_id for column in columns]
-    if not (kinds or states):
+    if states and not kinds and set(states) <= ACTIVE_STATES:
+        return [sa.and_(IS_ACTIVE, jobs.c.state.in_(states))]
+    if not kinds and set(states) in (set(), set(JobState)):
         return []
     pairs = itertools.product(kinds or list(JobKind), states or list(JobState))
     return [sa.and_(jobs.c.kind == kind, jobs.c.state == state) for kind, state in pairs]
@@ -514,6 +517,7 @@ async def lose_silent(
 
 def _is_silent(since: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(
+        IS_ACTIVE,
         jobs.c.state.in_([JobState.ACCEPTED, JobState.RUNNING]),
         jobs.c.accepted_at < since,
         sa.or_(hosts.c.last_seen_at.is_(None), hosts.c.last_seen_at < since),

@@ -25,7 +25,7 @@ from backhaul.wire.schedules import ScheduleFire, ScheduleKind
 from backhaul_api.clock import Clock
 from backhaul_api.db.engine import Database
 from backhaul_api.db.statements import constant
-from backhaul_api.db.tables import hosts, jobs, schedules
+from backhaul_api.db.tables import hosts, jobs, repositories, schedules
 from backhaul_api.errors import DomainError
 from backhaul_api.jobs import store
 from backhaul_api.kinds.backup import build_of_source
@@ -80,7 +80,12 @@ class Fires:
             planned = [look.plan(fired) if fired.host_id in locked else None for fired in together]
             new = [job for jobs_of_batch in planned for job in jobs_of_batch or ()]
             await store.insert_many(connection, new, host_names=look.host_names, now=now)
-            offer(connection, new, public_keys=look.public_keys)
+            offer(
+                connection,
+                new,
+                public_keys=look.public_keys,
+                secrets_versions=look.secrets_versions,
+            )
         return [None if jobs_of is None else _build_reply(jobs_of) for jobs_of in planned]
 
 
@@ -100,6 +105,9 @@ class _Look:
         self.host_names = {row["host_id"]: row["host"] for row in found.values()}
         self.public_keys = {
             row["host_id"]: row["public_key"] for row in found.values() if row["removed_at"] is None
+        }
+        self.secrets_versions = {
+            row["repository_id"]: row["secrets_version"] for row in found.values()
         }
 
     @classmethod
@@ -188,11 +196,13 @@ _SCHEDULES = constant(
         hosts.c.name.label("host"),
         hosts.c.public_key,
         hosts.c.removed_at,
+        repositories.c.secrets_version,
         sa.select(sa.func.max(jobs.c.scheduled_at))
         .where(jobs.c.schedule_id == schedules.c.id)
         .scalar_subquery()
         .label("last_slot"),
     )
     .join(hosts, hosts.c.id == schedules.c.host_id)
+    .join(repositories, repositories.c.id == schedules.c.repository_id)
     .where(schedules.c.id.in_(sa.bindparam("ids", expanding=True)))
 )

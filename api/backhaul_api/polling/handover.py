@@ -29,13 +29,17 @@ from backhaul_api.jobs import turns
 from backhaul_api.jobs.store import NewJob
 from backhaul_api.keys import KeyRing
 from backhaul_api.polling.envelopes import Run, build_command, find_second
+from backhaul_api.polling.memory import KnownRepository
 from backhaul_api.polling.sealing import Boxes, Content
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.repositories.rules import Access, choose_access
-from backhaul_api.repositories.secrets import fetch_closed
+from backhaul_api.repositories.secrets import fetch_closed, fetch_version
 
 AT_ONCE = 50
 """Hosts that are told before others have a turn of the loop."""
+
+LEARNING_LIMIT_S = 1.0
+"""Then hosts look by themselves."""
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +50,24 @@ class _Offered:
 
     job: NewJob
     repository_id: UUID
+    secrets_version: int
+    """Of the repository, as it was read in the transaction that makes the job."""
     public_key: bytes
     """The host's."""
 
 
 def offer(
-    connection: AsyncConnection, new: Iterable[NewJob], *, public_keys: Mapping[UUID, bytes]
+    connection: AsyncConnection,
+    new: Iterable[NewJob],
+    *,
+    public_keys: Mapping[UUID, bytes],
+    secrets_versions: Mapping[UUID, int],
 ) -> None:
     """Note, in the transaction that makes the jobs, that their hosts are to get them.
 
     Args:
         public_keys: of the hosts; those of removed ones are missing.
+        secrets_versions: of the repositories.
     """
     offered: dict[UUID, _Offered | None] = {}
     for job in new:
@@ -65,7 +76,8 @@ def offer(
         if host_id in offered or key is None or job.repository_id is None or not _is_plain(job):
             offered[host_id] = None
         else:
-            offered[host_id] = _Offered(job, job.repository_id, key)
+            version = secrets_versions[job.repository_id]
+            offered[host_id] = _Offered(job, job.repository_id, version, key)
     for host_id, one in offered.items():
         if one is None:
             touch(connection, host_id)
@@ -92,85 +104,97 @@ class Handover:
         self._keys = keys
         self._boxes = boxes
         self._waiting: deque[_Offered] = deque()
-        self._running: asyncio.Task[None] | None = None
+        """Jobs on repositories that were known."""
+        self._learning: dict[UUID, list[_Offered]] = {}
+        """Jobs on others, by their repositories."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def tell(self, touched: Touched) -> None:
         """Wake whoever a commit has touched, or hand over what there is for them."""
         wakeups = self._wakeups
+        known: list[_Offered] = []
         for topic, news in touched.items():
-            if (
+            if not (
                 isinstance(news, _Offered)
                 and wakeups.memory.is_trusted
                 and wakeups.takes_news(topic)
             ):
-                wakeups.memory.wake(topic)
-                self._waiting.append(news)
-            else:
                 wakeups.wake(topic)
-        if self._running is None:
-            self._hand_over_known()
-            if self._waiting:
-                self._running = asyncio.get_running_loop().create_task(self._run())
+                continue
+            wakeups.memory.wake(topic)
+            if self._find(news) is not None:
+                known.append(news)
+            elif (others := self._learning.get(news.repository_id)) is not None:
+                others.append(news)
+            else:
+                self._learning[news.repository_id] = [news]
+                task = asyncio.get_running_loop().create_task(self._learn_of(news.repository_id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        self._add(known)
 
-    def _hand_over_known(self) -> None:
-        """Hand over some jobs, up to the first on a repository that is not known."""
-        known = self._wakeups.memory.repositories
+    def _add(self, offered: Iterable[_Offered]) -> None:
+        """Hand over, at once unless others are before them."""
+        is_idle = not self._waiting
+        self._waiting += offered
+        if is_idle:
+            self._hand_over_some()
+
+    def _find(self, offered: _Offered) -> KnownRepository | None:
+        """Find what is known of a job's repository, if that is not old."""
+        known = self._wakeups.memory.repositories.find(offered.repository_id)
+        return None if known is None or known.secrets_version < offered.secrets_version else known
+
+    def _hand_over_some(self) -> None:
+        """Hand over some of the jobs that wait, and go on with the rest a little later."""
         contents: dict[UUID, Content] = {}
-        for _ in range(AT_ONCE):
-            if not self._waiting:
-                return
-            repository_id = self._waiting[0].repository_id
-            if repository_id not in contents:
-                if (closed := known.find(repository_id)) is None:
-                    return
-                contents[repository_id] = Content(self._keys, closed)
-            self._hand_over(self._waiting.popleft(), contents[repository_id])
+        for _ in range(min(AT_ONCE, len(self._waiting))):
+            offered = self._waiting[0]
+            known = self._find(offered)
+            if known is None:
+                self._wakeups.wake(offered.job.host_id)
+            else:
+                content = contents.get(offered.repository_id)
+                if content is None:
+                    content = contents[offered.repository_id] = Content(self._keys, known.closed)
+                self._hand_over(offered, content)
+            self._waiting.popleft()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._hand_over_some)
 
     def _hand_over(self, offered: _Offered, content: Content) -> None:
         host_id = offered.job.host_id
-        if not self._wakeups.takes_news(host_id):
-            return  # it was woken since, and has looked after the commit
-        try:
-            box = self._boxes.seal(content, offered.public_key)
-            command = build_command(_build_run(offered), credentials=box)
-        except Exception as error:
-            log.debug("handover.left", exc_info=error)
-            self._wakeups.wake(host_id)
-        else:
-            self._wakeups.bring(host_id, (command,))
-
-    async def _run(self) -> None:
-        """Hand over what there is more of, and on repositories that are to be asked for first."""
-        try:
-            while self._waiting:
-                repository_id = self._waiting[0].repository_id
-                if self._wakeups.memory.repositories.find(repository_id) is None:
-                    await self._learn_of(repository_id)
-                self._hand_over_known()
-                await asyncio.sleep(0)
-        finally:
-            self._running = None
+        if self._wakeups.takes_news(host_id):
+            try:
+                box = self._boxes.seal(content, offered.public_key)
+                command = build_command(_build_run(offered), credentials=box)
+            except Exception as error:
+                log.debug("handover.left", exc_info=error)
+            else:
+                self._wakeups.bring(host_id, (command,))
+                return
+        # Whoever polls by now may have looked before the commit.
+        self._wakeups.wake(host_id)
 
     async def _learn_of(self, repository_id: UUID) -> None:
         """Find out what opens a repository; hosts with jobs on it look by themselves where nobody
         may know that."""
-        memory = self._wakeups.memory.repositories
+        known = self._wakeups.memory.repositories
         try:
-            async with self._database.reading() as connection:
-                with memory.introduce() as remember:
+            async with (
+                asyncio.timeout(LEARNING_LIMIT_S),
+                self._database.reading() as connection,
+            ):
+                with known.introduce() as remember:
                     if not await turns.has_exclusive(connection, repository_id):
+                        version = await fetch_version(connection, repository_id)
                         closed = await fetch_closed(connection, repository_id)
                         closed.open(self._keys)
-                        remember(repository_id, closed, repository_id)
+                        remember(repository_id, KnownRepository(closed, version), repository_id)
         except Exception as error:
             log.debug("handover.left", exc_info=error)
-        if memory.find(repository_id) is None:
-            left, self._waiting = self._waiting, deque()
-            for one in left:
-                if one.repository_id == repository_id:
-                    self._wakeups.wake(one.job.host_id)
-                else:
-                    self._waiting.append(one)
+        finally:
+            self._add(self._learning.pop(repository_id))
 
 
 def _build_run(offered: _Offered) -> Run:

@@ -83,14 +83,23 @@ class KnownOperator:
         return mark is not None and mark == self.mark and self.since <= now < self.until
 
 
+@dataclass(frozen=True, slots=True)
+class KnownRepository:
+    """What opens a repository, as far as everyday access goes."""
+
+    closed: Closed
+    secrets_version: int
+    """Or a later one."""
+
+
 class Memory:
     """The quiet hosts of one process, when it heard of them, and what else it knows."""
 
     def __init__(self) -> None:
         self.agents: Known[bytes, AgentIdentity] = Known()
         self.operators: Known[bytes, KnownOperator] = Known()
-        self.repositories: Known[UUID, Closed] = Known()
-        """What opens those on which no job keeps others waiting, everyday access."""
+        self.repositories: Known[UUID, KnownRepository] = Known()
+        """Those on which no job keeps others waiting."""
         self._quiet: dict[bytes, Quiet] = {}
         self._token_of: dict[UUID, bytes] = {}
         self._looks: dict[UUID, Look] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -43,6 +43,8 @@ class Wait:
     connection."""
     is_alone: bool = False
     """A newer wait on the topic ends this one."""
+    bell: Bell | None = None
+    """One that listens already, and will leave by itself."""
     recheck_s: float = math.inf
     """Look again after so many seconds of silence: what another instance changed rings no bell
     here."""
@@ -58,7 +60,7 @@ async def look_until(
 ) -> T:
     """Look until what is found is enough, or until the wait is over; gives what was seen last.
 
-    Whoever has just looked says what was found, and that was not enough.
+    Whoever has looked, while the wait's bell was listening, says what was found; it was not enough.
     `again_in` tells from what was found when, in seconds, the passing of time will have changed it.
 
     Each look opens and closes its own connection. The wait ends with its time, when the server
@@ -72,7 +74,8 @@ async def look_until(
         pause_s = again_in(found)
         return wait.recheck_s if pause_s is None else min(pause_s, wait.recheck_s)
 
-    with wait.wakeups.listen(wait.topic) as bell, _heeding(wait.client, bell):
+    listening = wait.wakeups.listen(wait.topic) if wait.bell is None else nullcontext(wait.bell)
+    with listening as bell, _heeding(wait.client, bell):
         # The bell is there already: what changes during the look rings it.
         if found is None:
             found = await look()

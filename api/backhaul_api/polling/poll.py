@@ -38,6 +38,7 @@ from backhaul_api.polling.parking import Connection, Wait, look_until
 from backhaul_api.polling.query_runs import fetch_waiting
 from backhaul_api.polling.schedule_sets import build_set
 from backhaul_api.polling.sealing import Sealer
+from backhaul_api.polling.wakeups import Bell
 from backhaul_api.queries.store import SENT_AGAIN_AFTER, mark_taken
 from backhaul_api.services import Services
 from backhaul_api.settings import HOLD_JITTER
@@ -76,12 +77,19 @@ class Poll:
     client: Connection | Receive
     """Tells when the client hangs up."""
 
-    async def answer(self, *, until: float | None = None, found: Due | None = None) -> PollReply:
+    async def answer(
+        self,
+        *,
+        until: float | None = None,
+        found: Due | None = None,
+        bell: Bell | None = None,
+    ) -> PollReply:
         """Answer at once if anything is due, else when it is, at the latest after the hold.
 
         Args:
             until: in the event loop's time, when the hold of a poll that has begun before is over.
-            found: what its last look found, if nothing has changed since.
+            found: what its last look found.
+            bell: has been listening since before that look.
 
         Raises:
             SupersededError: a newer process has this host's identity.
@@ -101,6 +109,7 @@ class Poll:
             client=self.client,
             # A connection that died unnoticed leaves its poll behind; the newer one ends it.
             is_alone=True,
+            bell=bell,
             recheck_s=self.services.recheck_s,
         )
         due = await look_until(
@@ -319,7 +328,7 @@ class HeldPoll:
 
     def enter(self) -> None:
         """Begin to listen: what changes from here on is not missed."""
-        self._bell = self._poll.services.wakeups.enter_quiet(self._poll.host_id)
+        self._bell = self._poll.services.wakeups.enter(self._poll.host_id)
         self._tick = 0
         self._connection.on_hang_up = self._bell.end
         if self._connection.has_hung_up():
@@ -333,6 +342,7 @@ class HeldPoll:
             self._end()
             return
         self._poll.services.wakeups.end_older(self._poll.host_id, self._bell)
+        self._bell.takes_news = True
         self._connection.on_hang_up = self._leave
         self._tick = self._bell.arm(self._deadline, self._end)
 
@@ -359,14 +369,13 @@ class HeldPoll:
             is_over = asyncio.get_running_loop().time() >= self._deadline
             if due.envelopes or is_over or self._bell.has_ended():
                 return poll.build_reply(due)
-            has_changed = self._bell.has_rung()
-            goes_on = not has_changed and poll.is_quiet()
+            if not self._bell.has_rung() and poll.is_quiet():
+                goes_on = True
+                return None
+            return await poll.answer(until=self._deadline, found=due, bell=self._bell)
         finally:
             if not goes_on:
                 self._leave()
-        if goes_on:
-            return None
-        return await poll.answer(until=self._deadline, found=None if has_changed else due)
 
     def _end(self) -> None:
         self._leave()

@@ -42,10 +42,14 @@ yet: many are spread further."""
 class Bell:
     """Rings when a topic that its owner listens to has changed, or when the wait is to end."""
 
-    __slots__ = ("_has_ended", "_has_rung", "_wake", "_wheel")
+    __slots__ = ("_has_ended", "_has_rung", "_wake", "_wheel", "news", "takes_news")
 
     def __init__(self, wheel: Wheel) -> None:
         self._wheel = wheel
+        self.takes_news = False
+        """Its owner is the poll of a quiet host, and need not look if it is told what is new."""
+        self.news: Sequence[msgspec.Raw] | None = None
+        """The encoded envelopes that a look would find."""
         self._wake: Callable[[], None] | None = None
         self._has_rung = False
         self._has_ended = False
@@ -113,17 +117,6 @@ class Bell:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-class QuietBell(Bell):
-    """A bell of a poll that can be told what is new to its host, and then has no need to look."""
-
-    __slots__ = ("news",)
-
-    def __init__(self, wheel: Wheel) -> None:
-        super().__init__(wheel)
-        self.news: Sequence[msgspec.Raw] | None = None
-        """The encoded envelopes that a look would find."""
 
 
 class Wheel:
@@ -201,16 +194,6 @@ class Wakeups:
     def enter(self, topic: UUID) -> Bell:
         """Register a bell, which has to `leave`; `listen` sees to that."""
         bell = Bell(self._wheel)
-        self._enter(topic, bell)
-        return bell
-
-    def enter_quiet(self, topic: UUID) -> QuietBell:
-        """Register the bell of a quiet host's poll, as `enter` does."""
-        bell = QuietBell(self._wheel)
-        self._enter(topic, bell)
-        return bell
-
-    def _enter(self, topic: UUID, bell: Bell) -> None:
         if self.is_draining:
             bell.end()
         present = self._bells.get(topic)
@@ -220,15 +203,17 @@ class Wakeups:
             self._bells[topic] = {present: None, bell: None}
         else:
             present[bell] = None
+        return bell
 
     def takes_news(self, topic: UUID) -> bool:
-        """Tell whether whoever waits for a topic can be told what is new: see `bring`."""
-        return isinstance(self._bells.get(topic), QuietBell)
+        """Tell whether one poll waits for a topic, and can be told what is new: see `bring`."""
+        bell = self._bells.get(topic)
+        return isinstance(bell, Bell) and bell.takes_news
 
     def bring(self, topic: UUID, news: Sequence[msgspec.Raw]) -> None:
-        """Ring the bell of whoever `takes_news`, with what is new."""
+        """Ring the bell of whoever `takes_news`, with what is new. Nobody else is woken."""
         bell = self._bells.get(topic)
-        if isinstance(bell, QuietBell):
+        if isinstance(bell, Bell) and bell.takes_news:
             bell.news = news
             bell.ring()
 

@@ -229,6 +229,7 @@ async def _find_backups(
     query = sa.select(jobs.c.id, jobs.c.host_id, told.label("told")).where(
         jobs.c.repository_id == repository_id,
         jobs.c.kind == JobKind.BACKUP,
+        jobs.c.finished_at.is_not(None),  # else the index of ends does not fit
         told.in_(told_ids),
     )
     by_told = {
