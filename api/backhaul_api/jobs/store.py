@@ -242,7 +242,7 @@ def _build_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
         conditions.append(_is_on(filters.repository_id))
     if filters.kinds:
         conditions.append(jobs.c.kind.in_(filters.kinds))
-    if filters.states:
+    if filters.states and not _has_all_states(filters):
         conditions.append(jobs.c.state.in_(filters.states))
     if filters.since is not None:
         conditions.append(jobs.c.created_at >= filters.since)
@@ -254,6 +254,10 @@ def _build_conditions(filters: Filters) -> list[sa.ColumnElement[bool]]:
 def _is_narrow(filters: Filters) -> bool:
     """Tell whether the filters leave what one host or one schedule has, which is never much."""
     return filters.host_id is not None or filters.schedule_id is not None
+
+
+def _has_all_states(filters: Filters) -> bool:
+    return set(filters.states) == set(JobState)
 
 
 def _is_on(repository_id: UUID) -> sa.ColumnElement[bool]:
@@ -271,7 +275,7 @@ def _divide(filters: Filters) -> list[sa.ColumnElement[bool]]:
         return [column == filters.repository_id for column in columns]
     if states and not kinds and set(states) <= ACTIVE_STATES:
         return [sa.and_(IS_ACTIVE, jobs.c.state.in_(states))]
-    if not kinds and set(states) in (set(), set(JobState)):
+    if not kinds and (not states or _has_all_states(filters)):
         return []
     pairs = itertools.product(kinds or list(JobKind), states or list(JobState))
     return [sa.and_(jobs.c.kind == kind, jobs.c.state == state) for kind, state in pairs]
