@@ -195,13 +195,17 @@ class Front:
         """Look for a poll, of a host that is known or not; answer it, or park it."""
         try:
             met = held or await self._meet(exchange, header, body)
-            if isinstance(met, HeldPoll) and (reply := await met.look()) is None:
+            if isinstance(met, PollReply):
+                reply = met
+            elif (found := await met.look()) is None:
                 self._park(exchange, header, met)
                 return
+            else:
+                reply = found
         except Exception:  # noqa: BLE001 (as above)
             exchange.pass_on(_build_headers(header), _encoder.encode(body))
-            return
-        exchange.respond(_encoder.encode(reply if isinstance(met, HeldPoll) else met))
+        else:
+            exchange.respond(_encoder.encode(reply))
 
     async def _meet(
         self, exchange: Exchange, header: str, body: PollRequest

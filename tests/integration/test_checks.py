@@ -150,4 +150,4 @@ async def test_queries_use_the_index_of_ends(new_database: Database) -> None:
             explain = "EXPLAIN QUERY PLAN" if is_sqlite else "EXPLAIN"
             plan = await connection.exec_driver_sql(f"{explain} {compiled}")
             text = " ".join(str(row) for row in plan)
-            assert "ix_jobs_ends" in text, text
+            assert "ix_jobs_ended" in text, text

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -110,6 +111,7 @@ async def _park(
     parked = [asyncio.create_task(agent.poll(**{"hold": HOLD_S, **poll})) for agent in agents]
     async with asyncio.timeout(PATIENCE_S):
         while services.wakeups.waiting < before + len(agents):
+            assert not any(one.done() for one in parked), "a poll was answered"
             await asyncio.sleep(0.005)
     return parked
 
@@ -249,6 +251,8 @@ async def test_change_that_another_instance_made_is_in_the_next_job(
         assert repository_id is not None
         moved = {"location": "/srv/restic/moved"}
         await secrets.save(connection, services.keys, repository_id, moved, now=START)
+        later = sa.update(repositories).values(updated_at=START + timedelta(seconds=1))
+        await connection.execute(later)
     await other.close()
     [parked] = await _park_quiet(services, agent)
     await add_job(operator)
@@ -306,9 +310,14 @@ async def test_job_of_a_fire_is_handed_over(
 
 
 async def test_each_host_of_a_broadcast_gets_its_own_job(
-    enrol: Enrol, operator: httpx.AsyncClient, services: Services, looks: list[UUID]
+    enrol: Enrol,
+    operator: httpx.AsyncClient,
+    services: Services,
+    looks: list[UUID],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    agents = [await _quieten(await enrol(f"web{number}")) for number in range(120)]
+    monkeypatch.setattr("backhaul_api.polling.handover.AT_ONCE", 3)
+    agents = [await _quieten(await enrol(f"web{number}")) for number in range(10)]
     looks.clear()
     parked = await _park(services, *agents)
     wanted = [{**JOB, "host": agent.name} for agent in agents]

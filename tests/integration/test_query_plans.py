@@ -225,7 +225,7 @@ async def _list_everything(operator: httpx.AsyncClient, grown: GrownFleet) -> No
     assert await _list(operator, "/v1/jobs", kind="unlock", state="incomplete") == 5
     assert await _list(operator, "/v1/jobs", state="incomplete") == 5
     assert await _list(operator, "/v1/jobs", state=["failed", "lost"]) > 50
-    assert await _list(operator, "/v1/jobs", state=["queued", "running"]) >= 0
+    await _list(operator, "/v1/jobs", state=["queued", "running"])
     assert await _list(operator, "/v1/jobs", state=list(JobState)) == 100
     assert await _list(operator, "/v1/jobs", since=recent) > 50
     assert await _list(operator, "/v1/jobs", **old) > 20

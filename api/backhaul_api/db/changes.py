@@ -70,15 +70,14 @@ class HasLast(Protocol):
 def touch(connection: AsyncConnection, *topics: UUID) -> None:
     """Note that something changed for these, if the transaction commits. One too many does no
     harm."""
+    connection.info.setdefault(_TOUCHED, {}).update(dict.fromkeys(topics))
+
+
+def touch_with_news(connection: AsyncConnection, topic: UUID, news: object) -> None:
+    """Note what changed for a topic, if the transaction commits, and if nothing else did. This
+    process is told of it, all others only that something has changed."""
     touched = connection.info.setdefault(_TOUCHED, {})
-    for topic in topics:
-        touched.setdefault(topic, None)
-
-
-def bring(connection: AsyncConnection, topic: UUID, news: object) -> None:
-    """Note what changed for a topic, if the transaction commits. This process is told of it, all
-    others only that something has."""
-    connection.info.setdefault(_TOUCHED, {})[topic] = news
+    touched[topic] = None if topic in touched else news
 
 
 def take_touched(connection: HasInfo) -> Touched:

@@ -147,9 +147,8 @@ repositories = Table(
     Column("location", Text, nullable=False),
     # For people too: the values are secret, their names are not. NULL when there are none.
     Column("environment_names", json_column_type()),
-    # Moves with each change of its secrets.
-    Column("secrets_version", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Moment, nullable=False),
+    # Moves with each change of what everyday jobs are given.
     Column("updated_at", Moment, nullable=False),
     Column("initialized_at", Moment),
     Column("restic_id", Text),
@@ -328,7 +327,7 @@ Index("ix_jobs_active", jobs.c.host_id, sqlite_where=_IS_ACTIVE, postgresql_wher
 # Which jobs have to expire.
 _HAS_DEADLINE = sa.and_(jobs.c.state == "queued", jobs.c.start_deadline_at.is_not(None))
 Index(
-    "ix_jobs_queued_start_deadline_at",
+    "ix_jobs_deadlines",
     jobs.c.start_deadline_at,
     sqlite_where=_HAS_DEADLINE,
     postgresql_where=_HAS_DEADLINE,
@@ -343,7 +342,7 @@ Index(
     postgresql_where=_IS_ACTIVE,
 )
 Index(
-    "ix_jobs_active_destination",
+    "ix_jobs_active_copies",
     jobs.c.destination_id,
     sqlite_where=sa.and_(_IS_ACTIVE, jobs.c.destination_id.is_not(None)),
     postgresql_where=sa.and_(_IS_ACTIVE, jobs.c.destination_id.is_not(None)),
@@ -351,7 +350,7 @@ Index(
 
 # What a repository shows of its jobs: see `repositories.states` and `repositories.checks`.
 Index(
-    "ix_jobs_ends",
+    "ix_jobs_ended",
     jobs.c.repository_id,
     jobs.c.kind,
     jobs.c.finished_at,

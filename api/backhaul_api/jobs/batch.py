@@ -37,8 +37,8 @@ class Planned:
     host_names: Mapping[UUID, str]
     public_keys: Mapping[UUID, bytes]
     """Of hosts."""
-    secrets_versions: Mapping[UUID, int]
-    """Of repositories."""
+    updates: Mapping[UUID, datetime]
+    """The last ones of repositories."""
 
 
 async def plan_many(
@@ -88,7 +88,7 @@ async def plan_many(
         new=new,
         host_names={host.id: host.name for host in present},
         public_keys={host.id: host.public_key for host in present},
-        secrets_versions={one.id: one.secrets_version for one in repositories.values()},
+        updates={one.id: one.updated_at for one in repositories.values()},
     )
 
 

@@ -58,7 +58,7 @@ async def create(services: Services, actor: Actor, data: JobRequest, once: Once)
             connection,
             [new],
             public_keys={host.id: host.public_key},
-            secrets_versions={repository.id: repository.secrets_version},
+            updates={repository.id: repository.updated_at},
         )
     return job
 
@@ -89,6 +89,6 @@ async def create_many(
             connection,
             planned.new,
             public_keys=planned.public_keys,
-            secrets_versions=planned.secrets_versions,
+            updates=planned.updates,
         )
     return created

@@ -94,7 +94,7 @@ class Filters:
 async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> Job:
     """Insert a queued job."""
     await connection.execute(_INSERT, _build_row(new, now=now))
-    _tell_repositories(connection, new)
+    _touch_repositories(connection, new)
     job = await fetch(connection, new.id)
     await events.append_job(connection, job, job.state, at=now, message=None)
     return job
@@ -139,12 +139,12 @@ async def insert_many(
         return
     rows = [_build_row(one, now=now) for one in new]
     await connection.execute(_INSERT, rows)
-    _tell_repositories(connection, *new)
+    _touch_repositories(connection, *new)
     operators = {one.actor.id: one.actor.name for one in new if one.actor_kind is ActorKind.USER}
     await events.append_queued(connection, rows, host_names=host_names, operators=operators, at=now)
 
 
-def _tell_repositories(connection: AsyncConnection, *changed: NewJob | Job) -> None:
+def _touch_repositories(connection: AsyncConnection, *changed: NewJob | Job) -> None:
     """Touch the repositories on which others may have to wait for a job."""
     for job in changed:
         if job.kind in EXCLUSIVE_KINDS and job.repository_id is not None:
@@ -372,7 +372,8 @@ async def move(
         # How the attempt before has failed says nothing about what comes now.
         changes = {"exit_code": None, "failure_class": None, "message": None, **changes}
     await _update(connection, job, {**changes, "state": state})
-    _tell_repositories(connection, job)
+    after = msgspec.structs.replace(job, **changes, state=state, revision=job.revision + 1)
+    _touch_repositories(connection, job, after)
     if state is JobState.SUCCEEDED and is_real_backup(job):
         await _note_backup(connection, job.host_id, at=changes["finished_at"])
     moved = {
@@ -388,7 +389,7 @@ async def move(
     # That it is queued again says less than why.
     what = event if event is JobEvent.RETRY else state
     await events.append_job(connection, job, what, at=at, message=changes.get("message"))
-    return msgspec.structs.replace(job, **changes, state=state, revision=job.revision + 1)
+    return after
 
 
 async def _note_backup(connection: AsyncConnection, host_id: UUID, *, at: datetime) -> None:

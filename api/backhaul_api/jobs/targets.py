@@ -40,7 +40,7 @@ class TargetRepository:
     initialized_at: datetime | None
     upkeep_host: str | None
     """Its name."""
-    secrets_version: int
+    updated_at: datetime
 
 
 async def find_host(connection: AsyncConnection, reference: str) -> UUID:
@@ -114,7 +114,7 @@ async def fetch_present_repository(connection: AsyncConnection, reference: str) 
         name=row.name,
         initialized_at=row.initialized_at,
         upkeep_host=row.upkeep_host,
-        secrets_version=row.secrets_version,
+        updated_at=row.updated_at,
     )
 
 
@@ -206,7 +206,7 @@ _TARGET = (
         repositories.c.id,
         repositories.c.name,
         repositories.c.initialized_at,
-        repositories.c.secrets_version,
+        repositories.c.updated_at,
         sa.select(hosts.c.name)
         .where(hosts.c.id == repositories.c.upkeep_host_id)
         .scalar_subquery()

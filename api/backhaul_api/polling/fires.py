@@ -84,7 +84,7 @@ class Fires:
                 connection,
                 new,
                 public_keys=look.public_keys,
-                secrets_versions=look.secrets_versions,
+                updates=look.updates,
             )
         return [None if jobs_of is None else _build_reply(jobs_of) for jobs_of in planned]
 
@@ -106,9 +106,7 @@ class _Look:
         self.public_keys = {
             row["host_id"]: row["public_key"] for row in found.values() if row["removed_at"] is None
         }
-        self.secrets_versions = {
-            row["repository_id"]: row["secrets_version"] for row in found.values()
-        }
+        self.updates = {row["repository_id"]: row["updated_at"] for row in found.values()}
 
     @classmethod
     async def take(
@@ -196,7 +194,7 @@ _SCHEDULES = constant(
         hosts.c.name.label("host"),
         hosts.c.public_key,
         hosts.c.removed_at,
-        repositories.c.secrets_version,
+        repositories.c.updated_at,
         sa.select(sa.func.max(jobs.c.scheduled_at))
         .where(jobs.c.schedule_id == schedules.c.id)
         .scalar_subquery()

@@ -18,13 +18,18 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
+import msgspec
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
-from backhaul_api.db.changes import Touched, bring, touch
+from backhaul_api.db.changes import Touched, touch, touch_with_news
 from backhaul_api.db.engine import Database
+from backhaul_api.db.statements import constant
+from backhaul_api.db.tables import repositories
 from backhaul_api.jobs import turns
 from backhaul_api.jobs.store import NewJob
 from backhaul_api.keys import KeyRing
@@ -33,7 +38,7 @@ from backhaul_api.polling.memory import KnownRepository
 from backhaul_api.polling.sealing import Boxes, Content
 from backhaul_api.polling.wakeups import Wakeups
 from backhaul_api.repositories.rules import Access, choose_access
-from backhaul_api.repositories.secrets import fetch_closed, fetch_version
+from backhaul_api.repositories.secrets import fetch_closed
 
 AT_ONCE = 50
 """Hosts that are told before others have a turn of the loop."""
@@ -50,8 +55,8 @@ class _Offered:
 
     job: NewJob
     repository_id: UUID
-    secrets_version: int
-    """Of the repository, as it was read in the transaction that makes the job."""
+    updated_at: datetime
+    """The repository's, as it was read in the transaction that makes the job."""
     public_key: bytes
     """The host's."""
 
@@ -61,13 +66,13 @@ def offer(
     new: Iterable[NewJob],
     *,
     public_keys: Mapping[UUID, bytes],
-    secrets_versions: Mapping[UUID, int],
+    updates: Mapping[UUID, datetime],
 ) -> None:
     """Note, in the transaction that makes the jobs, that their hosts are to get them.
 
     Args:
         public_keys: of the hosts; those of removed ones are missing.
-        secrets_versions: of the repositories.
+        updates: when the repositories were changed last.
     """
     offered: dict[UUID, _Offered | None] = {}
     for job in new:
@@ -76,13 +81,13 @@ def offer(
         if host_id in offered or key is None or job.repository_id is None or not _is_plain(job):
             offered[host_id] = None
         else:
-            version = secrets_versions[job.repository_id]
-            offered[host_id] = _Offered(job, job.repository_id, version, key)
+            updated_at = updates[job.repository_id]
+            offered[host_id] = _Offered(job, job.repository_id, updated_at, key)
     for host_id, one in offered.items():
         if one is None:
             touch(connection, host_id)
         else:
-            bring(connection, host_id, one)
+            touch_with_news(connection, host_id, one)
 
 
 def _is_plain(job: NewJob) -> bool:
@@ -141,40 +146,43 @@ class Handover:
             self._hand_over_some()
 
     def _find(self, offered: _Offered) -> KnownRepository | None:
-        """Find what is known of a job's repository, if that is not old."""
+        """Find what is known of a job's repository, if that is not old: what another instance has
+        changed may not have been heard of yet."""
         known = self._wakeups.memory.repositories.find(offered.repository_id)
-        return None if known is None or known.secrets_version < offered.secrets_version else known
+        return known if known is not None and known.updated_at == offered.updated_at else None
 
     def _hand_over_some(self) -> None:
         """Hand over some of the jobs that wait, and go on with the rest a little later."""
         contents: dict[UUID, Content] = {}
         for _ in range(min(AT_ONCE, len(self._waiting))):
             offered = self._waiting[0]
-            known = self._find(offered)
-            if known is None:
-                self._wakeups.wake(offered.job.host_id)
+            host_id = offered.job.host_id
+            command = None
+            try:
+                command = self._build_command(offered, contents)
+            except Exception as error:
+                log.debug("handover.left", exc_info=error)
+            if command is None:
+                # Whoever polls by now may have looked before the commit.
+                self._wakeups.wake(host_id)
             else:
-                content = contents.get(offered.repository_id)
-                if content is None:
-                    content = contents[offered.repository_id] = Content(self._keys, known.closed)
-                self._hand_over(offered, content)
+                self._wakeups.bring(host_id, (command,))
             self._waiting.popleft()
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._hand_over_some)
 
-    def _hand_over(self, offered: _Offered, content: Content) -> None:
-        host_id = offered.job.host_id
-        if self._wakeups.takes_news(host_id):
-            try:
-                box = self._boxes.seal(content, offered.public_key)
-                command = build_command(_build_run(offered), credentials=box)
-            except Exception as error:
-                log.debug("handover.left", exc_info=error)
-            else:
-                self._wakeups.bring(host_id, (command,))
-                return
-        # Whoever polls by now may have looked before the commit.
-        self._wakeups.wake(host_id)
+    def _build_command(
+        self, offered: _Offered, contents: dict[UUID, Content]
+    ) -> msgspec.Raw | None:
+        """Build what the host is told; None where it has to look."""
+        known = self._find(offered)
+        if known is None or not self._wakeups.takes_news(offered.job.host_id):
+            return None
+        content = contents.get(offered.repository_id)
+        if content is None:
+            content = contents[offered.repository_id] = Content(self._keys, known.closed)
+        box = self._boxes.seal(content, offered.public_key)
+        return build_command(_build_run(offered), credentials=box)
 
     async def _learn_of(self, repository_id: UUID) -> None:
         """Find out what opens a repository; hosts with jobs on it look by themselves where nobody
@@ -186,11 +194,14 @@ class Handover:
                 self._database.reading() as connection,
             ):
                 with known.introduce() as remember:
-                    if not await turns.has_exclusive(connection, repository_id):
-                        version = await fetch_version(connection, repository_id)
-                        closed = await fetch_closed(connection, repository_id)
-                        closed.open(self._keys)
-                        remember(repository_id, KnownRepository(closed, version), repository_id)
+                    if await turns.has_exclusive(connection, repository_id):
+                        return
+                    # First: a change after it makes what is remembered old.
+                    updated_at = await connection.scalar(_UPDATED_AT, {"id": repository_id})
+                    closed = await fetch_closed(connection, repository_id)
+                    closed.open(self._keys)
+                    if updated_at is not None:
+                        remember(repository_id, KnownRepository(closed, updated_at), repository_id)
         except Exception as error:
             log.debug("handover.left", exc_info=error)
         finally:
@@ -209,3 +220,8 @@ def _build_run(offered: _Offered) -> Run:
         start_deadline_at=job.start_deadline_at,
         max_duration=job.max_duration,
     )
+
+
+_UPDATED_AT = constant(
+    sa.select(repositories.c.updated_at).where(repositories.c.id == sa.bindparam("id"))
+)

@@ -88,8 +88,8 @@ class KnownRepository:
     """What opens a repository, as far as everyday access goes."""
 
     closed: Closed
-    secrets_version: int
-    """Or a later one."""
+    updated_at: datetime
+    """When that was changed last, or earlier: what was read is as new, or newer."""
 
 
 class Memory:

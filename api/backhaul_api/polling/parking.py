@@ -82,7 +82,7 @@ async def look_until(
         if is_enough(found) or bell.has_ended():
             return found
         if wait.is_alone:
-            wait.wakeups.end_older(wait.topic, bell)
+            wait.wakeups.end_older(wait.topic)
         async with _watched(wait, bell):
             return await wait_until(
                 look, is_enough, bell, deadline, found=found, pause_s=find_pause

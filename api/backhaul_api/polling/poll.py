@@ -313,11 +313,12 @@ class HeldPoll:
     """A poll on its connection. It looks in a task, and where its host is quiet it waits without
     one, which would cost more than all the rest of a parked poll."""
 
-    __slots__ = ("_bell", "_connection", "_deadline", "_on_end", "_poll", "_tick")
+    __slots__ = ("_bell", "_connection", "_deadline", "_number", "_on_end", "_poll", "_tick")
 
     def __init__(self, poll: Poll, connection: Connection) -> None:
         self._poll = poll
         self._connection = connection
+        self._number = poll.services.wakeups.count_wait()
         allowed_s = poll.services.settings.longest_hold
         hold_s = choose_hold(asked_s=poll.body.hold, allowed_s=allowed_s)
         self._deadline = asyncio.get_running_loop().time() + hold_s
@@ -328,7 +329,7 @@ class HeldPoll:
 
     def enter(self) -> None:
         """Begin to listen: what changes from here on is not missed."""
-        self._bell = self._poll.services.wakeups.enter(self._poll.host_id)
+        self._bell = self._poll.services.wakeups.enter(self._poll.host_id, self._number)
         self._tick = 0
         self._connection.on_hang_up = self._bell.end
         if self._connection.has_hung_up():
@@ -338,10 +339,10 @@ class HeldPoll:
         """Wait, once it listens. `on_end` is called when the host is woken or the hold is over,
         unless the client hangs up before."""
         self._on_end = on_end
-        if self._poll.body.hold <= 0:
+        self._poll.services.wakeups.end_older(self._poll.host_id)
+        if self._poll.body.hold <= 0 or self._bell.has_ended():
             self._end()
             return
-        self._poll.services.wakeups.end_older(self._poll.host_id, self._bell)
         self._bell.takes_news = True
         self._connection.on_hang_up = self._leave
         self._tick = self._bell.arm(self._deadline, self._end)

@@ -42,10 +42,12 @@ yet: many are spread further."""
 class Bell:
     """Rings when a topic that its owner listens to has changed, or when the wait is to end."""
 
-    __slots__ = ("_has_ended", "_has_rung", "_wake", "_wheel", "news", "takes_news")
+    __slots__ = ("_has_ended", "_has_rung", "_wake", "_wheel", "news", "number", "takes_news")
 
-    def __init__(self, wheel: Wheel) -> None:
+    def __init__(self, wheel: Wheel, number: int) -> None:
         self._wheel = wheel
+        self.number = number
+        """Of the wait: the newest has the greatest."""
         self.takes_news = False
         """Its owner is the poll of a quiet host, and need not look if it is told what is new."""
         self.news: Sequence[msgspec.Raw] | None = None
@@ -173,8 +175,8 @@ class Wakeups:
     def __init__(self) -> None:
         self._wheel = Wheel()
         self._bells: dict[UUID, Bell | dict[Bell, None]] = {}
-        """Most topics have one: a host's poll. A dict for each would cost more than the bell. Those
-        of one topic are in the order in which they came."""
+        """Most topics have one: a host's poll. A dict for each would cost more than the bell."""
+        self._last_number = 0
         self.memory = Memory()
         self.is_draining = False
         self.drain_pause_s = DRAIN_PAUSE_S
@@ -191,9 +193,14 @@ class Wakeups:
         finally:
             self.leave(topic, bell)
 
-    def enter(self, topic: UUID) -> Bell:
+    def count_wait(self) -> int:
+        """Give the number of a new wait, which may have several bells one after the other."""
+        self._last_number += 1
+        return self._last_number
+
+    def enter(self, topic: UUID, number: int | None = None) -> Bell:
         """Register a bell, which has to `leave`; `listen` sees to that."""
-        bell = Bell(self._wheel)
+        bell = Bell(self._wheel, self.count_wait() if number is None else number)
         if self.is_draining:
             bell.end()
         present = self._bells.get(topic)
@@ -217,12 +224,13 @@ class Wakeups:
             bell.news = news
             bell.ring()
 
-    def end_older(self, topic: UUID, bell: Bell) -> None:
-        """End the topic's waits that are older than this one."""
-        for other in _each(self._bells.get(topic)):
-            if other is bell:
-                break
-            other.end()
+    def end_older(self, topic: UUID) -> None:
+        """End the waits on a topic, but for the newest."""
+        bells = _each(self._bells.get(topic))
+        newest = max((bell.number for bell in bells), default=0)
+        for bell in bells:
+            if bell.number < newest:
+                bell.end()
 
     def leave(self, topic: UUID, bell: Bell) -> None:
         present = self._bells.get(topic)

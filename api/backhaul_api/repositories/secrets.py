@@ -1,7 +1,7 @@
 """What opens a repository: encrypted in its own rows, each bound to the row that holds it.
 
-Every change moves the repository's `secrets_version`: processes remember what opens it, still
-encrypted, and know by that whether it is old.
+Processes remember what opens a repository, still encrypted. So every change touches it; and moves
+its `updated_at`, where everyday jobs are given what changed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.commands import Credentials
+from backhaul_api.db.changes import touch
 from backhaul_api.db.statements import constant
-from backhaul_api.db.tables import repositories, repository_secrets
+from backhaul_api.db.tables import repository_secrets
 from backhaul_api.errors import NotFoundError
 from backhaul_api.ids import new_id
 from backhaul_api.keys import KeyRing
@@ -49,7 +50,8 @@ async def save(
     now: datetime,
 ) -> None:
     """Store secrets by name, in place of what was there under these names."""
-    await _move_version(connection, repository_id)
+    if secrets:
+        touch(connection, repository_id)
     for name, secret in secrets.items():
         where = sa.and_(
             repository_secrets.c.repository_id == repository_id, repository_secrets.c.name == name
@@ -122,18 +124,6 @@ async def fetch_closed(
     return Closed(repository_id, access, rows)
 
 
-async def fetch_version(connection: AsyncConnection, repository_id: UUID) -> int:
-    """Fetch the version of a repository's secrets. What is fetched after it is as new, or newer.
-
-    Raises:
-        NotFoundError: there is no such repository.
-    """
-    version: int | None = await connection.scalar(_VERSION, {"repository_id": repository_id})
-    if version is None:
-        raise NotFoundError("repository", repository_id)
-    return version
-
-
 async def load_credentials(
     connection: AsyncConnection,
     keys: KeyRing,
@@ -188,7 +178,7 @@ async def promote_password(connection: AsyncConnection, repository_id: UUID) -> 
     next_one = sa.select(repository_secrets.c.id).where(_named(repository_id, [NEXT_PASSWORD]))
     if await connection.scalar(next_one) is None:
         return False
-    await _move_version(connection, repository_id)
+    touch(connection, repository_id)
     await forget(connection, repository_id, names=[OLD_PASSWORD])
     for name, becomes in ((PASSWORD, OLD_PASSWORD), (NEXT_PASSWORD, PASSWORD)):
         await connection.execute(
@@ -199,21 +189,13 @@ async def promote_password(connection: AsyncConnection, repository_id: UUID) -> 
 
 async def forget(connection: AsyncConnection, repository_id: UUID, *, names: Iterable[str]) -> None:
     """Delete some secrets of a repository."""
-    await _move_version(connection, repository_id)
+    touch(connection, repository_id)
     await connection.execute(sa.delete(repository_secrets).where(_named(repository_id, names)))
-
-
-async def _move_version(connection: AsyncConnection, repository_id: UUID) -> None:
-    await connection.execute(
-        sa.update(repositories)
-        .where(repositories.c.id == repository_id)
-        .values(secrets_version=repositories.c.secrets_version + 1)
-    )
 
 
 async def destroy(connection: AsyncConnection, repository_id: UUID) -> None:
     """Delete every secret of a repository."""
-    await _move_version(connection, repository_id)
+    touch(connection, repository_id)
     await connection.execute(
         sa.delete(repository_secrets).where(repository_secrets.c.repository_id == repository_id)
     )
@@ -236,10 +218,5 @@ _SECRETS = constant(
     sa.select(repository_secrets).where(
         repository_secrets.c.repository_id == sa.bindparam("repository_id"),
         repository_secrets.c.name.in_(sa.bindparam("names", expanding=True)),
-    )
-)
-_VERSION = constant(
-    sa.select(repositories.c.secrets_version).where(
-        repositories.c.id == sa.bindparam("repository_id")
     )
 )
