@@ -80,6 +80,27 @@ async def test_connection_that_breaks_is_not_a_fault_and_the_next_one_is_new(
 
 
 @ON_POSTGRESQL
+async def test_connection_that_has_rested_is_asked_whether_it_lives(
+    small_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backhaul_api.db.postgresql.PINGED_AFTER_S", 0.0)
+
+    async def read_pid() -> int:
+        async with small_database.reading() as connection:
+            pid = await connection.scalar(sa.text("SELECT pg_backend_pid()"))
+        return int(pid or 0)
+
+    first = await read_pid()
+    assert await read_pid() == first
+
+    asked = create_async_engine(small_database.url)
+    async with asked.connect() as connection:
+        await connection.execute(sa.text(f"SELECT pg_terminate_backend({first}, 5000)"))
+    await asked.dispose()
+    assert await read_pid() != first
+
+
+@ON_POSTGRESQL
 async def test_connection_that_breaks_as_it_is_opened_is_not_a_fault(
     small_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,7 +248,7 @@ class Postgresql:
                 if in_transaction:
                     await link.run("BEGIN")
                 elif link.has_rested_for(PINGED_AFTER_S):
-                    await link.run("")
+                    await link.run("SELECT 1")  # of an empty query, asyncpg makes an error
             except BaseException as error:
                 await link.close()
                 if not isinstance(error, (sa.exc.DBAPIError, OSError)):
