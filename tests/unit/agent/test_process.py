@@ -45,6 +45,7 @@ async def start(fake: FakeRestic, graces: Graces = SHORT) -> ChildProcess:
 async def start_hanging(fake: FakeRestic) -> tuple[ChildProcess, asyncio.Task[int]]:
     child = await start(fake)
     reading = asyncio.create_task(child.read_to_end(lambda *_: None))
+    await asyncio.sleep(0)  # the child may be ready already, and a task that never began ends none
     await wait_until_ready(fake)
     return child, reading
 
