@@ -273,10 +273,10 @@ def _divide(filters: Filters) -> list[sa.ColumnElement[bool]]:
     if filters.repository_id is not None:
         columns = (jobs.c.repository_id, jobs.c.destination_id)
         return [column == filters.repository_id for column in columns]
-    if states and not kinds and set(states) <= ACTIVE_STATES:
-        return [sa.and_(IS_ACTIVE, jobs.c.state.in_(states))]
     if not kinds and (not states or _has_all_states(filters)):
         return []
+    if not kinds and set(states) <= ACTIVE_STATES:
+        return [sa.and_(IS_ACTIVE, jobs.c.state.in_(states))]
     pairs = itertools.product(kinds or list(JobKind), states or list(JobState))
     return [sa.and_(jobs.c.kind == kind, jobs.c.state == state) for kind, state in pairs]
 

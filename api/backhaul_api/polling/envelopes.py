@@ -249,7 +249,8 @@ async def _add_run(due: Due, sealer: Sealer, run: Run, *, now: datetime) -> None
         sealer.connection, run.kind, run.repository_id, run.arguments, now=now
     )
     command = build_command(
-        dataclasses.replace(run, arguments=arguments),
+        run,
+        arguments,
         credentials=credentials,
         second_repository_id=second_id,
         second_credentials=second_credentials,
@@ -259,18 +260,20 @@ async def _add_run(due: Due, sealer: Sealer, run: Run, *, now: datetime) -> None
 
 def build_command(
     run: Run,
+    arguments: Any,
     *,
     credentials: bytes | None,
     second_repository_id: UUID | None = None,
     second_credentials: bytes | None = None,
 ) -> msgspec.Raw:
-    """Build the command for a job, with the sealed boxes of what it needs."""
+    """Build the command for a job, with its arguments as they are now and the sealed boxes of what
+    it needs."""
     return encode(
         CommandRun(
             job_id=run.job_id,
             attempt=run.attempt,
             kind=run.kind,
-            arguments=encode(run.arguments),
+            arguments=encode(arguments),
             repository_id=run.repository_id,
             credentials=credentials,
             second_repository_id=second_repository_id,

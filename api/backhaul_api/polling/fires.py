@@ -80,12 +80,7 @@ class Fires:
             planned = [look.plan(fired) if fired.host_id in locked else None for fired in together]
             new = [job for jobs_of_batch in planned for job in jobs_of_batch or ()]
             await store.insert_many(connection, new, host_names=look.host_names, now=now)
-            offer(
-                connection,
-                new,
-                public_keys=look.public_keys,
-                updates=look.updates,
-            )
+            offer(connection, new, public_keys=look.public_keys, updates=look.updates)
         return [None if jobs_of is None else _build_reply(jobs_of) for jobs_of in planned]
 
 

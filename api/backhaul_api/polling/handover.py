@@ -182,7 +182,7 @@ class Handover:
         if content is None:
             content = contents[offered.repository_id] = Content(self._keys, known.closed)
         box = self._boxes.seal(content, offered.public_key)
-        return build_command(_build_run(offered), credentials=box)
+        return build_command(_build_run(offered), offered.job.arguments, credentials=box)
 
     async def _learn_of(self, repository_id: UUID) -> None:
         """Find out what opens a repository; hosts with jobs on it look by themselves where nobody

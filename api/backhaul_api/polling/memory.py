@@ -100,6 +100,7 @@ class Memory:
         self.operators: Known[bytes, KnownOperator] = Known()
         self.repositories: Known[UUID, KnownRepository] = Known()
         """Those on which no job keeps others waiting."""
+        self._known = (self.agents, self.operators, self.repositories)
         self._quiet: dict[bytes, Quiet] = {}
         self._token_of: dict[UUID, bytes] = {}
         self._looks: dict[UUID, Look] = {}
@@ -146,7 +147,7 @@ class Memory:
         speak for it."""
         self._looks.pop(topic, None)
         self._forget(topic)
-        for known in (self.agents, self.operators, self.repositories):
+        for known in self._known:
             known.wake(topic)
 
     def forget_all(self) -> None:
@@ -154,7 +155,7 @@ class Memory:
         self._looks.clear()
         self._quiet.clear()
         self._token_of.clear()
-        for known in (self.agents, self.operators, self.repositories):
+        for known in self._known:
             known.forget_all()
 
     def hear(self, host_id: UUID, now: datetime) -> None:
