@@ -40,18 +40,22 @@ class Moment(sa.TypeDecorator[datetime]):
 def _to_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"a naive datetime must not be stored: {value!r}")
-    return value.astimezone(UTC)
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
+
+
+_OFFSET = "+00:00"
+_OFFSET_LENGTH = len(_OFFSET)
 
 
 def _to_text(value: datetime | None) -> str | None:
     """Write a moment as SQLAlchemy stores it: `2026-11-26 01:30:00.000000`."""
     if value is None:
         return None
-    return _to_utc(value).replace(tzinfo=None).isoformat(" ", "microseconds")
+    return _to_utc(value).isoformat(" ", "microseconds")[:-_OFFSET_LENGTH]
 
 
 def _from_text(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
+    return None if text is None else datetime.fromisoformat(text + _OFFSET)
 
 
 def json_column_type() -> sa.types.TypeEngine[Any]:

@@ -24,7 +24,7 @@ class Content:
     """What opens a repository: opened only for a host that has no box of it yet."""
 
     def __init__(self, keys: KeyRing, closed: Closed) -> None:
-        self.digest = closed.build_digest()
+        self.digest = closed.digest
         self._keys = keys
         self._closed = closed
         self._plain: bytes | None = None

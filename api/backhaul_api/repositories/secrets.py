@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from uuid import UUID
 
 import msgspec
@@ -73,7 +74,7 @@ def encode_environment(environment: Mapping[str, str]) -> str:
     return msgspec.json.encode(dict(environment)).decode()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Closed:
     """What opens a repository, as far as an access goes, still encrypted."""
 
@@ -82,8 +83,9 @@ class Closed:
     rows: tuple[tuple[str, UUID, bytes], ...]
     """The name of each secret, its row, and its ciphertext; by name."""
 
-    def build_digest(self) -> bytes:
-        """Build what stands for all of it: another one, if anything in it has changed."""
+    @cached_property
+    def digest(self) -> bytes:
+        """What stands for all of it: another one, if anything in it has changed."""
         digest = hashlib.blake2b(self.repository_id.bytes + self.access.value.encode())
         for name, row_id, ciphertext in self.rows:
             digest.update(b"%s %d " % (name.encode(), len(ciphertext)) + row_id.bytes + ciphertext)
