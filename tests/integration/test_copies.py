@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -145,6 +146,18 @@ async def test_copy_that_cannot_be_is_refused_by_field(
     if body.get("destination") == "other":
         assert "RESTIC_COMPRESSION" in error["message"]
         assert "off" not in error["message"]
+
+
+@pytest.mark.parametrize("destination", ["cloud", "nas"])
+async def test_copies_that_are_asked_for_at_once_do_not_wait_for_one_another_in_a_circle(
+    operator: httpx.AsyncClient, fleet: Fleet, destination: str
+) -> None:
+    request = {"kind": "copy", "host": "web1", "repository": "nas", "destination": destination}
+
+    answers = await asyncio.gather(*(operator.post("/v1/jobs", json=request) for _ in range(6)))
+
+    expected = 422 if destination == "nas" else 201
+    assert [answer.status_code for answer in answers] == [expected] * 6
 
 
 @pytest.mark.parametrize("repository", ["nas", "cloud"])

@@ -14,9 +14,10 @@ from litestar import Litestar
 from backhaul.wire.commands import CommandRun
 from backhaul.wire.jobs import JobEvent, JobState, Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
-from backhaul_api.db.tables import job_events, jobs, repositories, snapshots
+from backhaul_api.db.tables import hosts, job_events, jobs, repositories, snapshots
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError
 from backhaul_api.jobs import store
+from backhaul_api.jobs.targets import fetch_targets
 from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
@@ -247,6 +248,59 @@ async def test_creating_a_job_is_in_the_audit_log(
     assert [(e["actor"], e["target_id"]) for e in entries if e["action"] == "job.create"] == [
         ("ada", str(job_id))
     ]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_jobs_of_one_host_and_repository_are_made_at_the_same_time(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    async with services.database.writing() as connection:
+        await fetch_targets(connection, host="web1", repository="nas", is_one_at_a_time=False)
+        async with asyncio.timeout(10):
+            await add_job(operator)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("path", ["/v1/hosts/web1", "/v1/repositories/nas"])
+@pytest.mark.parametrize("is_one_at_a_time", [True, False])
+async def test_what_a_job_is_being_made_for_is_not_removed_meanwhile(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    path: str,
+    is_one_at_a_time: bool,
+) -> None:
+    async with services.database.writing() as connection:
+        await fetch_targets(
+            connection, host="web1", repository="nas", is_one_at_a_time=is_one_at_a_time
+        )
+        removing = asyncio.create_task(operator.delete(path))
+        early, _ = await asyncio.wait([removing], timeout=0.3)
+
+    assert not early
+    assert (await removing).status_code in {200, 204}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("table", [hosts, repositories])
+async def test_jobs_that_waited_for_what_is_removed_are_all_refused(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    clock: FakeClock,
+    table: sa.Table,
+) -> None:
+    """None of them may wait for another to find out which of the two is gone."""
+    body = {"kind": "backup", "host": "web1", "repository": "nas", "paths": ["/etc"]}
+    async with services.database.writing() as connection:
+        await connection.execute(sa.update(table).values(removed_at=clock.now()))
+        asking = [asyncio.create_task(operator.post("/v1/jobs", json=body)) for _ in range(4)]
+        await asyncio.wait(asking, timeout=0.3)
+    answers = [await one for one in asking]
+
+    field = {hosts: "host", repositories: "repository"}[table]
+    told = [(one.status_code, one.json()["errors"][0]["field"]) for one in answers]
+    assert told == [(422, field)] * 4
 
 
 async def test_second_init_waits_for_the_first(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from backhaul.wire.jobs import FailureClass, JobEvent, LogLine, Outcome, Progres
 from backhaul.wire.kinds import BackupResult, PasswdResult, PasswdStep
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
-from backhaul_api.db.tables import events, hosts, job_events, jobs, repositories
+from backhaul_api.db.tables import events, hosts, job_events, job_log, jobs, repositories
 from backhaul_api.errors import NotReadyError
 from backhaul_api.polling import job_reports
 from backhaul_api.services import Services
@@ -130,6 +130,101 @@ async def test_reports_that_come_together_are_committed_together(
     assert statuses(ended) == [OK * 2] * COUNT
     assert set((await fetch_states(services)).values()) == {"succeeded"}
     assert len(looked) < COUNT
+
+
+async def test_jobs_of_reports_that_come_together_are_written_together(
+    services: Services, fleet: Fleet
+) -> None:
+    """Each once, though its reports move it twice."""
+    changed: list[int] = []
+
+    def note(
+        _connection: object, _cursor: object, statement: str, values: object, *_: object
+    ) -> None:
+        if statement.startswith("UPDATE jobs"):
+            changed.append(len(values) if isinstance(values, list) else 1)
+
+    sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
+    await send_all(fleet, claim)
+    claims, changed = sum(changed), []
+    await send_all(fleet, start, end)
+    sa.event.remove(services.database.sync_engine, "before_cursor_execute", note)
+
+    assert claims == sum(changed) == COUNT
+    assert len(changed) < COUNT
+    async with services.database.reading() as connection:
+        found = (await connection.execute(sa.select(jobs))).all()
+        moves = (await connection.execute(sa.select(job_events).order_by(job_events.c.id))).all()
+    assert {(job.state, job.exit_code, job.revision - found[0].revision) for job in found} == {
+        ("succeeded", 0, 0)
+    }
+    assert {tuple(one.event for one in moves if one.job_id == job.id) for job in found} == {
+        ("accept", "start", "succeed")
+    }
+
+
+async def test_bad_time_in_one_batch_leaves_the_others_together(
+    services: Services, fleet: Fleet
+) -> None:
+    """Before year 1 in UTC; nothing that is stored can be so."""
+    (agent, job_id), *others = fleet
+    bad = msgspec.structs.replace(
+        end(job_id),
+        outcome=Outcome.CANCELLED,
+        result=None,
+        at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+    )
+
+    with watching_transactions(services) as looked:
+        [told], *claimed = await asyncio.gather(
+            agent.send(bad), *(other.send(claim(id_)) for other, id_ in others)
+        )
+
+    assert told.status is ReceiptStatus.REJECTED
+    assert statuses(claimed) == [OK] * len(others)
+    assert looked.count("alone") <= 2
+
+
+async def test_log_lines_that_are_there_already_are_no_word_on_the_report(
+    services: Services, fleet: Fleet
+) -> None:
+    """The table was damaged, or the server erred: the agent keeps them and asks again, and its
+    neighbours lose nothing."""
+    await send_all(fleet, claim, start)
+    (agent, job_id), *others = fleet
+    row = {"job_id": job_id, "attempt": 1, "seq": 0, "at": START, "stream": "stdout", "text": "a"}
+    async with services.database.writing() as connection:
+        await connection.execute(sa.insert(job_log).values(row))
+
+    answers = await asyncio.gather(
+        agent.post(log_line(job_id)), *(other.post(log_line(id_)) for other, id_ in others)
+    )
+
+    assert [answer.status_code for answer in answers] == [500, *[200] * len(others)]
+    for other, id_ in others:
+        [again] = await other.send(log_line(id_))
+        assert again.status is ReceiptStatus.DUPLICATE
+
+
+async def test_each_report_that_moves_a_job_raises_its_revision(
+    operator: httpx.AsyncClient, services: Services, fleet: Fleet
+) -> None:
+    """Readers wait for that, and each sees as many moves as there were."""
+    (agent, job_id), (other, other_id) = fleet[:2]
+    before = (await operator.get(f"/v1/jobs/{job_id}")).json()["revision"]
+
+    await agent.send(claim(job_id), start(job_id), log_line(job_id), end(job_id, log_lines=1))
+    for report in (claim, start, log_line):
+        await other.send(report(other_id))
+    await other.send(end(other_id, log_lines=1))
+
+    shown = [(await operator.get(f"/v1/jobs/{id_}")).json() for id_ in (job_id, other_id)]
+    assert [job["revision"] - before for job in shown] == [4, 4]
+    assert [job["log_lines"] for job in shown] == [1, 1]
+    [page, other_page] = [
+        (await operator.get(f"/v1/jobs/{id_}/log")).json()["lines"] for id_ in (job_id, other_id)
+    ]
+    assert page == other_page != []
 
 
 async def test_batch_that_is_refused_is_not_followed_by_an_empty_round(

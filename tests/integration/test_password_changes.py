@@ -20,7 +20,6 @@ from backhaul.wire.schedules import ScheduleAck, ScheduleSet
 from backhaul_api.hosts import store as hosts
 from backhaul_api.identity import SYSTEM
 from backhaul_api.jobs import store as jobs
-from backhaul_api.jobs import targets
 from backhaul_api.repositories import secrets
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
@@ -192,7 +191,6 @@ async def test_removal_begins_while_an_operator_holds_the_host_that_is_to_do_it(
 
     async with services.database.writing() as connection:
         await hosts.fetch(connection, "web1", for_update=True)
-        await targets.fetch_present_host(connection, "web1")
         async with asyncio.timeout(5):
             await other.send(ScheduleAck(schedule_version=fresh.schedule_version))
 

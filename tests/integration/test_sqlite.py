@@ -15,9 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from backhaul_api.db import sqlite
+from backhaul_api.db.block import postpone
 from backhaul_api.db.changes import Touched, touch
 from backhaul_api.db.engine import Database
-from backhaul_api.db.statements import constant, postpone
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import setup_tokens
 from backhaul_api.errors import NotReadyError
 from backhaul_api.settings import Settings
@@ -139,6 +140,47 @@ async def test_block_finds_what_the_one_before_has_changed_though_it_could_wait(
     assert seen == [LATER]
 
 
+async def test_block_finds_what_the_one_before_has_added_if_that_must_not_outlast_it(
+    database: Database,
+) -> None:
+    seen: list[bytes] = []
+
+    async def add(name: bytes, *, outlasts_block: bool) -> None:
+        row = {"token_hash": name, "created_at": START, "expires_at": START}
+        async with database.writing() as connection:
+            await postpone(connection, ADD, [row], outlasts_block=outlasts_block)
+
+    async def look() -> None:
+        async with database.writing() as connection:
+            seen.extend(await connection.scalars(sa.select(setup_tokens.c.token_hash)))
+
+    with watching(database) as statements:
+        await asyncio.gather(
+            add(b"a", outlasts_block=False), add(b"b", outlasts_block=True), look()
+        )
+
+    assert statements.count("COMMIT") == 1
+    assert seen == [b"a"]
+    assert await read(database) == {"a", "b"}
+
+
+async def test_first_block_that_fails_undoes_nothing_of_those_that_come_after(
+    database: Database,
+) -> None:
+    results = await asyncio.gather(
+        write(database, "a", fails=True),
+        write(database, "b", fails=True),
+        write(database, "c"),
+        write(database, "d", fails=True),
+        write(database, "e"),
+        return_exceptions=True,
+    )
+
+    told = [type(result) for result in results]
+    assert told == [LookupError, LookupError, type(None), LookupError, type(None)]
+    assert await read(database) == {"c", "e"}
+
+
 async def test_change_that_could_wait_fails_for_its_own_block_only(database: Database) -> None:
     await write(database, "a")
     results = await asyncio.gather(
@@ -206,6 +248,25 @@ async def test_rows_that_waited_and_cannot_be_written_fail_for_all_and_leave_not
     assert all(isinstance(result, Exception) for result in results)
     assert expires_at == START
     assert len(await read(database)) == 1 + rows
+
+
+async def test_rows_that_the_database_refuses_at_the_end_keep_nobody_from_writing(
+    database: Database,
+) -> None:
+    """The statement that failed has the lock for as long as somebody has its cursor."""
+    row = {"token_hash": b"a", "created_at": START, "expires_at": START}
+
+    async def add() -> None:
+        async with database.writing() as connection:
+            await postpone(connection, ADD, [row])
+
+    await write(database, "a")
+    with pytest.raises(sa.exc.IntegrityError):
+        await add()
+    async with asyncio.timeout(5):
+        await write(database, "b")
+
+    assert await read(database) == {"a", "b"}
 
 
 async def test_transaction_that_the_database_undid_fails_for_all_of_it(database: Database) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,12 +15,15 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul_api.db.block import Change, change, execute_soon, postpone
 from backhaul_api.db.changes import touch
 from backhaul_api.db.engine import Database
-from backhaul_api.db.statements import constant, postpone
-from backhaul_api.db.tables import events, jobs, setup_tokens
+from backhaul_api.db.statements import constant
+from backhaul_api.db.tables import events, hosts, job_log, jobs, setup_tokens
 from backhaul_api.db.types import Moment
+from backhaul_api.errors import LostRaceError
 from backhaul_api.services import Services
 
 MOMENT = datetime(2026, 7, 1, 12, 30, 15, 250, tzinfo=timezone(timedelta(hours=2)))
@@ -283,6 +288,211 @@ async def test_value_that_cannot_wait_is_its_own_blocks_trouble(database: Databa
     async with database.reading() as connection:
         found = (await connection.execute(BY_HASHES, {"hashes": [b"a", b"b", b"c"]})).all()
     assert [one.token_hash for one in found] == [b"a", b"c"]
+
+
+@cache
+def build_update(dialect: str, names: tuple[str, ...]) -> sa.Update:
+    """Build what changes a host; its schedule version stands for a revision."""
+    columns = hosts.c
+    values: dict[str, Any] = {name: sa.bindparam(name, type_=columns[name].type) for name in names}
+    times = sa.bindparam("times", type_=sa.Integer)
+    statement = (
+        sa.update(hosts)
+        .where(
+            columns.id == sa.bindparam("which"),
+            columns.schedule_version == sa.bindparam("was_revision"),
+        )
+        .values({**values, "schedule_version": columns.schedule_version + times})
+    )
+    return constant(statement.returning(columns.id) if dialect == "postgresql" else statement)
+
+
+def build_lost(ids: Sequence[UUID]) -> LostRaceError:
+    return LostRaceError(f"lost {sorted(id_.int for id_ in ids)}")
+
+
+def change_of(number: int, *, was: int = 0, **values: Any) -> Change:
+    return Change(build_update, UUID(int=number), was, values, build_lost)
+
+
+async def change_all(connection: AsyncConnection, *changes: Change) -> None:
+    for one in changes:
+        await change(connection, one)
+
+
+SET_NAME = constant(
+    sa.update(hosts).where(hosts.c.id == sa.bindparam("which")).values(name=sa.bindparam("to"))
+)
+
+
+@pytest.fixture
+async def three(database: Database) -> list[int]:
+    """Three hosts, by their numbers."""
+    numbers = [1, 2, 3]
+    async with database.writing() as connection:
+        await connection.execute(
+            sa.insert(hosts),
+            [
+                {
+                    "id": UUID(int=number),
+                    "name": f"host-{number}",
+                    "labels": {},
+                    "facts": {},
+                    "public_key": bytes(32),
+                    "token_hash": bytes([number]),
+                    "enrolled_at": MOMENT,
+                }
+                for number in numbers
+            ],
+        )
+    return numbers
+
+
+async def read_hosts(connection: AsyncConnection) -> dict[int, tuple[str, int]]:
+    """Read the names and revisions."""
+    rows = await connection.execute(sa.select(hosts))
+    return {row.id.int: (row.name, row.schedule_version) for row in rows}
+
+
+async def read(database: Database) -> dict[int, tuple[str, int]]:
+    async with database.reading() as connection:
+        return await read_hosts(connection)
+
+
+UNCHANGED = {number: (f"host-{number}", 0) for number in (1, 2, 3)}
+
+
+async def test_changes_are_written_together_before_anything_is_asked(
+    database: Database, three: list[int]
+) -> None:
+    told: list[str] = []
+
+    def tell(_connection: Any, _cursor: Any, text: str, *_: Any) -> None:
+        told.append(text)
+
+    async with database.writing() as connection:
+        sa.event.listen(database.sync_engine, "before_cursor_execute", tell)
+        await change_all(connection, *(change_of(one, name=f"new-{one}") for one in three))
+        seen = await read_hosts(connection)
+        sa.event.remove(database.sync_engine, "before_cursor_execute", tell)
+
+    assert seen == {number: (f"new-{number}", 1) for number in three}
+    assert [text.split()[0] for text in told] == ["UPDATE", "SELECT"]
+
+
+async def test_row_that_is_changed_twice_is_written_once_with_all_of_it(
+    database: Database, three: list[int]
+) -> None:
+    async with database.writing() as connection:
+        await change(connection, change_of(1, name="a", last_seen_at=MOMENT))
+        # What it is now stands nowhere but in what is yet to be written.
+        await change(connection, change_of(1, was=1, name="b"))
+        await change(connection, change_of(1, was=2, last_backup_at=MOMENT))
+    async with database.reading() as connection:
+        row = (await connection.execute(sa.select(hosts).where(hosts.c.id == UUID(int=1)))).one()
+
+    utc = MOMENT.astimezone(UTC)
+    assert (row.name, row.schedule_version) == ("b", 3)
+    assert (row.last_seen_at, row.last_backup_at) == (utc, utc)
+
+
+@pytest.mark.parametrize("others", [[], [2, 3]])
+async def test_change_of_a_row_that_is_not_as_it_was_read_undoes_the_block(
+    database: Database, three: list[int], others: list[int]
+) -> None:
+    changes = [change_of(one, name=f"new-{one}") for one in others]
+    with pytest.raises(LostRaceError, match=r"lost \[1"):
+        async with database.writing() as connection:
+            await change_all(connection, change_of(1, was=7, name="new"), *changes)
+
+    assert await read(database) == UNCHANGED
+
+
+async def test_second_change_of_what_a_row_was_before_the_first_is_lost(
+    database: Database, three: list[int]
+) -> None:
+    with pytest.raises(LostRaceError):
+        async with database.writing() as connection:
+            await change_all(connection, change_of(1, name="a"), change_of(1, name="b"))
+
+    assert await read(database) == UNCHANGED
+
+
+async def test_value_that_cannot_be_changed_to_is_told_to_whoever_gave_it(
+    database: Database, three: list[int]
+) -> None:
+    naive = MOMENT.replace(tzinfo=None)
+    async with database.writing() as connection:
+        await change(connection, change_of(1, last_seen_at=MOMENT))
+        with pytest.raises(sa.exc.StatementError):
+            await change(connection, change_of(2, last_seen_at=naive))
+        await change(connection, change_of(3, name="new"))
+
+    assert await read(database) == {1: ("host-1", 1), 2: ("host-2", 0), 3: ("new", 1)}
+
+
+async def test_changes_are_undone_with_their_savepoint_and_kept_without(
+    database: Database, three: list[int]
+) -> None:
+    lost = change_of(3, name="lost"), change_of(4, name="lost")
+    async with database.writing() as connection:
+        await change(connection, change_of(1, name="kept"))
+        with suppress(LookupError):
+            async with connection.begin_nested():
+                await change(connection, change_of(2, name="undone"))
+                await execute_soon(connection, SET_NAME, {"which": UUID(int=2), "to": "undone"})
+                raise LookupError
+        with pytest.raises(LostRaceError):
+            async with connection.begin_nested():
+                await change_all(connection, *lost)
+        async with connection.begin_nested():
+            await execute_soon(connection, SET_NAME, {"which": UUID(int=3), "to": "soon"})
+
+    assert await read(database) == {1: ("kept", 1), 2: ("host-2", 0), 3: ("soon", 0)}
+
+
+async def test_what_is_executed_soon_comes_after_the_changes_and_before_the_rest(
+    database: Database, three: list[int]
+) -> None:
+    async with database.writing() as connection:
+        for number in (1, 2):
+            row = {"which": UUID(int=number), "to": f"soon-{number}"}
+            await execute_soon(connection, SET_NAME, row)
+        await change(connection, change_of(1, name="changed"))
+        seen = await read_hosts(connection)
+
+    assert seen == {1: ("soon-1", 1), 2: ("soon-2", 0), 3: ("host-3", 0)}
+
+
+async def test_row_may_refer_to_one_that_was_postponed_before(
+    database: Database, three: list[int]
+) -> None:
+    """One row, and then two: PostgreSQL is given them in different ways."""
+    job_id = UUID(int=1)
+    job = {
+        "id": job_id,
+        "host_id": UUID(int=1),
+        "kind": "backup",
+        "state": "queued",
+        "arguments": {},
+        "actor_kind": "system",
+        "created_at": MOMENT,
+    }
+    lines = [
+        {"job_id": job_id, "attempt": 1, "seq": seq, "at": MOMENT, "stream": "stdout", "text": "a"}
+        for seq in range(2)
+    ]
+    async with database.writing() as connection:
+        await postpone(connection, ADD_JOB, [job], outlasts_block=False)
+        await postpone(connection, ADD_LINES, lines, outlasts_block=False)
+    async with database.reading() as connection:
+        count = await connection.scalar(sa.select(sa.func.count()).select_from(job_log))
+
+    assert count == 2
+
+
+ADD_JOB = constant(sa.insert(jobs))
+ADD_LINES = constant(sa.insert(job_log))
 
 
 @given(moment=st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-11))])))

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.accounts import AuditEntry
-from backhaul_api.db.statements import constant, postpone
+from backhaul_api.db.block import postpone
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import audit_log
 from backhaul_api.events import store as events
 from backhaul_api.identity import Actor

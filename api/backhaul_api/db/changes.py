@@ -13,7 +13,7 @@ told from the new ones by their ids.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -84,6 +84,16 @@ def take_touched(connection: HasInfo) -> Touched:
     """Take what was touched since the last call."""
     touched: Touched = connection.info.pop(_TOUCHED, {})
     return touched
+
+
+def join(touched: Sequence[Touched]) -> Touched:
+    """Join what several blocks of one transaction have touched."""
+    first, *others = touched
+    joined = dict(first)
+    for one in others:
+        for topic, news in one.items():
+            joined[topic] = None if topic in joined else news
+    return joined
 
 
 async def write(connection: HasLast, topics: Iterable[UUID]) -> Row:

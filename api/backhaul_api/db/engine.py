@@ -114,9 +114,9 @@ class Database:
             self.on_changes(touched)
 
     def _tell(self, committed: Iterable[SqliteConnection]) -> None:
-        for connection in committed:
-            if touched := changes.take_touched(connection):
-                self.on_changes(touched)
+        touched = [changes.take_touched(connection) for connection in committed]
+        if any(touched):
+            self.on_changes(changes.join(touched))
 
     def read_mark(self) -> int | None:
         """Read what is another number once another program has left its mark.

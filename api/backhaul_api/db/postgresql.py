@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cache
 from typing import Any, Self, TypeVar
@@ -24,14 +24,8 @@ import asyncpg  # type: ignore[import-untyped]
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from backhaul_api.db.statements import (
-    Changed,
-    Executing,
-    Statements,
-    group,
-    only_adds,
-    wrap,
-)
+from backhaul_api.db.block import Executing, group, only_adds
+from backhaul_api.db.statements import Changed, Ready, Statements, wrap
 from backhaul_api.settings import Settings
 
 T = TypeVar("T")
@@ -53,24 +47,34 @@ class PostgresqlConnection(Executing):
     def __init__(self, link: _Link, statements: Statements) -> None:
         super().__init__(statements)
         self._link = link
-        self.dialect = link.connection.dialect
         self.info: dict[Any, Any] = {}
 
+    @property
+    def dialect(self) -> sa.Dialect:
+        return self._link.connection.dialect
+
     async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        if self.has_changes:
+            await self.write_changes()
         ready = self._statements.find(statement, parameters)
         if ready is None:
             return await self._link.connection.execute(statement, parameters)
         driver = self._link.driver
         if isinstance(parameters, list):
-            many = ready.bind_all(parameters)
-            with self._link.running(ready.text, many):
-                await driver.executemany(ready.text, many)
-            return Changed(-1)  # it does not tell
+            return await self.execute_many(ready, ready.bind_all(parameters))
         values = ready.bind(parameters or {})
         with self._link.running(ready.text, values):
             if ready.gives_rows:
                 return ready.build_result(await driver.fetch(ready.text, *values))
             return Changed(_count(await driver.execute(ready.text, *values)))
+
+    async def execute_many(self, ready: Ready, many: list[tuple[Any, ...]]) -> Any:
+        driver = self._link.driver
+        with self._link.running(ready.text, many):
+            if ready.gives_rows:
+                return ready.build_result(await driver.fetchmany(ready.text, many))
+            await driver.executemany(ready.text, many)
+        return Changed(-1)  # it does not tell
 
     async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
         return await self._link.connection.exec_driver_sql(statement, parameters)
@@ -82,7 +86,7 @@ class PostgresqlConnection(Executing):
         return await self._link.connection.get_raw_connection()
 
     def begin_nested(self) -> _Savepoint:
-        return _Savepoint(self._link, self.postponed)
+        return _Savepoint(self, self._link)
 
     async def execute_last(self, statement: sa.Executable, parameters: Any) -> Any:
         """Execute the last statement of a transaction, a constant one that gives rows, and on the
@@ -99,13 +103,12 @@ class PostgresqlConnection(Executing):
         """Write what can wait no longer."""
         texts, values = await self._write_what_is_many()
         if texts:
-            text = _join(texts)
-            with self._link.running(text, tuple(values)):
-                await self._link.driver.execute(text, *values)
+            await self._execute_joined(texts, values)
 
     async def _write_what_is_many(self) -> tuple[tuple[str, ...], list[Any]]:
-        """Write what was postponed, but for single rows, which one statement can insert together;
-        gives their texts and values."""
+        """Write what waits, but for single rows, which one statement can insert together; gives
+        their texts and values."""
+        await self.write_changes()
         texts: list[str] = []
         joined: list[Any] = []
         postponed, self.postponed = self.postponed, []
@@ -114,13 +117,22 @@ class PostgresqlConnection(Executing):
             if len(many) == 1 and only_adds(text):
                 texts.append(text)
                 joined += many[0]
-            else:
-                if not only_adds(text):
-                    # In one order, so that two who change several rows cannot wait for each other.
-                    many.sort(key=repr)
-                with self._link.running(text, many):
-                    await self._link.driver.executemany(text, many)
+                continue
+            if texts:
+                # In their order: a row may refer to one that was added before.
+                await self._execute_joined(texts, joined)
+                texts, joined = [], []
+            if not only_adds(text):
+                # In one order, so that two who change several rows cannot wait for each other.
+                many.sort(key=repr)
+            with self._link.running(text, many):
+                await self._link.driver.executemany(text, many)
         return tuple(texts), joined
+
+    async def _execute_joined(self, texts: Sequence[str], values: Sequence[Any]) -> None:
+        text = _join(tuple(texts))
+        with self._link.running(text, tuple(values)):
+            await self._link.driver.execute(text, *values)
 
 
 class Postgresql:
@@ -357,20 +369,30 @@ class _Link:
 class _Savepoint:
     """A savepoint for one block. PostgreSQL finds the innermost one of a name."""
 
-    def __init__(self, link: _Link, postponed: list[Any]) -> None:
+    def __init__(self, connection: PostgresqlConnection, link: _Link) -> None:
+        self._connection = connection
         self._link = link
-        self._postponed = postponed
-        self._kept = len(postponed)
+        self._kept = len(connection.postponed)
 
     async def __aenter__(self) -> Self:
+        await self._connection.write_changes()
         await self._link.run("SAVEPOINT block")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            await self._link.run("RELEASE block")
+        if kind is not None:
+            await self._undo(kind)
             return
-        del self._postponed[self._kept :]
+        try:
+            await self._connection.write_changes()
+        except BaseException as error:
+            await self._undo(type(error))
+            raise
+        await self._link.run("RELEASE block")
+
+    async def _undo(self, kind: type[BaseException]) -> None:
+        self._connection.forget_changes()
+        del self._connection.postponed[self._kept :]
         if issubclass(kind, Exception) and not self._link.driver.is_closed():
             await self._link.run("ROLLBACK TO block; RELEASE block")
 

@@ -6,8 +6,9 @@ at a time, and a read that has run for `READ_LIMIT_S` in vain, which is begun ag
 
 Writers take turns at one connection, and what has queued up while a commit waited for the disk is
 committed together: one fsync for all of it (`synchronous=FULL`: a commit means that the row is on
-disk). Each is a savepoint of its own, so one that fails undoes nothing of its neighbours, and none
-goes on before the disk has its rows.
+disk). Each but the first is a savepoint of its own, so one that fails undoes nothing of its
+neighbours, and none goes on before the disk has its rows. The first one that fails undoes the
+transaction, in which there is nothing else yet.
 """
 
 from __future__ import annotations
@@ -26,15 +27,8 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from backhaul_api.db.statements import (
-    Changed,
-    Executing,
-    Ready,
-    Statements,
-    group,
-    only_adds,
-    wrap,
-)
+from backhaul_api.db.block import Executing, Postponed, group
+from backhaul_api.db.statements import Changed, Ready, Statements, wrap
 from backhaul_api.errors import NotReadyError
 
 log = logging.getLogger(__name__)
@@ -72,10 +66,15 @@ class SqliteConnection(Executing):
         self._sync = sync
         self._driver = _driver_of(sync)
         self._threads = threads
-        self.dialect = sync.dialect
         self.info: dict[Any, Any] = {}
 
+    @property
+    def dialect(self) -> sa.Dialect:
+        return self._sync.dialect
+
     async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any:
+        if self.has_changes:
+            await self.write_changes()
         ready = self._statements.find(statement, parameters)
         if ready is None:
             work = partial(self._sync.execute, statement, parameters)
@@ -93,13 +92,17 @@ class SqliteConnection(Executing):
                 raise
         return await self._run(work)
 
+    async def execute_many(self, ready: Ready, many: list[tuple[Any, ...]]) -> Any:
+        work = partial(self._execute_bound, ready, many)
+        return await self._run(work) if len(many) >= MANY_ROWS else work()
+
     def _execute(self, ready: Ready, parameters: Any) -> Any:
         """Execute a constant statement."""
-        values: Any = (
-            ready.bind_all(parameters)
-            if isinstance(parameters, list)
-            else ready.bind(parameters or {})
-        )
+        if isinstance(parameters, list):
+            return self._execute_bound(ready, ready.bind_all(parameters))
+        return self._execute_bound(ready, ready.bind(parameters or {}))
+
+    def _execute_bound(self, ready: Ready, values: tuple[Any, ...] | list[tuple[Any, ...]]) -> Any:
         cursor = _run(self._sync, self._driver, ready.text, values)
         return ready.build_result(cursor.rows) if ready.gives_rows else Changed(cursor.rowcount)
 
@@ -110,17 +113,18 @@ class SqliteConnection(Executing):
         return work(self._sync, *arguments)
 
     def begin_nested(self) -> _Savepoint:
-        return _Savepoint(self._driver, self.postponed)
+        return _Savepoint(self, self._driver)
 
-    async def write_changes(self) -> None:
-        """Write what was postponed, but for rows that are only added: the next block of the same
-        transaction may read what it changes."""
-        changes = [one for one in self.postponed if not only_adds(one[0])]
-        if changes:
-            self.postponed[:] = [one for one in self.postponed if only_adds(one[0])]
-            await self.write_postponed(changes)
+    async def finish(self) -> None:
+        """Write at the end of the block what waits and may be read by the next block of the same
+        transaction."""
+        await self.write_changes()
+        due = [one for one in self.postponed if not one.outlasts_block]
+        if due:
+            self.postponed[:] = [one for one in self.postponed if one.outlasts_block]
+            await self.write_postponed(due)
 
-    async def write_postponed(self, postponed: Iterable[tuple[str, tuple[Any, ...]]]) -> None:
+    async def write_postponed(self, postponed: Iterable[Postponed]) -> None:
         """Write what can wait no longer."""
         for text, values in group(postponed).items():
             work = partial(_run, self._sync, self._driver, text, values)
@@ -175,6 +179,10 @@ class Sqlite:
         configure_sqlite(connection, busy_timeout_ms=BUSY_TIMEOUT_MS)
         # See `_tidy`.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        # A savepoint keeps a copy of each page that is changed after it. Those of many blocks would
+        # go into a temporary file, and take longer than all the rest of a block. What readers sort
+        # is little: lists come in the order of an index.
+        connection.execute("PRAGMA temp_store = MEMORY")
         connection.watch()
         return connection
 
@@ -216,7 +224,7 @@ class Sqlite:
             finally:
                 timer.cancel()
             yield connection
-            await connection.write_changes()
+            await connection.finish()
             turn.end(is_good=True)
         finally:
             turn.end(is_good=False)
@@ -261,7 +269,8 @@ class Sqlite:
         done: list[_Turn] = []
         try:
             while self._queue and len(done) < MAX_TOGETHER:
-                await self._give_turn(sync, self._queue.popleft(), done)
+                if not await self._give_turn(sync, self._queue.popleft(), done):
+                    break
             if done:
                 await self._write_postponed(sync, done)
                 await self._commit(sync)
@@ -296,14 +305,16 @@ class Sqlite:
             raise
         return sync
 
-    async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> None:
+    async def _give_turn(self, sync: sa.Connection, turn: _Turn, done: list[_Turn]) -> bool:
+        """Let one block write; false if the transaction is of no use for others after it."""
         driver = _driver_of(sync)
         connection = SqliteConnection(sync, self._statements, self._writing_thread)
-        savepoint = connection.begin_nested()
+        savepoint = connection.begin_nested() if done else None
         if not turn.grant(connection):
-            return
+            return True
         try:
-            savepoint.begin()
+            if savepoint is not None:
+                savepoint.begin()
         except BaseException as error:
             turn.fail(error)
             raise
@@ -311,21 +322,23 @@ class Sqlite:
         if is_good:
             # It waits for its commit from here on, or for what goes wrong before that.
             done.append(turn)
-        if driver.in_transaction:
-            if is_good:
-                savepoint.release()
-            else:
-                savepoint.undo()
-        else:
+        if not driver.in_transaction:
             # A full disk, say, undoes the whole transaction by itself.
             raise NotReadyError(
                 "The database has undone the transaction. Try again in a few seconds."
             )
+        if savepoint is None:
+            return is_good
+        if is_good:
+            savepoint.release()
+        else:
+            savepoint.undo()
+        return True
 
     async def _write_postponed(self, sync: sa.Connection, done: Iterable[_Turn]) -> None:
         """Write what the blocks of a transaction have left to its end."""
         connection = SqliteConnection(sync, self._statements, self._writing_thread)
-        await connection.write_postponed(row for turn in done for row in turn.connection.postponed)
+        await connection.write_postponed(one for turn in done for one in turn.connection.postponed)
 
     def _tidy(self) -> None:
         """Have a thread write now and then what was committed from SQLite's log into its file.
@@ -398,10 +411,10 @@ class _Turn:
 class _Savepoint:
     """A savepoint for one block. SQLite finds the innermost one of a name."""
 
-    def __init__(self, driver: _Driver, postponed: list[Any]) -> None:
+    def __init__(self, connection: SqliteConnection, driver: _Driver) -> None:
+        self._connection = connection
         self._driver = driver
-        self._postponed = postponed
-        self._kept = len(postponed)
+        self._kept = len(connection.postponed)
 
     def begin(self) -> None:
         self._driver.execute("SAVEPOINT block")
@@ -410,20 +423,27 @@ class _Savepoint:
         self._driver.execute("RELEASE block")
 
     def undo(self) -> None:
-        del self._postponed[self._kept :]
+        self._connection.forget_changes()
+        del self._connection.postponed[self._kept :]
         if self._driver.in_transaction:
             self._driver.execute("ROLLBACK TO block")
             self.release()
 
     async def __aenter__(self) -> Self:
+        await self._connection.write_changes()
         self.begin()
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.release()
-        else:
+        if kind is not None:
             self.undo()
+            return
+        try:
+            await self._connection.write_changes()
+        except BaseException:
+            self.undo()
+            raise
+        self.release()
 
 
 class _Cursor(sqlite3.Cursor):
@@ -527,7 +547,11 @@ def _driver_of(sync: sa.Connection) -> _Driver:
 
 
 def _close(sync: sa.Connection) -> None:
-    """Close without a word to the database: whatever was not committed is undone by that."""
+    """Close: whatever was not committed is undone by that."""
+    with suppress(sqlite3.Error):
+        # Else a statement that failed would keep the connection, and its lock, until nobody has its
+        # cursor any more.
+        _driver_of(sync).rollback()
     _driver_of(sync).close()
     sync.invalidate()
     sync.close()

@@ -15,17 +15,14 @@ tests see what was asked.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine.result import SimpleResultMetaData
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 StatementT = TypeVar("StatementT", bound=sa.Executable)
-T = TypeVar("T")
 
 Convert = Callable[[Any], Any]
 Parameters = Mapping[str, Any]
@@ -55,6 +52,10 @@ class Rows:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._rows)
+
+    @property
+    def rowcount(self) -> int:
+        return len(self._rows)
 
     def all(self) -> list[Any]:
         return self._rows
@@ -86,31 +87,6 @@ class Changed:
 
     def __init__(self, rowcount: int) -> None:
         self.rowcount = rowcount
-
-
-class Executing(ABC):
-    """What SQLAlchemy's `AsyncConnection` makes of its `execute`; and what can wait, see
-    `postpone`."""
-
-    def __init__(self, statements: Statements) -> None:
-        self._statements = statements
-        self.postponed: list[tuple[str, tuple[Any, ...]]] = []
-        """Texts and values of what is to be written at the end."""
-
-    @abstractmethod
-    async def execute(self, statement: sa.Executable, parameters: Any = None) -> Any: ...
-
-    def postpone(self, statement: sa.Executable, rows: Sequence[Parameters]) -> None:
-        ready = self._statements.find(statement, rows)
-        assert ready is not None  # noqa: S101 (only constant statements wait)
-        # Converted now: what is wrong with a value is its own transaction's trouble.
-        self.postponed += [(ready.text, values) for values in ready.bind_all(rows)]
-
-    async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        return (await self.execute(statement, parameters)).scalar()
-
-    async def scalars(self, statement: sa.Executable, parameters: Any = None) -> Any:
-        return (await self.execute(statement, parameters)).scalars()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +135,20 @@ class Ready:
             raise self._explain(error) from error
         return list(zip(*columns, strict=True))
 
+    def convert(self, parameters: Parameters) -> dict[str, Any]:
+        """Convert the parameters of one execution, for `arrange`. Raises as `bind` does."""
+        try:
+            return {
+                name: parameters[name] if convert is None else convert(parameters[name])
+                for name, convert in self._binds
+            }
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def arrange(self, converted: Parameters) -> tuple[Any, ...]:
+        """Put values that are converted in the order of the text."""
+        return tuple([converted[name] for name, _ in self._binds])
+
     def build_result(self, rows: Iterable[Any]) -> Rows:
         """Build the result out of the driver's rows."""
         metadata = self._metadata
@@ -176,33 +166,6 @@ class Ready:
             # The rest repeats one of them, which means the same: see `_round_up`.
             padded = [*values, *values[-1:] * (len(singles) - len(values))]
             yield from zip(singles, padded, strict=True)
-
-
-async def postpone(
-    connection: AsyncConnection, statement: sa.Executable, rows: Sequence[Parameters]
-) -> None:
-    """Execute a constant statement for each of the rows, but at the end of the block that writes
-    and together with others: for what nobody in it reads, like entries of a log. What is only added
-    waits for the end of the transaction, which may have further blocks."""
-    if not rows:
-        return
-    if isinstance(connection, Executing):
-        connection.postpone(statement, rows)
-    else:
-        await connection.execute(statement, list(rows))
-
-
-def only_adds(text: str) -> bool:
-    """Tell whether a statement inserts rows and changes none."""
-    return text.startswith("INSERT")
-
-
-def group(postponed: Iterable[tuple[str, T]]) -> dict[str, list[T]]:
-    """Put what is to be written in the same way together, in its order."""
-    grouped: dict[str, list[T]] = {}
-    for text, values in postponed:
-        grouped.setdefault(text, []).append(values)
-    return grouped
 
 
 def wrap(error: Exception, text: str, dialect: sa.Dialect, *, is_lost: bool = False) -> Exception:

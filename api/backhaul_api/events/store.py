@@ -14,14 +14,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.events import Event
 from backhaul.wire.jobs import Job
+from backhaul_api.db.block import postpone
 from backhaul_api.db.changes import EVENTS, touch
-from backhaul_api.db.statements import constant, postpone
+from backhaul_api.db.rows import build_struct
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import events
 from backhaul_api.db.transactions import CURRENT_TRANSACTION, NEXT_TRANSACTION, OLDEST_RUNNING
 from backhaul_api.identity import Actor
@@ -145,10 +146,7 @@ async def fetch_between(
         sa.select(events).where(_as_row(after) < _ORDER, _as_row(end) >= _ORDER), filters
     ).order_by(events.c.transaction_id, events.c.id)
     rows = await connection.execute(query.limit(limit))
-    return [
-        (Position(row.transaction_id, row.id), msgspec.convert(row, Event, from_attributes=True))
-        for row in rows
-    ]
+    return [(Position(row.transaction_id, row.id), build_struct(row, Event)) for row in rows]
 
 
 async def settle(connection: AsyncConnection) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from backhaul.wire.job_batches import CreatedJobs, CreateJobs
 from backhaul.wire.jobs import Job
-from backhaul.wire.kinds import JobRequest
+from backhaul.wire.kinds import JobKind, JobRequest, kind_of
 from backhaul_api.audit.store import record
 from backhaul_api.idempotency import Once
 from backhaul_api.identity import Actor
 from backhaul_api.jobs import batch, store, targets
 from backhaul_api.kinds.order import Order, Sources
-from backhaul_api.names import named_in
 from backhaul_api.polling.handover import offer
 from backhaul_api.services import Services
+
+_ONE_AT_A_TIME = {JobKind.INIT, JobKind.CHECK, JobKind.COPY}
+"""Kinds whose plans look at other jobs of the repository, or lock a second one."""
 
 
 async def create(services: Services, actor: Actor, data: JobRequest, once: Once) -> Job:
@@ -27,11 +29,12 @@ async def create(services: Services, actor: Actor, data: JobRequest, once: Once)
     async with services.database.writing() as connection:
         if (made := await once.recall(connection, Job)) is not None:
             return made
-        # Locked, so that the host is not removed while it gets the job.
-        with named_in("host"):
-            host = await targets.fetch_present_host(connection, data.host)
-        with named_in("repository"):
-            repository = await targets.fetch_present_repository(connection, data.repository)
+        host, repository = await targets.fetch_targets(
+            connection,
+            host=data.host,
+            repository=data.repository,
+            is_one_at_a_time=kind_of(data) in _ONE_AT_A_TIME,
+        )
         order = Order(
             connection=connection,
             now=now,

@@ -11,8 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobLogPage, LogLine, NumberedLogLine
-from backhaul_api.db.tables import job_log, jobs
-from backhaul_api.errors import LogGapError, LostRaceError
+from backhaul_api.db.block import postpone
+from backhaul_api.db.rows import build_struct
+from backhaul_api.db.statements import constant
+from backhaul_api.db.tables import job_log
+from backhaul_api.errors import LogGapError
 from backhaul_api.jobs import store
 from backhaul_api.paging import decode_cursor, encode_cursor
 
@@ -43,9 +46,10 @@ async def append(
     new = lines[job.log_lines - seq :]
     if not new:
         return 0
-    await _count(connection, job, by=len(new), now=now)
-    await connection.execute(
-        sa.insert(job_log),
+    await store.count_lines(connection, job, by=len(new), now=now)
+    await postpone(
+        connection,
+        _INSERT,
         [
             {
                 "job_id": job.id,
@@ -57,6 +61,7 @@ async def append(
             }
             for number, line in enumerate(new, start=job.log_lines)
         ],
+        outlasts_block=False,  # a job whose lines are there already is no trouble of others
     )
     return len(new)
 
@@ -92,9 +97,7 @@ async def fetch_page(
         .limit(limit + 1)
     )
     rows = (await connection.execute(query)).all()
-    lines = tuple(
-        msgspec.convert(row, NumberedLogLine, from_attributes=True) for row in rows[:limit]
-    )
+    lines = tuple(build_struct(row, NumberedLogLine) for row in rows[:limit])
     if lines:
         attempt, seq = lines[-1].attempt, lines[-1].seq + 1
     return JobLogPage(
@@ -112,20 +115,4 @@ def cap(text: str) -> str:
     return f"{text[:MAX_LINE_LENGTH]} … [{len(text) - MAX_LINE_LENGTH} more characters cut]"
 
 
-async def _count(connection: AsyncConnection, job: Job, *, by: int, now: datetime) -> None:
-    changed = await connection.execute(
-        sa.update(jobs)
-        .where(
-            jobs.c.id == job.id,
-            jobs.c.attempt == job.attempt,
-            jobs.c.log_lines == job.log_lines,
-        )
-        .values(
-            log_lines=job.log_lines + by,
-            # restic says something, so it works.
-            progressed_at=now,
-            revision=jobs.c.revision + 1,
-        )
-    )
-    if changed.rowcount != 1:
-        raise LostRaceError(f"Job {job.id}: somebody else is writing its log.")
+_INSERT = constant(sa.insert(job_log))

@@ -32,8 +32,10 @@ from backhaul.wire.jobs import (
 from backhaul.wire.jobs import move as find_move
 from backhaul.wire.kinds import Arguments, JobKind, kind_of
 from backhaul.wire.kinds.base import EXCLUSIVE_KINDS
+from backhaul_api.db.block import Change, change, postpone
 from backhaul_api.db.changes import touch
-from backhaul_api.db.statements import constant, postpone
+from backhaul_api.db.rows import build_struct
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, job_events, jobs, repositories, schedules
 from backhaul_api.errors import IllegalJobMoveError, LostRaceError, NotFoundError
 from backhaul_api.events import store as events
@@ -103,10 +105,12 @@ async def insert(connection: AsyncConnection, new: NewJob, *, now: datetime) -> 
 async def insert_for(
     connection: AsyncConnection, new: NewJob, *, host: str, repository: str, now: datetime
 ) -> Job:
-    """Insert a queued job, as `insert` does, for a host and a repository whose names are known."""
+    """Insert a queued job, as `insert_many` does, for a host and a repository whose names are
+    known."""
     await insert_many(connection, [new], host_names={new.host_id: host}, now=now)
+    destination = None
     if new.destination_id is not None:
-        return await fetch(connection, new.id)  # it tells the name of its destination, too
+        destination = await connection.scalar(_NAME_OF_REPOSITORY, {"which": new.destination_id})
     return Job(
         id=new.id,
         kind=new.kind,
@@ -115,6 +119,8 @@ async def insert_for(
         host=host,
         repository_id=new.repository_id,
         repository=repository,
+        destination_id=new.destination_id,
+        destination=destination,
         arguments=new.arguments,
         actor_kind=new.actor_kind,
         actor_id=new.actor.id,
@@ -134,11 +140,10 @@ async def insert_many(
     host_names: Mapping[UUID, str],
     now: datetime,
 ) -> None:
-    """Insert queued jobs, as `insert` does each."""
-    if not new:
-        return
+    """Insert queued jobs, as `insert` does each, but only at the end of the block: nobody in it
+    finds them."""
     rows = [_build_row(one, now=now) for one in new]
-    await connection.execute(_INSERT, rows)
+    await postpone(connection, _INSERT, rows, outlasts_block=False)
     _touch_repositories(connection, *new)
     operators = {one.actor.id: one.actor.name for one in new if one.actor_kind is ActorKind.USER}
     await events.append_queued(connection, rows, host_names=host_names, operators=operators, at=now)
@@ -359,7 +364,8 @@ async def move(
 
     Raises:
         IllegalJobMoveError: the table has no such move.
-        LostRaceError: the job is no longer in the state in which it was read.
+        LostRaceError: the job was changed since it was read. So may the next statement, or the end
+            of the block.
     """
     try:
         state = find_move(job.state, event)
@@ -409,6 +415,12 @@ async def save_progress(
 ) -> None:
     """Replace the progress. It is no event: only the newest is of use."""
     changes = {"progress": progress, "progressed_at": progressed_at}
+    await _update(connection, job, changes)
+
+
+async def count_lines(connection: AsyncConnection, job: Job, *, by: int, now: datetime) -> None:
+    """Count lines of a job's log that are new. restic says something, so it works."""
+    changes = {"log_lines": job.log_lines + by, "progressed_at": now}
     await _update(connection, job, changes)
 
 
@@ -534,22 +546,27 @@ def _overdue(now: datetime) -> sa.ColumnElement[bool]:
 
 
 async def _update(connection: AsyncConnection, job: Job, changes: dict[str, Any]) -> None:
-    statement = _build_update(tuple(changes))
-    which = {"is_id": job.id, "was_state": job.state}
-    changed = await connection.execute(statement, {**changes, **which})
-    if changed.rowcount != 1:
-        raise LostRaceError(f"Job {job.id} changed meanwhile: it is no longer {job.state}.")
+    how = Change(_build_update, job.id, job.revision, changes, _build_lost)
+    await change(connection, how)
+
+
+def _build_lost(job_ids: Sequence[UUID]) -> LostRaceError:
+    those = ", ".join(map(str, job_ids))
+    which = f"Job {those}" if len(job_ids) == 1 else f"One of the jobs {those}"
+    return LostRaceError(f"{which} changed meanwhile: look at it again.")
 
 
 @cache
-def _build_update(names: tuple[str, ...]) -> sa.Update:
-    """Build the statement that changes these fields of a job in a state. There are few of them."""
+def _build_update(dialect: str, names: tuple[str, ...]) -> sa.Update:
+    """Build the statement that changes these fields of a job. There are few of them."""
     values: dict[str, Any] = {name: sa.bindparam(name, type_=jobs.c[name].type) for name in names}
-    return constant(
+    times = sa.bindparam("times", type_=sa.Integer)
+    statement = (
         sa.update(jobs)
-        .where(jobs.c.id == sa.bindparam("is_id"), jobs.c.state == sa.bindparam("was_state"))
-        .values({**values, "revision": jobs.c.revision + 1})
+        .where(jobs.c.id == sa.bindparam("which"), jobs.c.revision == sa.bindparam("was_revision"))
+        .values({**values, "revision": jobs.c.revision + times})
     )
+    return constant(statement.returning(jobs.c.id) if dialect == "postgresql" else statement)
 
 
 async def _fetch_one(
@@ -580,6 +597,9 @@ _SELECT = sa.select(
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it. SQLite has one
 # writer and ignores the locks.
 _INSERT = constant(sa.insert(jobs))
+_NAME_OF_REPOSITORY = constant(
+    sa.select(repositories.c.name).where(repositories.c.id == sa.bindparam("which"))
+)
 _INSERT_EVENT = constant(sa.insert(job_events))
 _NOTE_BACKUP = constant(
     sa.update(hosts)
@@ -626,4 +646,4 @@ _NEXT = constant(
 
 
 def _build(row: Any) -> Job:
-    return msgspec.convert(row, Job, from_attributes=True)
+    return build_struct(row, Job)

@@ -18,6 +18,7 @@ from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, repositories, schedules, snapshots
 from backhaul_api.errors import ConflictError, InvalidError, NotFoundError
 from backhaul_api.jobs import store
+from backhaul_api.names import named_in
 
 _KEYS_AT_ONCE = 1000
 
@@ -73,42 +74,44 @@ async def find_schedule(connection: AsyncConnection, schedule_id: UUID) -> UUID:
     return schedule_id
 
 
-async def fetch_present_host(connection: AsyncConnection, reference: str) -> TargetHost:
-    """Fetch a host that can be given a job, and lock it.
-
-    Raises:
-        NotFoundError: there is none, or it was removed.
-    """
-    row = await _fetch_present(connection, _PRESENT_HOST, "host", reference)
-    return TargetHost(row.id, row.name, row.public_key)
-
-
 async def fetch_present_hosts(
     connection: AsyncConnection, keys: Iterable[UUID | str]
 ) -> dict[UUID | str, TargetHost]:
     """Fetch and lock those of the hosts that there are, each by an id or a name: see `build_key`.
     Gives each by both."""
-    found: dict[UUID | str, TargetHost] = {}
     wanted = set(keys)
     ids = {key for key in wanted if isinstance(key, UUID)}
-    named = (key for key in wanted if isinstance(key, str))
-    for names in in_parts(named, _KEYS_AT_ONCE):
-        ids.update(await connection.scalars(_IDS, {"names": names}))
-    # In one order, so that two who want several cannot wait for each other.
+    rows: list[Any] = []
+    for names in in_parts((key for key in wanted if isinstance(key, str)), _KEYS_AT_ONCE):
+        rows += await connection.execute(_NAMED_HOSTS, {"names": names})
+    if connection.dialect.name == "postgresql":
+        # In one order, so that two who want several cannot wait for each other. SQLite has one
+        # writer.
+        ids.update(row.id for row in rows)
+        rows.clear()
     for some in in_parts(sorted(ids), _KEYS_AT_ONCE):
-        for row in await connection.execute(_PRESENT_HOSTS, {"ids": some}):
-            host = TargetHost(row.id, row.name, row.public_key)
-            found[host.id] = found[host.name] = host
+        rows += await connection.execute(_PRESENT_HOSTS, {"ids": some})
+    found: dict[UUID | str, TargetHost] = {}
+    for row in rows:
+        host = TargetHost(row.id, row.name, row.public_key)
+        found[host.id] = found[host.name] = host
     return found
 
 
-async def fetch_present_repository(connection: AsyncConnection, reference: str) -> TargetRepository:
-    """Fetch a repository that can be given a job, and lock it, so that two cannot both be first.
+async def fetch_present_repository(
+    connection: AsyncConnection, reference: str, *, is_shared: bool = False
+) -> TargetRepository:
+    """Fetch a repository that can be given a job, and lock it, so that two cannot both be first;
+    `is_shared` locks it against changes alone.
 
     Raises:
         NotFoundError: there is none, or it was removed.
     """
-    row = await _fetch_present(connection, _PRESENT, "repository", reference)
+    queries = _SHARED if is_shared else _PRESENT
+    return _build_repository(await _fetch_present(connection, queries, "repository", reference))
+
+
+def _build_repository(row: Any) -> TargetRepository:
     return TargetRepository(
         id=row.id,
         name=row.name,
@@ -116,6 +119,32 @@ async def fetch_present_repository(connection: AsyncConnection, reference: str) 
         upkeep_host=row.upkeep_host,
         updated_at=row.updated_at,
     )
+
+
+async def fetch_targets(
+    connection: AsyncConnection, *, host: str, repository: str, is_one_at_a_time: bool
+) -> tuple[TargetHost, TargetRepository]:
+    """Fetch what a job is for, and keep both from being changed or removed until the transaction
+    ends; where jobs are to be made one at a time, also others from making such jobs.
+
+    Raises:
+        InvalidError: one of them does not exist, or was removed.
+    """
+    if not is_one_at_a_time:
+        host_key, key = build_key(host), build_key(repository)
+        query = _BOTH[isinstance(host_key, UUID), isinstance(key, UUID)]
+        wanted = {"wanted_host": host_key, "wanted_repository": key}
+        row = (await connection.execute(query, wanted)).one_or_none()
+        if row is not None:
+            return TargetHost(row.host_id, row.host, row.public_key), _build_repository(row)
+    with named_in("host"):
+        row = await _fetch_present(connection, _SHARED_HOST, "host", host)
+    with named_in("repository"):
+        # Never more than is locked already: two who both wanted more would wait for each other.
+        found = await fetch_present_repository(
+            connection, repository, is_shared=not is_one_at_a_time
+        )
+    return TargetHost(row.id, row.name, row.public_key), found
 
 
 async def refuse_second_init(connection: AsyncConnection, repository: TargetRepository) -> None:
@@ -184,38 +213,50 @@ async def _find(connection: AsyncConnection, table: sa.Table, what: str, referen
     return found
 
 
-_HOST = (
-    sa.select(hosts.c.id, hosts.c.name, hosts.c.public_key)
-    .where(hosts.c.removed_at.is_(None))
-    .with_for_update(key_share=True)
-)
-_PRESENT_HOST = {
-    True: constant(_HOST.where(hosts.c.id == sa.bindparam("wanted"))),
-    False: constant(_HOST.where(hosts.c.name == sa.bindparam("wanted"))),
-}
+def _by_key(query: sa.Select[Any], table: sa.Table) -> Mapping[bool, sa.Select[Any]]:
+    """Build the queries for one row, by whether it is named by its id."""
+    return {
+        True: constant(query.where(table.c.id == sa.bindparam("wanted"))),
+        False: constant(query.where(table.c.name == sa.bindparam("wanted"))),
+    }
+
+
+_HOST = sa.select(hosts.c.id, hosts.c.name, hosts.c.public_key).where(hosts.c.removed_at.is_(None))
+_SHARED_HOST = _by_key(_HOST.with_for_update(read=True), hosts)
+_NAMED_HOSTS = constant(_HOST.where(hosts.c.name.in_(sa.bindparam("names", expanding=True))))
 _PRESENT_HOSTS = constant(
-    _HOST.where(hosts.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(hosts.c.id)
-)
-_IDS = constant(
-    sa.select(hosts.c.id).where(
-        hosts.c.name.in_(sa.bindparam("names", expanding=True)), hosts.c.removed_at.is_(None)
-    )
-)
-_TARGET = (
-    sa.select(
-        repositories.c.id,
-        repositories.c.name,
-        repositories.c.initialized_at,
-        repositories.c.updated_at,
-        sa.select(hosts.c.name)
-        .where(hosts.c.id == repositories.c.upkeep_host_id)
-        .scalar_subquery()
-        .label("upkeep_host"),
-    )
-    .where(repositories.c.removed_at.is_(None))
+    _HOST.where(hosts.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(hosts.c.id)
     .with_for_update(key_share=True)
 )
-_PRESENT = {
-    True: constant(_TARGET.where(repositories.c.id == sa.bindparam("wanted"))),
-    False: constant(_TARGET.where(repositories.c.name == sa.bindparam("wanted"))),
+_upkeep_hosts = hosts.alias()
+_OF_REPOSITORY = (
+    repositories.c.id,
+    repositories.c.name,
+    repositories.c.initialized_at,
+    repositories.c.updated_at,
+    sa.select(_upkeep_hosts.c.name)
+    .where(_upkeep_hosts.c.id == repositories.c.upkeep_host_id)
+    .scalar_subquery()
+    .label("upkeep_host"),
+)
+_REPOSITORY = sa.select(*_OF_REPOSITORY).where(repositories.c.removed_at.is_(None))
+_PRESENT = _by_key(_REPOSITORY.with_for_update(key_share=True, of=repositories), repositories)
+_SHARED = _by_key(_REPOSITORY.with_for_update(read=True, of=repositories), repositories)
+_TARGETS = (
+    sa.select(
+        hosts.c.id.label("host_id"), hosts.c.name.label("host"), hosts.c.public_key, *_OF_REPOSITORY
+    )
+    .select_from(hosts.join(repositories, sa.true()))
+    .where(hosts.c.removed_at.is_(None), repositories.c.removed_at.is_(None))
+    .with_for_update(read=True, of=[hosts, repositories])
+)
+_BOTH = {
+    (host is hosts.c.id, repository is repositories.c.id): constant(
+        _TARGETS.where(
+            host == sa.bindparam("wanted_host"), repository == sa.bindparam("wanted_repository")
+        )
+    )
+    for host in (hosts.c.id, hosts.c.name)
+    for repository in (repositories.c.id, repositories.c.name)
 }

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import Receipt, ReceiptStatus
 from backhaul.wire.jobs import Job
+from backhaul_api.db.block import postpone
 from backhaul_api.db.changes import touch
-from backhaul_api.db.statements import constant, postpone
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import DomainError
 from backhaul_api.hosts.presence import is_long_ago

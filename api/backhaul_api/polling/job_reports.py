@@ -19,7 +19,8 @@ from backhaul.wire.commands import CommandAck
 from backhaul.wire.jobs import OUTCOME_EVENTS, TERMINAL_STATES, Job, JobEvent, JobState, Outcome
 from backhaul.wire.kinds import BackupResult, InitResult, PasswdResult, StatsResult, kind_of
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
-from backhaul_api.db.statements import constant, postpone
+from backhaul_api.db.block import postpone
+from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import repositories
 from backhaul_api.errors import ConflictError, InvalidError, LogGapError
 from backhaul_api.jobs import log, rules, store

@@ -136,16 +136,22 @@ async def _apply(
     take: Callable[[Arrival, UpEnvelope], Awaitable[Receipt]],
 ) -> list[Receipt]:
     """Apply the envelopes of a batch; those that could not be read have their receipts already."""
-    async with services.database.writing() as connection:
-        now = services.clock.now()
-        gathered = Gathered(Claims(connection, silent_since=services.silence.find_since(now)))
-        arrival = Arrival(connection, agent.host_id, now, gathered)
-        if _changes_password(read):
-            # It can change what other hosts are told, which those who do take turns at.
-            await take_turn(connection)
-        last_seen_at = await _lock_host(connection, agent.host_id)
-        receipts = [one if isinstance(one, Receipt) else await take(arrival, one) for one in read]
-        await settle(connection, gathered, [(arrival, last_seen_at)])
+    try:
+        async with services.database.writing() as connection:
+            now = services.clock.now()
+            gathered = Gathered(Claims(connection, silent_since=services.silence.find_since(now)))
+            arrival = Arrival(connection, agent.host_id, now, gathered)
+            if _changes_password(read):
+                # It can change what other hosts are told, which those who do take turns at.
+                await take_turn(connection)
+            last_seen_at = await _lock_host(connection, agent.host_id)
+            receipts = [
+                one if isinstance(one, Receipt) else await take(arrival, one) for one in read
+            ]
+            await settle(connection, gathered, [(arrival, last_seen_at)])
+    except (LostRaceError, sqlalchemy.exc.IntegrityError) as error:
+        # The rows are locked, so this is a fault of ours and no word on any envelope.
+        raise BatchFailedError("a batch lost a race") from error
     return receipts
 
 
@@ -233,9 +239,6 @@ async def _take(arrival: Arrival, envelope: UpEnvelope) -> Receipt:
         arrival.gathered.forget()  # it may move any job
     try:
         return await APPLY[type(envelope)](arrival, envelope)
-    except (LostRaceError, sqlalchemy.exc.IntegrityError) as error:
-        # The rows are locked, so this is a fault of ours and no word on the envelope.
-        raise BatchFailedError(f"{type(envelope).__name__} lost a race") from error
     except sqlalchemy.exc.StatementError as error:
         if isinstance(error.orig, OverflowError):
             # A time near year 1 or 9999 that in UTC is outside of them: no retry will store it.
@@ -248,6 +251,8 @@ async def _take_carefully(arrival: Arrival, envelope: UpEnvelope) -> Receipt:
     try:
         async with arrival.connection.begin_nested():
             return await _take(arrival, envelope)
+    except LostRaceError:
+        raise
     except DomainError as error:
         arrival.gathered.forget()
         return reject(error)

@@ -19,7 +19,9 @@ from backhaul.wire.jobs import Job
 from backhaul.wire.kinds import JobKind
 from backhaul.wire.problems import FieldError
 from backhaul.wire.snapshots import ReportedSnapshot, Snapshot
+from backhaul_api.db.block import execute_soon
 from backhaul_api.db.parts import in_parts
+from backhaul_api.db.rows import build_struct
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts, jobs, repositories, snapshots
 from backhaul_api.errors import InvalidError, NotFoundError
@@ -184,7 +186,7 @@ async def note_maker(connection: AsyncConnection, job: Job, told: str | None) ->
         "host": job.host_id,
     }
     statement = _NOTE_MAKER if len(told) == FULL_ID_LENGTH else _NOTE_MAKER_OF_SHORT
-    await connection.execute(statement, which)
+    await execute_soon(connection, statement, which)
 
 
 async def delete_unseen(
@@ -296,7 +298,7 @@ def _build(row: Any, now: datetime) -> Snapshot:
 
 
 def _convert(row: Any) -> Snapshot:
-    return msgspec.convert(row, Snapshot, from_attributes=True)
+    return build_struct(row, Snapshot)
 
 
 _other_jobs = jobs.alias()
