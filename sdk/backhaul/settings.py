@@ -77,7 +77,10 @@ def connect(
     from backhaul.client import Client
     from backhaul.objects.fleet import Fleet
 
-    found = require_token(find_profile(os.environ, url=url, token=token, profile=profile))
+    found = require_token(
+        find_profile(os.environ, url=url, token=token, profile=profile),
+        name=named_profile(os.environ, profile),
+    )
     chosen = ca_file or found.ca_file
     return Fleet(Client(found.url, token=found.token, timeout=timeout, ca_file=chosen))
 
@@ -101,7 +104,10 @@ def aconnect(
     from backhaul.aio.fleet import AsyncFleet
     from backhaul.async_client import AsyncClient
 
-    found = require_token(find_profile(os.environ, url=url, token=token, profile=profile))
+    found = require_token(
+        find_profile(os.environ, url=url, token=token, profile=profile),
+        name=named_profile(os.environ, profile),
+    )
     chosen = ca_file or found.ca_file
     return AsyncFleet(AsyncClient(found.url, token=found.token, timeout=timeout, ca_file=chosen))
 
@@ -137,16 +143,20 @@ def find_profile(
     return Profile(url=found_url, token=found_token, ca_file=ca_file)
 
 
-def require_token(profile: Profile) -> Profile:
+def require_token(profile: Profile, *, name: str | None = None) -> Profile:
     """Refuse to go on without a token, or with one that cannot be an operator's.
+
+    Args:
+        name: the profile's, if it was asked for by name.
 
     Raises:
         ConfigurationError: says which of these it is, never the token.
     """
     if profile.token is None:
+        into = f" --profile {name}" if name else ""
         raise ConfigurationError(
-            f"Not signed in to {profile.url}. Run `backhaul login --url {profile.url}`, or set "
-            "BACKHAUL_TOKEN."
+            f"Not signed in to {profile.url}. Run `backhaul login --url {profile.url}{into}`, or "
+            "set BACKHAUL_TOKEN."
         )
     kind = parse_token_kind(profile.token)
     if kind is None:
@@ -211,7 +221,12 @@ def choose_profile_name(
     config: ConfigFile, environment: Mapping[str, str], name: str | None
 ) -> str:
     """Tell which profile is meant; it need not exist."""
-    return name or environment.get("BACKHAUL_PROFILE") or config.default_profile
+    return named_profile(environment, name) or config.default_profile
+
+
+def named_profile(environment: Mapping[str, str], name: str | None) -> str | None:
+    """Tell which profile was asked for by its name, if any was."""
+    return name or environment.get("BACKHAUL_PROFILE") or None
 
 
 def _choose(config: ConfigFile, environment: Mapping[str, str], name: str | None) -> Profile | None:

@@ -26,6 +26,11 @@ def profile_name(name: str | None = None) -> str:
     return settings.choose_profile_name(config, os.environ, name or _selected.get())
 
 
+def named_profile() -> str | None:
+    """Tell which profile was asked for by its name, if any was."""
+    return settings.named_profile(os.environ, _selected.get())
+
+
 def config_path() -> Path:
     """Tell where the configuration file is."""
     return settings.config_path(os.environ)

@@ -11,6 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from backhaul import display
+from backhaul.cli import connection
 from backhaul.errors import (
     BackhaulError,
     ConfigurationError,
@@ -74,7 +75,9 @@ def describe(error: Exception) -> str:
             typer.echo(err=True)  # to end the line of the question
             return "" if _is_interrupt(error) else "aborted"
         case NotAuthenticatedError():
-            return f"{_as_clause(error)}. Sign in with `backhaul login`."
+            name = connection.named_profile()
+            into = f" --profile {name}" if name else ""
+            return f"{_as_clause(error)}. Sign in with `backhaul login{into}`."
         case RateLimitedError() | ServerFailedError():
             said = (f"{_as_clause(error)}.", _when(error), _request_id(error))
             return " ".join(filter(None, said))

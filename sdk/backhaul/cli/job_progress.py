@@ -11,7 +11,7 @@ from backhaul import display
 from backhaul._result_texts import render_result
 from backhaul.cli import output
 from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
-from backhaul.errors import NotFoundError
+from backhaul.errors import NoAnswerError, NotFoundError, ServerFailedError
 from backhaul.wire.fleet import HostState
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
 from backhaul.wire.wording import render_count
@@ -28,6 +28,8 @@ def wait(client: Client, job: Job, *, is_silent: bool) -> Job:
 
     Raises:
         typer.Exit: the wait was interrupted.
+        NoAnswerError: the server was away for too long.
+        ServerFailedError: it answered, but could do no better.
     """
     jobs = client.follow_job(job.id)
     try:
@@ -36,10 +38,15 @@ def wait(client: Client, job: Job, *, is_silent: bool) -> Job:
         _note_absent_host(client, job)
         return _draw_bar(jobs, job) if output.is_terminal() else _print_lines(jobs, job)
     except KeyboardInterrupt:
-        output.note(
-            f"Job {job.id} goes on without us. Wait for it again: backhaul jobs wait {job.id}"
-        )
+        _note_end_of_wait(job)
         raise typer.Exit(INTERRUPTED) from None
+    except (NoAnswerError, ServerFailedError):
+        _note_end_of_wait(job)
+        raise
+
+
+def _note_end_of_wait(job: Job) -> None:
+    output.note(f"Job {job.id} goes on without us. Wait for it again: backhaul jobs wait {job.id}")
 
 
 def choose_exit_code(job: Job) -> int:

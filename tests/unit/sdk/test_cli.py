@@ -24,6 +24,7 @@ from backhaul.cli import app as root
 from backhaul.cli import prompts
 from backhaul.cli.app import COMMANDS, PLUGINS, app, build_root
 from backhaul.display import render_moment
+from backhaul.settings import Profile, config_path, save_profile
 from backhaul.wire.accounts import EnrollmentToken, NewEnrollmentToken
 from backhaul.wire.fleet import (
     HostState,
@@ -765,6 +766,48 @@ def test_interrupted_wait_leaves_the_job_running_and_says_so(
 
     assert result.exit_code == 130
     assert f"backhaul jobs wait {JOB_ID}" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["for a person", "as JSON"])
+def test_wait_that_the_server_does_not_answer_says_that_the_job_goes_on(
+    cli: Cli, server: respx.MockRouter, arguments: list[str]
+) -> None:
+    server.get(f"/v1/hosts/{HOST_ID}").mock(return_value=reply(build_host()))
+    answers = [reply(build_job()), reply(build_job())]
+    failed = refuse(500, detail="Failed.")
+    server.get(f"/v1/jobs/{JOB_ID}").mock(
+        side_effect=lambda _: answers.pop() if answers else failed
+    )
+
+    result = cli("jobs", "wait", str(JOB_ID), *arguments)
+
+    assert result.exit_code == 1
+    assert f"backhaul jobs wait {JOB_ID}" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: Failed.")
+
+
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [(["--profile", "bob"], {}), ([], {"BACKHAUL_PROFILE": "bob"})],
+    ids=["option", "variable"],
+)
+def test_whoever_uses_a_profile_is_told_to_sign_in_with_it(
+    cli: Cli,
+    server: respx.MockRouter,
+    tmp_path: Path,
+    options: list[str],
+    variables: dict[str, str | None],
+) -> None:
+    cli.environment |= {"XDG_CONFIG_HOME": str(tmp_path), **variables}
+    token = build_token(TokenKind.SESSION)
+    save_profile(
+        config_path({"XDG_CONFIG_HOME": str(tmp_path)}), "bob", Profile(url=URL, token=token)
+    )
+    server.get("/v1/hosts").mock(return_value=refuse(401, detail="The session has ended."))
+
+    line = assert_one_line(cli(*options, "hosts", "list"), exit_code=1)
+
+    assert "Sign in with `backhaul login --profile bob`." in line
 
 
 def test_wait_as_json_prints_the_job_as_it_ended(cli: Cli, server: respx.MockRouter) -> None:

@@ -193,6 +193,13 @@ def test_token_that_cannot_be_an_operators_is_refused(token: str | None, message
     assert token is None or token not in str(caught.value)
 
 
+def test_whoever_asked_for_a_profile_is_told_to_sign_in_with_it() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        require_token(Profile(url="https://one.test"), name="bob")
+
+    assert "`backhaul login --url https://one.test --profile bob`" in str(caught.value)
+
+
 def test_token_is_in_no_repr(saved: Profile) -> None:
     assert SESSION_TOKEN not in repr(saved)
     assert SESSION_TOKEN not in repr(settings.ConfigFile(profiles={"default": saved}))
