@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import idempotency_keys
+from backhaul_api.db.types import Moment
 from backhaul_api.errors import ConflictError, InvalidError
 from backhaul_api.identity import Actor
 from backhaul_api.keys import SecretDoesNotOpenError
@@ -58,11 +59,21 @@ def is_key(header: bytes) -> bool:
 
 
 # Built once: every request that makes something asks them.
-_DELETE_OLD = constant(
-    sa.delete(idempotency_keys).where(idempotency_keys.c.created_at <= sa.bindparam("until"))
-)
+def _build_claim(insert: Any) -> Any:
+    """Build what writes a key that is new, or takes the place of one that is too old to count."""
+    columns = ("id", "user_id", "created_at")
+    claim = insert(idempotency_keys).values({name: sa.bindparam(name) for name in columns})
+    return constant(
+        claim.on_conflict_do_update(
+            index_elements=["id"],
+            set_={"created_at": claim.excluded.created_at, "answer": None},
+            where=idempotency_keys.c.created_at <= sa.bindparam("until", type_=Moment()),
+        )
+    )
+
+
 _CLAIM: dict[str, Any] = {
-    name: constant(insert(idempotency_keys).on_conflict_do_nothing())
+    name: _build_claim(insert)
     for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))
 }
 _KEEP = constant(
@@ -105,8 +116,12 @@ class Once:
         if self._id is None:
             return None
         now = self._services.clock.now()
-        await connection.execute(_DELETE_OLD, {"until": now - KEPT_FOR})
-        claim = {"id": self._id, "user_id": self._user_id, "created_at": now}
+        claim = {
+            "id": self._id,
+            "user_id": self._user_id,
+            "created_at": now,
+            "until": now - KEPT_FOR,
+        }
         claimed = await connection.execute(_CLAIM[connection.dialect.name], claim)
         if claimed.rowcount == 1:
             return None
