@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 
+from backhaul import _decoding
 from backhaul._fields import Record
 from backhaul.errors import InvalidRequestError, refuse
 from backhaul.wire.kinds import JobKind, JobRequest, ScheduleOptions, find_options_type
@@ -28,7 +29,7 @@ def convert(fields: Mapping[str, Any], type_: type[T]) -> T:
     """
     plain = {name: _flatten(value) for name, value in fields.items()}
     try:
-        return msgspec.convert(plain, type_)
+        return _decoding.convert(plain, type_)
     except msgspec.ValidationError as error:
         raise _refuse_as(error, type_) from None
 

@@ -20,6 +20,7 @@ import msgspec
 
 from backhaul import __version__
 from backhaul._calls import Call
+from backhaul._decoding import decode
 from backhaul.errors import (
     ApiError,
     BackhaulError,
@@ -36,6 +37,7 @@ from backhaul.errors import (
     ServerFailedError,
     TimedOutError,
     UndecodableReplyError,
+    refuse,
 )
 from backhaul.wire.problems import Problem, decode_problem
 
@@ -163,8 +165,16 @@ def build_headers(call: Call[T], token: str | None) -> dict[str, str]:
 
 
 def build_body(call: Call[T]) -> bytes | None:
-    """Build the JSON of a call."""
-    return None if call.body is None else msgspec.json.encode(call.body)
+    """Build the JSON of a call.
+
+    Raises:
+        InvalidRequestError: a text in it is not UTF-8, as the name of a file need not be.
+    """
+    try:
+        return None if call.body is None else msgspec.json.encode(call.body)
+    except UnicodeEncodeError:
+        # What it is stays unsaid: it may be a password.
+        raise refuse("", "names, paths, patterns and passwords have to be UTF-8") from None
 
 
 def build_timeout(call: Call[T], timeout_s: float) -> httpx.Timeout:
@@ -203,7 +213,7 @@ def read_reply(call: Call[T], response: httpx.Response, url: str) -> T:
     if not response.is_success:
         raise _build_error(response, url)
     try:
-        return msgspec.json.decode(response.content or b"null", type=call.reply)
+        return decode(response.content or b"null", call.reply)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UndecodableReplyError(
             f"{url} answered {call.method} {call.path} with something that is not from a Backhaul "

@@ -122,8 +122,15 @@ def render_condition(job: Job, now: datetime) -> str:
 
 
 def render_moment(at: datetime | None) -> str:
-    """Render a moment in the local time zone, to the second."""
-    return "-" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Render a moment in the local time zone, to the second; in its own where there is none in
+    that, as in the first and the last hours of all years."""
+    if at is None:
+        return "-"
+    try:
+        local, zone = at.astimezone(), ""
+    except OverflowError:
+        local, zone = at, f" {at.tzname()}"
+    return local.replace(tzinfo=None).isoformat(" ", "seconds") + zone
 
 
 def render_printable(text: str) -> str:

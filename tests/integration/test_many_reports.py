@@ -206,6 +206,20 @@ async def test_log_lines_that_are_there_already_are_no_word_on_the_report(
         assert again.status is ReceiptStatus.DUPLICATE
 
 
+@pytest.mark.parametrize("log_lines", [-1, -(2**63)])
+async def test_end_that_counts_fewer_lines_than_none_is_refused(
+    services: Services, fleet: Fleet, log_lines: int
+) -> None:
+    agent, job_id = fleet[0]
+    await agent.send(claim(job_id), start(job_id))
+
+    [receipt] = await agent.send(end(job_id, log_lines=log_lines))
+
+    assert receipt.problem is not None
+    assert "log_lines: counts from 0" in receipt.problem.detail
+    assert (await fetch_states(services))[job_id] == "running"
+
+
 async def test_each_report_that_moves_a_job_raises_its_revision(
     operator: httpx.AsyncClient, services: Services, fleet: Fleet
 ) -> None:

@@ -211,6 +211,8 @@ def _has_ended_so(job: Job, report: JobFinished) -> bool:
 
 
 def _check_end(job: Job, report: JobFinished) -> None:
+    if report.log_lines < 0:
+        raise InvalidError.of("log_lines", "counts from 0")
     if report.log_lines > job.log_lines:
         raise LogGapError(job.id, expected_seq=job.log_lines, got=report.log_lines)
     if report.result is not None and kind_of(report.result) is not job.kind:

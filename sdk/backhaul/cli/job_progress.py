@@ -13,7 +13,7 @@ from backhaul.cli import output
 from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
 from backhaul.errors import NoAnswerError, NotFoundError, ServerFailedError
 from backhaul.wire.fleet import HostState
-from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, Progress
+from backhaul.wire.jobs import TERMINAL_STATES, FailureClass, Job, JobState, Progress
 from backhaul.wire.wording import render_count
 
 if TYPE_CHECKING:
@@ -36,13 +36,16 @@ def wait(client: Client, job: Job, *, is_silent: bool) -> Job:
         if is_silent:
             return _take_last(jobs, job)
         _note_absent_host(client, job)
-        return _draw_bar(jobs, job) if output.is_terminal() else _print_lines(jobs, job)
+        ended = _draw_bar(jobs, job) if output.is_terminal() else _print_lines(jobs, job)
     except KeyboardInterrupt:
         _note_end_of_wait(job)
         raise typer.Exit(INTERRUPTED) from None
     except (NoAnswerError, ServerFailedError):
         _note_end_of_wait(job)
         raise
+    if remedy := render_remedy(ended):
+        output.note(remedy)
+    return ended
 
 
 def _note_end_of_wait(job: Job) -> None:
@@ -66,6 +69,14 @@ def render_outcome(job: Job) -> str:
     if job.message:
         parts.append(f": {display.join_lines(job.message)}")
     return "".join(parts)
+
+
+def render_remedy(job: Job) -> str:
+    """Render what can be done about how a job ended; empty where its message says enough."""
+    if job.failure_class is FailureClass.REPOSITORY_MISSING and job.repository is not None:
+        command = f"backhaul jobs run {job.host} init --repository {job.repository}"
+        return f"If repository {job.repository} is a new one, initialise it: {command}"
+    return ""
 
 
 def _note_absent_host(client: Client, job: Job) -> None:

@@ -205,6 +205,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("outcome", job_progress.render_outcome(job) if job.finished_at else ""),
         ("message", display.join_lines(job.message or "")),
         ("failure", job.failure_class or ""),
+        ("remedy", job_progress.render_remedy(job)),
         *_build_result_fields(job),
         ("exit code", "" if job.exit_code is None else str(job.exit_code)),
         ("host", job.host),

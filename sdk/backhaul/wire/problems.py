@@ -82,9 +82,12 @@ def removal_message(host_id: object) -> bytes:
     return f"backhaul host-removed {host_id}".encode()
 
 
+_decoder = msgspec.json.Decoder(Problem)
+
+
 def decode_problem(body: bytes) -> Problem | None:
     """Read a problem document, or give None when the body is something else."""
     try:
-        return msgspec.json.decode(body, type=Problem)
+        return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

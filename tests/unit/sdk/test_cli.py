@@ -768,6 +768,17 @@ def test_interrupted_wait_leaves_the_job_running_and_says_so(
     assert f"backhaul jobs wait {JOB_ID}" in result.stderr
 
 
+def test_backup_into_what_is_no_repository_yet_says_how_to_make_one(
+    cli: Cli, server: respx.MockRouter
+) -> None:
+    job = build_job(JobState.FAILED, failure_class=FailureClass.REPOSITORY_MISSING)
+    server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(job))
+    remedy = f"backhaul jobs run {job.host} init --repository {job.repository}"
+
+    assert remedy in cli("jobs", "wait", str(JOB_ID)).stderr
+    assert remedy in cli("jobs", "show", str(JOB_ID)).stdout
+
+
 @pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["for a person", "as JSON"])
 def test_wait_that_the_server_does_not_answer_says_that_the_job_goes_on(
     cli: Cli, server: respx.MockRouter, arguments: list[str]

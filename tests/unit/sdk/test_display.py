@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backhaul.display import join_lines, render_age, render_bytes, render_duration, render_printable
+from backhaul.display import (
+    join_lines,
+    render_age,
+    render_bytes,
+    render_duration,
+    render_moment,
+    render_printable,
+)
 from backhaul.wire.wording import render_count
 from tests.unit.sdk.builders import NOW
 
@@ -88,6 +96,27 @@ def test_size(size: int | None, text: str) -> None:
 )
 def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
     assert render_printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "text"),
+    [
+        ("Asia/Tokyo", datetime(2026, 11, 27, 0, 30, 15, 999999, UTC), "2026-11-27 09:30:15"),
+        ("Asia/Tokyo", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), "9999-12-31 23:59:59 UTC"),
+        ("America/New_York", datetime(1, 1, 1, tzinfo=UTC), "0001-01-01 00:00:00 UTC"),
+        ("UTC", datetime(1, 1, 1, tzinfo=UTC), "0001-01-01 00:00:00"),
+    ],
+)
+def test_moment_is_that_of_here_as_far_as_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, zone: str, at: datetime, text: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        shown = render_moment(at)
+    time.tzset()
+
+    assert shown == text
 
 
 def test_one_is_no_plural() -> None:

@@ -116,6 +116,16 @@ def test_call_without_its_token_is_not_sent() -> None:
         _sending.build_headers(GET, None)
 
 
+def test_text_that_is_no_utf8_is_refused_without_repeating_it() -> None:
+    """As Python has the name of a file that is in another encoding."""
+    call = _calls.update_host("web1", UpdateHost(name="hunter\udc80"))
+
+    with pytest.raises(InvalidRequestError, match="UTF-8") as caught:
+        _sending.build_body(call)
+
+    assert "hunter" not in str(caught.value)
+
+
 def test_client_waits_longer_than_the_server_holds() -> None:
     call = _calls.get_job("x", after_revision=3, wait_s=20.0)
 
