@@ -58,7 +58,6 @@ def is_key(header: bytes) -> bool:
     return _KEY.fullmatch(header) is not None
 
 
-# Built once: every request that makes something asks them.
 def _build_claim(insert: Any) -> Any:
     """Build what writes a key that is new, or takes the place of one that is too old to count."""
     columns = ("id", "user_id", "created_at")
@@ -72,6 +71,7 @@ def _build_claim(insert: Any) -> Any:
     )
 
 
+# Built once: every request that makes something asks them.
 _CLAIM: dict[str, Any] = {
     name: _build_claim(insert)
     for name, insert in (("sqlite", sqlite.insert), ("postgresql", postgresql.insert))

@@ -77,10 +77,7 @@ def connect(
     from backhaul.client import Client
     from backhaul.objects.fleet import Fleet
 
-    found = require_token(
-        find_profile(os.environ, url=url, token=token, profile=profile),
-        name=named_profile(os.environ, profile),
-    )
+    found = find_signed_in(os.environ, url=url, token=token, profile=profile)
     chosen = ca_file or found.ca_file
     return Fleet(Client(found.url, token=found.token, timeout=timeout, ca_file=chosen))
 
@@ -104,10 +101,7 @@ def aconnect(
     from backhaul.aio.fleet import AsyncFleet
     from backhaul.async_client import AsyncClient
 
-    found = require_token(
-        find_profile(os.environ, url=url, token=token, profile=profile),
-        name=named_profile(os.environ, profile),
-    )
+    found = find_signed_in(os.environ, url=url, token=token, profile=profile)
     chosen = ca_file or found.ca_file
     return AsyncFleet(AsyncClient(found.url, token=found.token, timeout=timeout, ca_file=chosen))
 
@@ -143,6 +137,22 @@ def find_profile(
     return Profile(url=found_url, token=found_token, ca_file=ca_file)
 
 
+def find_signed_in(
+    environment: Mapping[str, str],
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    profile: str | None = None,
+) -> Profile:
+    """Find the server, as `find_profile` does, and a token that can be an operator's.
+
+    Raises:
+        ConfigurationError: as `find_profile` and `require_token` do.
+    """
+    found = find_profile(environment, url=url, token=token, profile=profile)
+    return require_token(found, name=named_profile(environment, profile))
+
+
 def require_token(profile: Profile, *, name: str | None = None) -> Profile:
     """Refuse to go on without a token, or with one that cannot be an operator's.
 
@@ -153,10 +163,9 @@ def require_token(profile: Profile, *, name: str | None = None) -> Profile:
         ConfigurationError: says which of these it is, never the token.
     """
     if profile.token is None:
-        into = f" --profile {name}" if name else ""
         raise ConfigurationError(
-            f"Not signed in to {profile.url}. Run `backhaul login --url {profile.url}{into}`, or "
-            "set BACKHAUL_TOKEN."
+            f"Not signed in to {profile.url}. Run `{build_login(name, url=profile.url)}`, or set "
+            "BACKHAUL_TOKEN."
         )
     kind = parse_token_kind(profile.token)
     if kind is None:
@@ -167,6 +176,13 @@ def require_token(profile: Profile, *, name: str | None = None) -> Profile:
             "session or an API token."
         )
     return profile
+
+
+def build_login(name: str | None, *, url: str | None = None) -> str:
+    """Build the command that signs in: into a profile of this name, at this server."""
+    at = f" --url {url}" if url else ""
+    into = f" --profile {name}" if name else ""
+    return f"backhaul login{at}{into}"
 
 
 def config_path(environment: Mapping[str, str]) -> Path:
@@ -235,7 +251,7 @@ def _choose(config: ConfigFile, environment: Mapping[str, str], name: str | None
         known = ", ".join(sorted(config.profiles)) or "none yet"
         raise ConfigurationError(
             f"There is no profile {chosen!r} (there is: {known}). "
-            f"Make it with `backhaul login --profile {chosen}`."
+            f"Make it with `{build_login(chosen)}`."
         )
     return config.profiles.get(chosen)
 

@@ -95,9 +95,7 @@ def simulate(  # noqa: PLR0913, PLR0917 (each is an option of the command line)
     )
     seconds = parse_duration(duration, option="--duration")
     ramp_s = agents / _RAMP_PER_S if ramp is None else parse_duration(ramp, option="--ramp")
-    profile = settings.require_token(
-        connection.find_profile(server), name=connection.named_profile()
-    )
+    profile = connection.find_signed_in(server)
     # What an agent writes into its log is counted here.
     logging.getLogger("backhaul_agent").setLevel(logging.CRITICAL)
     if clean:

@@ -85,7 +85,7 @@ async def find(connection: AsyncConnection, repository_id: UUID, reference: str)
     query = SELECT.where(
         snapshots.c.repository_id == repository_id, snapshots.c.id.startswith(reference)
     ).limit(2)
-    found = [_convert(row) for row in await connection.execute(query)]
+    found = [build_struct(row, Snapshot) for row in await connection.execute(query)]
     if not found:
         raise NotFoundError("snapshot", reference)
     if len(found) > 1:
@@ -294,11 +294,7 @@ SELECT = sa.select(
 
 
 def _build(row: Any, now: datetime) -> Snapshot:
-    return msgspec.structs.replace(_convert(row), doubt=rules.find_doubt(row, now))
-
-
-def _convert(row: Any) -> Snapshot:
-    return build_struct(row, Snapshot)
+    return msgspec.structs.replace(build_struct(row, Snapshot), doubt=rules.find_doubt(row, now))
 
 
 _other_jobs = jobs.alias()

@@ -45,6 +45,15 @@ def find_profile(url: str | None = None) -> settings.Profile:
     return settings.find_profile(os.environ, url=url, profile=_selected.get())
 
 
+def find_signed_in(url: str | None = None) -> settings.Profile:
+    """Find them as `find_profile` does, with a token that can be an operator's.
+
+    Raises:
+        ConfigurationError: no server is configured, or nobody is signed in.
+    """
+    return settings.find_signed_in(os.environ, url=url, profile=_selected.get())
+
+
 def open_client() -> Client:
     """Connect, signed in.
 

@@ -10,7 +10,7 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
-from backhaul import display
+from backhaul import display, settings
 from backhaul.cli import connection
 from backhaul.errors import (
     BackhaulError,
@@ -75,9 +75,8 @@ def describe(error: Exception) -> str:
             typer.echo(err=True)  # to end the line of the question
             return "" if _is_interrupt(error) else "aborted"
         case NotAuthenticatedError():
-            name = connection.named_profile()
-            into = f" --profile {name}" if name else ""
-            return f"{_as_clause(error)}. Sign in with `backhaul login{into}`."
+            login = settings.build_login(connection.named_profile())
+            return f"{_as_clause(error)}. Sign in with `{login}`."
         case RateLimitedError() | ServerFailedError():
             said = (f"{_as_clause(error)}.", _when(error), _request_id(error))
             return " ".join(filter(None, said))
