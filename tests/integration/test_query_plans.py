@@ -30,7 +30,15 @@ from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul_api.jobs.silence import HEARING_AGAIN
 from backhaul_api.services import Services
 from tests.fakes.clock import START
-from tests.fakes.fleet import FACTS, FakeAgent, add_agent, add_job, add_schedule, read_commands
+from tests.fakes.fleet import (
+    FACTS,
+    FakeAgent,
+    add_agent,
+    add_job,
+    add_repository,
+    add_schedule,
+    read_commands,
+)
 from tools.grown_fleet import GrownFleet, grow
 
 HOSTS, JOBS = 8_000, 64_000
@@ -202,6 +210,30 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     assert len(statements.seen) > 60
     searches = await statements.find_searches()
     assert not searches, "\n\n".join(searches)
+
+
+async def test_sqlite_plans_what_a_job_asks_once_and_not_at_each_execution(
+    operator: httpx.AsyncClient, services: Services, app: Litestar
+) -> None:
+    if not services.database.is_sqlite:
+        pytest.skip("PostgreSQL plans what was prepared by rules of its own")
+    await add_repository(operator)
+    agent = await add_agent(services, app)
+    await agent.say_hello()
+    count = 6
+
+    for _ in range(count):
+        await _work(agent, await add_job(operator))
+        await agent.poll()
+
+    async with services.database.reading() as connection:
+        options = {row[0] for row in await connection.exec_driver_sql("PRAGMA compile_options")}
+        if "ENABLE_STMTVTAB" not in options:
+            pytest.skip("this SQLite does not tell")
+        told = await connection.exec_driver_sql("SELECT sql, reprep, run FROM sqlite_stmt")
+        seen = {row.sql: row.reprep for row in told if row.run >= count}
+    assert len(seen) > 10
+    assert not [sql for sql, again in seen.items() if again >= count - 1]
 
 
 async def _list_everything(operator: httpx.AsyncClient, grown: GrownFleet) -> None:

@@ -41,8 +41,14 @@ MOVE = constant(
 )
 WITH_FIXED_LIST = constant(
     sa.select(sa.func.count()).where(
-        setup_tokens.c.token_hash.in_([b"a", b"b"]),
+        sa.func.length(setup_tokens.c.token_hash).in_([1, 2]),
         setup_tokens.c.created_at == sa.bindparam("at", type_=setup_tokens.c.created_at.type),
+    )
+)
+FIXED_TEXT = "it's 100 %, $1, :x, ? and \\"
+WITH_FIXED_TEXT = constant(
+    sa.select(
+        sa.bindparam("id", type_=jobs.c.id.type).label("id"), sa.literal(FIXED_TEXT).label("text")
     )
 )
 TYPES = constant(
@@ -114,10 +120,27 @@ async def test_list_of_any_length_finds_each_row_once(database: Database, count:
 
 
 async def test_list_that_stands_in_the_statement_is_kept(database: Database) -> None:
-    await fill(database, b"a", b"b", b"c")
+    await fill(database, b"a", b"bb", b"ccc")
 
     async with database.reading() as connection:
         assert await connection.scalar(WITH_FIXED_LIST, {"at": MOMENT}) == 2
+
+
+async def test_text_that_stands_in_the_statement_is_kept(database: Database) -> None:
+    async with database.reading() as connection:
+        row = (await connection.execute(WITH_FIXED_TEXT, {"id": UUID(int=1)})).one()
+
+    assert tuple(row) == (UUID(int=1), FIXED_TEXT)
+
+
+async def test_statement_with_a_value_of_its_own_that_has_no_literal_is_refused(
+    database: Database,
+) -> None:
+    statement = constant(sa.select(setup_tokens).where(setup_tokens.c.token_hash == b"a"))
+
+    async with database.reading() as connection:
+        with pytest.raises(TypeError, match="text or a number"):
+            await connection.execute(statement)
 
 
 async def test_change_tells_how_many_rows_it_changed(database: Database) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -37,7 +38,8 @@ _FLOAT8 = 701
 
 
 def constant(statement: StatementT) -> StatementT:
-    """Promise that a statement is built once for all of its calls."""
+    """Promise that a statement is built once for all of its calls. Values that stand in it, and are
+    none of its parameters, are text or numbers."""
     _constants[id(statement)] = statement
     return statement
 
@@ -98,8 +100,6 @@ class Ready:
     _metadata: SimpleResultMetaData
     _binds: Sequence[tuple[str, Convert | None]]
     """The names of the values in the order of the text, and their conversions."""
-    _fixed: Parameters
-    """What stands in the statement itself."""
     _lists: Mapping[str, Sequence[str]]
     """The names of the single values of those that are lists."""
 
@@ -112,8 +112,6 @@ class Ready:
         try:
             if self._lists:
                 parameters = dict(self._spread(parameters))
-            if self._fixed:
-                parameters = {**self._fixed, **parameters}
             return tuple(
                 [
                     parameters[name] if convert is None else convert(parameters[name])
@@ -125,7 +123,7 @@ class Ready:
 
     def bind_all(self, rows: Sequence[Parameters]) -> list[tuple[Any, ...]]:
         """Convert the parameters of many executions, as `bind` does each."""
-        if self._lists or self._fixed or len(rows) == 1:
+        if self._lists or len(rows) == 1:
             return [self.bind(row) for row in rows]
         try:
             columns = [
@@ -225,43 +223,65 @@ class _Compiled:
         lists = {name: [None] * length for name, length in zip(self.lists, lengths, strict=True)}
         expanded = self.text.construct_expanded_state({**parameters, **lists})
         singles = expanded.parameter_expansion
-        converts, fixed = _find_binds(self.text, singles, self.dialect)
+        converts = _find_binds(self.text, singles, self.dialect)
         columns = _find_columns(self.statement)
         return Ready(
             text=expanded.statement,
             gives_rows=columns is not None,
             _metadata=_build_metadata(columns or (), self.dialect),
             _binds=[(name, converts.get(name)) for name in expanded.positiontup],
-            _fixed={name: fixed[name] for name in expanded.positiontup if name in fixed},
             _lists={name: singles[name] for name in lists},
         )
 
 
 def _compile(statement: sa.Executable, parameters: Parameters, dialect: sa.Dialect) -> _Compiled:
     assert isinstance(statement, sa.ClauseElement)  # noqa: S101 (all that are built here are)
-    compiled: Any = statement.compile(dialect=dialect, column_keys=list(parameters))
+    compiler: Any = dialect.statement_compiler
+    compiled: Any = _build_compiler(compiler)(dialect, statement, column_keys=list(parameters))
     if compiled.insert_prefetch or compiled.update_prefetch:
         raise TypeError("a constant statement has no defaults that Python fills in")
-    lists = tuple(
-        name for bind, name in compiled.bind_names.items() if bind.expanding and bind.required
-    )
+    lists = tuple(name for bind, name in compiled.bind_names.items() if bind.expanding)
     return _Compiled(statement, dialect, compiled, lists)
+
+
+@cache
+def _build_compiler(base: Any) -> Any:
+    """Build what writes the values that stand in a statement into its text.
+
+    As parameters they would be passed each time, and where one could decide whether a partial index
+    fits, SQLite would plan the statement anew at each execution, which takes ten times as long.
+    """
+
+    class Compiler(base):  # type: ignore[misc]
+        def visit_bindparam(
+            self, bindparam: Any, *arguments: Any, literal_binds: bool = False, **options: Any
+        ) -> str:
+            is_fixed = not bindparam.required
+            if is_fixed and not _has_literal(bindparam.effective_value):
+                raise TypeError("what stands in a constant statement is text or a number")
+            text: str = super().visit_bindparam(
+                bindparam, *arguments, literal_binds=literal_binds or is_fixed, **options
+            )
+            return text
+
+    return Compiler
+
+
+def _has_literal(value: object) -> bool:
+    """Tell whether each database takes a value, or all of a list, as SQLAlchemy writes it."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return all(one is None or isinstance(one, (str, int)) for one in values)
 
 
 def _find_binds(
     compiled: Any, lists: Mapping[str, Sequence[str]], dialect: sa.Dialect
-) -> tuple[dict[str, Convert | None], dict[str, Any]]:
-    """Find how to convert each value, and those that stand in the statement itself."""
+) -> dict[str, Convert | None]:
+    """Find how to convert each value."""
     converts: dict[str, Convert | None] = {}
-    fixed: dict[str, Any] = {}
     for bind, name in compiled.bind_names.items():
-        singles = lists.get(name, ())
         convert = bind.type.dialect_impl(dialect).bind_processor(dialect)
-        converts |= dict.fromkeys([name, *singles], convert)
-        if not bind.required:
-            value = bind.effective_value
-            fixed |= dict(zip(singles, value, strict=True)) if singles else {name: value}
-    return converts, fixed
+        converts |= dict.fromkeys([name, *lists.get(name, ())], convert)
+    return converts
 
 
 def _find_columns(statement: Any) -> Sequence[sa.ColumnElement[Any]] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,8 +48,10 @@ _OFFSET = "+00:00"
 _OFFSET_LENGTH = len(_OFFSET)
 
 
+@lru_cache(maxsize=256)
 def _to_text(value: datetime | None) -> str | None:
-    """Write a moment as SQLAlchemy stores it: `2026-11-26 01:30:00.000000`."""
+    """Write a moment as SQLAlchemy stores it: `2026-11-26 01:30:00.000000`. What one transaction
+    writes has few of them."""
     if value is None:
         return None
     return _to_utc(value).isoformat(" ", "microseconds")[:-_OFFSET_LENGTH]
