@@ -50,6 +50,7 @@ class Services:
         object.__setattr__(self, "fires", Fires(database, clock))
         object.__setattr__(self, "reports", Reports(database, clock, silence))
         object.__setattr__(self, "looks", Looks(database, clock, silence, keys, boxes))
+        database.on_committing = handover.prepare
         database.on_changes = handover.tell
 
     @property

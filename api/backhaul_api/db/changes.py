@@ -80,6 +80,12 @@ def touch_with_news(connection: AsyncConnection, topic: UUID, news: object) -> N
     touched[topic] = None if topic in touched else news
 
 
+def list_news(connection: HasInfo) -> list[object]:
+    """List what a transaction has noted with `touch_with_news` so far."""
+    touched: Touched = connection.info.get(_TOUCHED, {})
+    return [news for news in touched.values() if news is not None]
+
+
 def take_touched(connection: HasInfo) -> Touched:
     """Take what was touched since the last call."""
     touched: Touched = connection.info.pop(_TOUCHED, {})

@@ -158,6 +158,11 @@ class Sqlite:
         self.engine = sa.create_engine(
             "sqlite://", creator=self._open, poolclass=sa.NullPool, **options
         )
+        self.on_committing: Callable[[list[SqliteConnection]], Callable[[], None] | None] = (
+            lambda _: None
+        )
+        """Called before each commit with the blocks that are in it; gives what the loop is to do
+        while the commit waits for the disk."""
         self.on_commit: Callable[[list[SqliteConnection]], None] = lambda _: None
         """Called after each commit with the blocks that were in it."""
         self._statements = Statements(self.engine.dialect)
@@ -273,7 +278,7 @@ class Sqlite:
                     break
             if done:
                 await self._write_postponed(sync, done)
-                await self._commit(sync)
+                await self._commit(sync, self.on_committing([turn.connection for turn in done]))
             else:
                 _driver_of(sync).rollback()
         except BaseException as error:
@@ -360,9 +365,16 @@ class Sqlite:
             # The log only grows; a full disk, say, stops the commits as well.
             log.warning("database.checkpoint_failed", exc_info=error)
 
-    async def _commit(self, sync: sa.Connection) -> None:
+    async def _commit(self, sync: sa.Connection, meanwhile: Callable[[], None] | None) -> None:
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writing_thread, _run, sync, _driver_of(sync), "COMMIT")
+
+        def commit() -> None:
+            if meanwhile is not None:
+                # Only now: before, the loop's thread would keep this one from beginning.
+                loop.call_soon_threadsafe(meanwhile)
+            _run(sync, _driver_of(sync), "COMMIT")
+
+        await loop.run_in_executor(self._writing_thread, commit)
 
 
 class _Turn:

@@ -14,6 +14,7 @@ claim asks again whose turn it is.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -49,7 +50,7 @@ LEARNING_LIMIT_S = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Offered:
     """A job that its host may get without a look, once it is committed."""
 
@@ -59,6 +60,8 @@ class _Offered:
     """The repository's, as it was read in the transaction that makes the job."""
     public_key: bytes
     """The host's."""
+    prepared: tuple[KnownRepository, msgspec.Raw] | None = None
+    """What the host is told, as long as this is what is known of the repository."""
 
 
 def offer(
@@ -114,6 +117,14 @@ class Handover:
         """Jobs on others, by their repositories."""
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def prepare(self, news: Iterable[object]) -> None:
+        """Build what some hosts are told, while the commit after which they are waits for the disk
+        or the network. Most of that is sealing what opens the repository."""
+        contents: dict[UUID, Content] = {}
+        for offered in itertools.islice(news, AT_ONCE):
+            if isinstance(offered, _Offered) and self._wakeups.memory.is_trusted:
+                self._build_or_leave(offered, contents)
+
     def tell(self, touched: Touched) -> None:
         """Wake whoever a commit has touched, or hand over what there is for them."""
         wakeups = self._wakeups
@@ -157,11 +168,7 @@ class Handover:
         for _ in range(min(AT_ONCE, len(self._waiting))):
             offered = self._waiting[0]
             host_id = offered.job.host_id
-            command = None
-            try:
-                command = self._build_command(offered, contents)
-            except Exception as error:
-                log.debug("handover.left", exc_info=error)
+            command = self._build_or_leave(offered, contents)
             if command is None:
                 # Whoever polls by now may have looked before the commit.
                 self._wakeups.wake(host_id)
@@ -171,18 +178,31 @@ class Handover:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._hand_over_some)
 
-    def _build_command(
+    def _build_or_leave(
         self, offered: _Offered, contents: dict[UUID, Content]
     ) -> msgspec.Raw | None:
         """Build what the host is told; None where it has to look."""
+        try:
+            return self._build_command(offered, contents)
+        except Exception as error:
+            log.debug("handover.left", exc_info=error)
+            return None
+
+    def _build_command(
+        self, offered: _Offered, contents: dict[UUID, Content]
+    ) -> msgspec.Raw | None:
         known = self._find(offered)
         if known is None or not self._wakeups.takes_news(offered.job.host_id):
             return None
+        if offered.prepared is not None and offered.prepared[0] is known:
+            return offered.prepared[1]
         content = contents.get(offered.repository_id)
         if content is None:
             content = contents[offered.repository_id] = Content(self._keys, known.closed)
         box = self._boxes.seal(content, offered.public_key)
-        return build_command(_build_run(offered), offered.job.arguments, credentials=box)
+        command = build_command(_build_run(offered), offered.job.arguments, credentials=box)
+        offered.prepared = (known, command)
+        return command
 
     async def _learn_of(self, repository_id: UUID) -> None:
         """Find out what opens a repository; hosts with jobs on it look by themselves where nobody
