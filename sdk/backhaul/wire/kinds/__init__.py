@@ -7,8 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import TypeAlias
+
+import msgspec
 
 from backhaul.wire.kinds.backup import (
     BackupArguments,
@@ -120,7 +123,12 @@ _OPTIONS: Mapping[str, type[ScheduleOptions]] = MappingProxyType(
 
 def kind_of(body: Arguments | JobRequest | Result | ScheduleOptions) -> JobKind:
     """Tell the kind of what is asked, ordered, reported or chosen."""
-    return JobKind(str(body.__struct_config__.tag))
+    return _kind_of_type(type(body))
+
+
+@cache
+def _kind_of_type(type_: type[msgspec.Struct]) -> JobKind:
+    return JobKind(str(type_.__struct_config__.tag))
 
 
 def find_options_type(kind: JobKind | str) -> type[ScheduleOptions] | None:
