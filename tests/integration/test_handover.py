@@ -4,6 +4,7 @@ that was not committed."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -21,12 +22,14 @@ from backhaul.wire.commands import CommandAck, CommandRun
 from backhaul.wire.jobs import Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire
+from backhaul_api.db.changes import Touched
 from backhaul_api.db.engine import Database
 from backhaul_api.db.tables import hosts, repositories, repository_secrets
 from backhaul_api.errors import NotReadyError
 from backhaul_api.jobs import turns
 from backhaul_api.jobs.store import NewJob
-from backhaul_api.polling.handover import offer
+from backhaul_api.polling.envelopes import Run, build_command
+from backhaul_api.polling.handover import _Offered, offer
 from backhaul_api.polling.looks import Looks, Seen
 from backhaul_api.repositories import secrets
 from backhaul_api.services import Services
@@ -98,6 +101,27 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
     return looked
 
 
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
+    """Tell for which jobs a command was built to be handed over."""
+    seen: list[UUID] = []
+
+    def note(run: Run, *arguments: Any, **options: Any) -> msgspec.Raw:
+        seen.append(run.job_id)
+        return build_command(run, *arguments, **options)
+
+    monkeypatch.setattr("backhaul_api.polling.handover.build_command", note)
+    return seen
+
+
+async def _make_known(operator: httpx.AsyncClient, agent: FakeAgent, services: Services) -> None:
+    """Let the server learn what opens the repository, with a job that comes to its end."""
+    [parked] = await _park_quiet(services, agent)
+    job_id = await add_job(operator)
+    await _wait(parked)
+    await agent.send(*_report(job_id))
+
+
 async def _quieten(agent: FakeAgent, **poll: Any) -> FakeAgent:
     """Have a host poll and find nothing."""
     assert (await agent.poll(**poll)).envelopes == ()
@@ -116,9 +140,11 @@ async def _park(
     return parked
 
 
-async def _park_quiet(services: Services, agent: FakeAgent) -> list[asyncio.Task[PollReply]]:
+async def _park_quiet(
+    services: Services, agent: FakeAgent, **poll: Any
+) -> list[asyncio.Task[PollReply]]:
     """Park a poll, perhaps after a look, as that of a quiet host."""
-    parked = await _park(services, agent)
+    parked = await _park(services, agent, **poll)
     async with asyncio.timeout(PATIENCE_S):
         while not services.wakeups.takes_news(agent.host_id):
             await asyncio.sleep(0.005)
@@ -396,6 +422,78 @@ async def test_job_that_is_not_committed_is_told_to_nobody(
     assert answer.status_code == 503
     assert [job.host_id for job in offered] == [agent.host_id]
     assert await _wait(parked) == ()
+
+
+async def test_command_is_built_while_the_commit_is_under_way(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    built: list[UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await _make_known(operator, agent, services)
+    built_before: list[list[UUID]] = []
+    tell = services.database.on_changes
+
+    def note(touched: Touched) -> None:
+        built_before.append([*built])
+        tell(touched)
+
+    [parked] = await _park_quiet(services, agent)
+    built.clear()
+    monkeypatch.setattr(services.database, "on_changes", note)
+    job_id = await add_job(operator)
+
+    assert len(await _wait(parked)) == 1
+    assert built_before == [[job_id]]
+    assert built == [job_id]
+
+
+async def test_command_that_was_built_for_a_commit_that_fails_is_told_to_nobody(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, built: list[UUID]
+) -> None:
+    def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement == "COMMIT":
+            raise LookupError
+
+    await _make_known(operator, agent, services)
+    [parked] = await _park_quiet(services, agent, hold=5 * SHORT_S)
+    built.clear()
+    engine = services.database.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", fail)
+    answer = await operator.post("/v1/jobs", json=JOB)
+    sa.event.remove(engine, "before_cursor_execute", fail)
+
+    assert answer.status_code == 500
+    assert len(built) == 1
+    assert await _wait(parked) == ()
+    assert (await operator.get("/v1/jobs", params={"state": "queued"})).json()["items"] == []
+
+
+async def test_command_that_was_built_for_a_repository_as_it_was_is_built_anew(
+    operator: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    built: list[UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await _make_known(operator, agent, services)
+    known, tell = services.wakeups.memory.repositories, services.database.on_changes
+
+    def learn_anew(touched: Touched) -> None:
+        for news in touched.values():
+            if isinstance(news, _Offered) and (old := known.find(news.repository_id)):
+                with known.introduce() as remember:
+                    remember(news.repository_id, dataclasses.replace(old), news.repository_id)
+        tell(touched)
+
+    [parked] = await _park_quiet(services, agent)
+    built.clear()
+    monkeypatch.setattr(services.database, "on_changes", learn_anew)
+    job_id = await add_job(operator)
+
+    assert len(await _wait(parked)) == 1
+    assert built == [job_id, job_id]
 
 
 async def test_failure_of_the_short_way_leaves_the_job_to_a_look(
