@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -176,6 +176,8 @@ class Sqlite:
         self._running: asyncio.Task[None] | None = None
         self._commits = 0
         self._tidying: asyncio.Future[None] | None = None
+        self._tidier: _Driver | None = None
+        """A connection of its own, and kept: to open one takes as long as to write what is due."""
 
     def _open(self) -> _Driver:
         connection = sqlite3.connect(
@@ -254,6 +256,8 @@ class Sqlite:
         idle, self._idle = self._idle, []
         for sync in idle:
             _close(sync)
+        if self._tidier is not None:
+            self._tidier.close()
         self._threads.shutdown(wait=True)
         self._writing_thread.shutdown(wait=True)
 
@@ -359,8 +363,9 @@ class Sqlite:
 
     def _checkpoint(self) -> None:
         try:
-            with closing(self._open()) as connection:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            if self._tidier is None:
+                self._tidier = self._open()
+            self._tidier.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as error:
             # The log only grows; a full disk, say, stops the commits as well.
             log.warning("database.checkpoint_failed", exc_info=error)
