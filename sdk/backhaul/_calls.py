@@ -63,6 +63,9 @@ T = TypeVar("T")
 PAGE_LIMIT = 500
 """Items per request when a whole list is read; the server allows 1000."""
 
+NO_UTF8 = "names, paths, patterns and passwords have to be UTF-8"
+"""What is wrong with a text that is not, as the name of a file need not be."""
+
 LOOK_HOLD_S = 25.0
 """For a host that looks into a snapshot, as long as the server allows."""
 
@@ -470,7 +473,18 @@ def _delete(path: str) -> Call[None]:
 
 
 def _query(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, str(value)) for name, value in pairs if value is not None)
+    """Build a query of what is not None.
+
+    Raises:
+        InvalidRequestError: a text in it is not UTF-8.
+    """
+    query = tuple((name, str(value)) for name, value in pairs if value is not None)
+    for name, value in query:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise refuse(name, NO_UTF8) from None
+    return query
 
 
 def _seconds(wait_s: float) -> str | None:
@@ -493,9 +507,13 @@ def _segment(field: str, value: UUID | str) -> str:
 
     Raises:
         InvalidRequestError: it would name another path than it seems to: empty, dots, or with a
-            slash, which servers take for the end of a segment even when it is quoted.
+            slash, which servers take for the end of a segment even when it is quoted. Or it is not
+            UTF-8.
     """
     text = str(value)
     if text in {"", ".", ".."} or "/" in text:
         raise refuse(field, f"{text!r} is neither a name nor an id")
-    return quote(text, safe="")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise refuse(field, NO_UTF8) from None

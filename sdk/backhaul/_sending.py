@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from backhaul import __version__
-from backhaul._calls import Call
+from backhaul._calls import NO_UTF8, Call
 from backhaul._decoding import decode
 from backhaul.errors import (
     ApiError,
@@ -174,7 +174,7 @@ def build_body(call: Call[T]) -> bytes | None:
         return None if call.body is None else msgspec.json.encode(call.body)
     except UnicodeEncodeError:
         # What it is stays unsaid: it may be a password.
-        raise refuse("", "names, paths, patterns and passwords have to be UTF-8") from None
+        raise refuse("", NO_UTF8) from None
 
 
 def build_timeout(call: Call[T], timeout_s: float) -> httpx.Timeout:

@@ -59,7 +59,7 @@ def choose_exit_code(error: Exception) -> int:
         return error.exit_code
     if _is_interrupt(error):
         return INTERRUPTED
-    if _is_no_utf8(error) or isinstance(
+    if isinstance(
         error, BadInputError | ConfigurationError | InvalidRequestError | MissingExtraError
     ):
         return BAD_INPUT
@@ -84,17 +84,9 @@ def describe(error: Exception) -> str:
             return str(error)
         case OSError():
             return str(error)
-        case UnicodeEncodeError() if _is_no_utf8(error):
-            # What it is stays unsaid: it may be a password.
-            return "Names, paths, patterns and passwords have to be UTF-8, and one of them is not."
         case _:
             reason = str(error) or "no reason given"
             return f"{type(error).__name__}: {reason} (BACKHAUL_DEBUG=1 shows where)"
-
-
-def _is_no_utf8(error: Exception) -> bool:
-    """Tell input in some other encoding: Python has half characters in the place of its bytes."""
-    return isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed"
 
 
 def _is_interrupt(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -124,6 +125,23 @@ def test_text_that_is_no_utf8_is_refused_without_repeating_it() -> None:
         _sending.build_body(call)
 
     assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "build"),
+    [
+        ("host", _calls.get_host),
+        ("host", lambda text: _calls.list_jobs(host=text)),
+        ("label", lambda text: _calls.list_hosts(labels={"role": text})),
+        ("path", lambda text: _calls.list_snapshot_files("nas", "latest", text)),
+        ("snapshot", lambda text: _calls.list_snapshot_files("nas", text)),
+    ],
+)
+def test_address_that_is_no_utf8_is_refused(field: str, build: Callable[[str], object]) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{field}: .*UTF-8") as caught:
+        build("web\udc80")
+
+    assert "web" not in str(caught.value)
 
 
 def test_client_waits_longer_than_the_server_holds() -> None:
