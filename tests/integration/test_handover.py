@@ -4,14 +4,16 @@ that was not committed."""
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import msgspec
+import nacl.public
 import pytest
 import sqlalchemy as sa
 from litestar import Litestar
@@ -28,8 +30,7 @@ from backhaul_api.db.tables import hosts, repositories, repository_secrets
 from backhaul_api.errors import NotReadyError
 from backhaul_api.jobs import turns
 from backhaul_api.jobs.store import NewJob
-from backhaul_api.polling.envelopes import Run, build_command
-from backhaul_api.polling.handover import _Offered, offer
+from backhaul_api.polling.handover import offer
 from backhaul_api.polling.looks import Looks, Seen
 from backhaul_api.repositories import secrets
 from backhaul_api.services import Services
@@ -101,17 +102,48 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
     return looked
 
 
+class BoxesMade:
+    """How many boxes were made, and not taken from those that are kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.one_is_made = threading.Event()
+
+
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> list[UUID]:
-    """Tell for which jobs a command was built to be handed over."""
-    seen: list[UUID] = []
+async def newcomer(
+    operator: httpx.AsyncClient, agent: FakeAgent, enrol: Enrol, services: Services
+) -> FakeAgent:
+    """Give a host that has no box yet of a repository that the server knows."""
+    await _make_known(operator, agent, services)
+    return await _quieten(await enrol("db1"))
 
-    def note(run: Run, *arguments: Any, **options: Any) -> msgspec.Raw:
-        seen.append(run.job_id)
-        return build_command(run, *arguments, **options)
 
-    monkeypatch.setattr("backhaul_api.polling.handover.build_command", note)
-    return seen
+@pytest.fixture
+def boxes(newcomer: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> BoxesMade:
+    """Count the boxes from here on."""
+    made = BoxesMade()
+
+    class Counted(nacl.public.SealedBox[Any]):
+        def encrypt(self, *arguments: Any, **options: Any) -> bytes:
+            box = super().encrypt(*arguments, **options)
+            made.count += 1
+            made.one_is_made.set()
+            return box
+
+    monkeypatch.setattr(nacl.public, "SealedBox", Counted)
+    return made
+
+
+@contextmanager
+def _listening(services: Services, listener: Callable[..., None]) -> Iterator[None]:
+    """Have statements told to a listener before they are run."""
+    engine = services.database.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", listener)
+    try:
+        yield
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", listener)
 
 
 async def _make_known(operator: httpx.AsyncClient, agent: FakeAgent, services: Services) -> None:
@@ -140,11 +172,9 @@ async def _park(
     return parked
 
 
-async def _park_quiet(
-    services: Services, agent: FakeAgent, **poll: Any
-) -> list[asyncio.Task[PollReply]]:
+async def _park_quiet(services: Services, agent: FakeAgent) -> list[asyncio.Task[PollReply]]:
     """Park a poll, perhaps after a look, as that of a quiet host."""
-    parked = await _park(services, agent, **poll)
+    parked = await _park(services, agent)
     async with asyncio.timeout(PATIENCE_S):
         while not services.wakeups.takes_news(agent.host_id):
             await asyncio.sleep(0.005)
@@ -424,76 +454,54 @@ async def test_job_that_is_not_committed_is_told_to_nobody(
     assert await _wait(parked) == ()
 
 
-async def test_command_is_built_while_the_commit_is_under_way(
+async def test_box_is_made_while_the_commit_is_under_way(
     operator: httpx.AsyncClient,
-    agent: FakeAgent,
+    newcomer: FakeAgent,
     services: Services,
-    built: list[UUID],
+    boxes: BoxesMade,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await _make_known(operator, agent, services)
-    built_before: list[list[UUID]] = []
+    made_before: list[int] = []
     tell = services.database.on_changes
 
     def note(touched: Touched) -> None:
-        built_before.append([*built])
+        made_before.append(boxes.count)
         tell(touched)
 
-    [parked] = await _park_quiet(services, agent)
-    built.clear()
+    def wait(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        # In the thread of the commit. PostgreSQL's is asked in the loop, which then goes on.
+        if statement == "COMMIT" and services.database.is_sqlite:
+            boxes.one_is_made.wait(PATIENCE_S)
+
+    [parked] = await _park_quiet(services, newcomer)
     monkeypatch.setattr(services.database, "on_changes", note)
-    job_id = await add_job(operator)
+    with _listening(services, wait):
+        await add_job(operator, host=newcomer.name)
 
     assert len(await _wait(parked)) == 1
-    assert built_before == [[job_id]]
-    assert built == [job_id]
+    assert made_before == [1]
+    assert boxes.count == 1
 
 
-async def test_command_that_was_built_for_a_commit_that_fails_is_told_to_nobody(
-    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, built: list[UUID]
+async def test_commit_that_fails_tells_nobody_though_the_box_is_made(
+    operator: httpx.AsyncClient, newcomer: FakeAgent, services: Services, boxes: BoxesMade
 ) -> None:
     def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         if statement == "COMMIT":
             raise LookupError
 
-    await _make_known(operator, agent, services)
-    [parked] = await _park_quiet(services, agent, hold=5 * SHORT_S)
-    built.clear()
-    engine = services.database.sync_engine
-    sa.event.listen(engine, "before_cursor_execute", fail)
-    answer = await operator.post("/v1/jobs", json=JOB)
-    sa.event.remove(engine, "before_cursor_execute", fail)
+    [parked] = await _park_quiet(services, newcomer)
+    with _listening(services, fail):
+        answer = await operator.post("/v1/jobs", json={**JOB, "host": newcomer.name})
+    is_told = parked.done()
+    services.wakeups.drain()
 
     assert answer.status_code == 500
-    assert len(built) == 1
-    assert await _wait(parked) == ()
-    assert (await operator.get("/v1/jobs", params={"state": "queued"})).json()["items"] == []
-
-
-async def test_command_that_was_built_for_a_repository_as_it_was_is_built_anew(
-    operator: httpx.AsyncClient,
-    agent: FakeAgent,
-    services: Services,
-    built: list[UUID],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    await _make_known(operator, agent, services)
-    known, tell = services.wakeups.memory.repositories, services.database.on_changes
-
-    def learn_anew(touched: Touched) -> None:
-        for news in touched.values():
-            if isinstance(news, _Offered) and (old := known.find(news.repository_id)):
-                with known.introduce() as remember:
-                    remember(news.repository_id, dataclasses.replace(old), news.repository_id)
-        tell(touched)
-
-    [parked] = await _park_quiet(services, agent)
-    built.clear()
-    monkeypatch.setattr(services.database, "on_changes", learn_anew)
-    job_id = await add_job(operator)
-
-    assert len(await _wait(parked)) == 1
-    assert built == [job_id, job_id]
+    assert boxes.count == 1
+    assert not is_told
+    assert (await asyncio.wait_for(parked, PATIENCE_S)).envelopes == ()
+    queued = await operator.get("/v1/jobs", params={"state": "queued"})
+    assert queued.json()["items"] == []
 
 
 async def test_failure_of_the_short_way_leaves_the_job_to_a_look(

@@ -66,6 +66,21 @@ async def read(database: Database) -> set[str]:
         return {bytes(name).decode() for name in found}
 
 
+def count_in_file(database: Database) -> int:
+    """Count the rows in SQLite's file, without its log."""
+    uri = f"file:{database.url.database}?immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM setup_tokens").fetchone()
+    return int(count)
+
+
+async def wait_for_checkpoint(database: Database) -> Any:
+    """Wait until the log is written into the file; gives the connection that does that."""
+    backend: Any = database._backend
+    await backend._tidying
+    return backend._tidier
+
+
 @contextmanager
 def watching(database: Database, *, failing: str = "") -> Iterator[list[str]]:
     """Note the statements; one that begins as said fails."""
@@ -93,22 +108,31 @@ async def test_what_was_committed_is_written_into_the_file_meanwhile(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 3)
-    uri = f"file:{database.url.database}?immutable=1"  # without its log
-
-    def read_file() -> int:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            (count,) = connection.execute("SELECT count(*) FROM setup_tokens").fetchone()
-        return int(count)
 
     for number in range(2):
         await write(database, str(number))
-    before = read_file()
+    before = count_in_file(database)
     await write(database, "last")
-    async with asyncio.timeout(10):
-        while read_file() < 3:
-            await asyncio.sleep(0.01)
+    await wait_for_checkpoint(database)
 
     assert before == 0
+    assert count_in_file(database) == 3
+
+
+async def test_checkpoint_that_failed_is_made_by_the_next(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT_EVERY", 1)
+    await write(database, "a")
+    tidier = await wait_for_checkpoint(database)
+    tidier.close()
+
+    for name in ("b", "c"):
+        await write(database, name)
+        await wait_for_checkpoint(database)
+
+    assert [record.message for record in caplog.records] == ["database.checkpoint_failed"]
+    assert count_in_file(database) == 3
 
 
 async def test_block_goes_on_only_when_its_rows_are_there(database: Database) -> None:

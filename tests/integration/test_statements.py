@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
@@ -45,7 +46,7 @@ WITH_FIXED_LIST = constant(
         setup_tokens.c.created_at == sa.bindparam("at", type_=setup_tokens.c.created_at.type),
     )
 )
-FIXED_TEXT = "it's 100 %, $1, :x, ? and \\"
+FIXED_TEXT = "it's 100 %, $x, :x, ? and \\"
 WITH_FIXED_TEXT = constant(
     sa.select(
         sa.bindparam("id", type_=jobs.c.id.type).label("id"), sa.literal(FIXED_TEXT).label("text")
@@ -133,14 +134,39 @@ async def test_text_that_stands_in_the_statement_is_kept(database: Database) -> 
     assert tuple(row) == (UUID(int=1), FIXED_TEXT)
 
 
-async def test_statement_with_a_value_of_its_own_that_has_no_literal_is_refused(
-    database: Database,
+@pytest.mark.parametrize("value", [b"a", 1.5, MOMENT, "costs $1", "a %(id)s", "__[POSTCOMPILE_id]"])
+async def test_value_of_its_own_that_a_statement_cannot_show_is_refused(
+    database: Database, value: object
 ) -> None:
-    statement = constant(sa.select(setup_tokens).where(setup_tokens.c.token_hash == b"a"))
+    statement = constant(sa.select(sa.literal(value)))
 
     async with database.reading() as connection:
-        with pytest.raises(TypeError, match="text or a number"):
+        with pytest.raises(TypeError, match="make it a parameter"):
             await connection.execute(statement)
+
+
+@pytest.mark.parametrize("value", ["x", 2, -1, True, None])
+async def test_value_of_its_own_comes_back(database: Database, value: object) -> None:
+    statement = constant(sa.select(sa.literal(value)))
+
+    async with database.reading() as connection:
+        assert await connection.scalar(statement) == value
+
+
+async def test_each_moment_of_an_hour_that_comes_twice_is_kept(database: Database) -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    moments = [datetime(2026, 10, 25, 2, 30, tzinfo=berlin, fold=fold) for fold in (0, 1)]
+    rows = [
+        {"token_hash": bytes([fold]), "created_at": moment, "expires_at": moment}
+        for fold, moment in enumerate(moments)
+    ]
+    async with database.writing() as connection:
+        await connection.execute(INSERT, rows)
+
+    async with database.reading() as connection:
+        found = (await connection.execute(BY_HASHES, {"hashes": [b"\0", b"\1"]})).all()
+
+    assert [row.created_at for row in found] == [moment.astimezone(UTC) for moment in moments]
 
 
 async def test_change_tells_how_many_rows_it_changed(database: Database) -> None:

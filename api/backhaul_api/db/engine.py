@@ -11,7 +11,6 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -66,9 +65,9 @@ class Database:
         self.url = sa.make_url(url)
         self.on_changes: Callable[[changes.Touched], None] = lambda _: None
         """Called after each commit with whom it touched: see `changes.touch`."""
-        self.on_committing: Callable[[list[object]], None] = lambda _: None
-        """Called while a commit is under way, with the news that whom it touches is to be told: see
-        `changes.touch_with_news`. What can be made ready by then costs no time."""
+        self.on_committing: Callable[[list[object]], Callable[[], None] | None] = lambda _: None
+        """Called before a commit with the news that whom it touches is to be told: see
+        `changes.touch_with_news`. Gives what can be done while it is under way, if anything."""
         self.feed = changes.Feed()
         """What other processes on the same database have touched."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
@@ -116,16 +115,16 @@ class Database:
                 news = changes.list_news(lent)
                 touched = changes.take_touched(lent)
                 row = await changes.write(lent, touched) if touched else None
-                if news:
+                if news and (meanwhile := self.on_committing(news)) is not None:
                     # In the next turn of the loop, when the COMMIT is on its way.
-                    asyncio.get_running_loop().call_soon(self.on_committing, news)
+                    asyncio.get_running_loop().call_soon(meanwhile)
         if row is not None:
             self.feed.note_own(row)
             self.on_changes(touched)
 
     def _prepare(self, committing: Iterable[SqliteConnection]) -> Callable[[], None] | None:
         news = [one for connection in committing for one in changes.list_news(connection)]
-        return partial(self.on_committing, news) if news else None
+        return self.on_committing(news) if news else None
 
     def _tell(self, committed: Iterable[SqliteConnection]) -> None:
         touched = [changes.take_touched(connection) for connection in committed]

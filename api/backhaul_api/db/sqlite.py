@@ -162,7 +162,7 @@ class Sqlite:
             lambda _: None
         )
         """Called before each commit with the blocks that are in it; gives what the loop is to do
-        while the commit waits for the disk."""
+        while the commit waits for the disk, if anything."""
         self.on_commit: Callable[[list[SqliteConnection]], None] = lambda _: None
         """Called after each commit with the blocks that were in it."""
         self._statements = Statements(self.engine.dialect)
@@ -256,10 +256,9 @@ class Sqlite:
         idle, self._idle = self._idle, []
         for sync in idle:
             _close(sync)
-        if self._tidier is not None:
-            self._tidier.close()
         self._threads.shutdown(wait=True)
         self._writing_thread.shutdown(wait=True)
+        self._drop_tidier()
 
     async def _run(self) -> None:
         """Give turns for as long as anybody waits for one."""
@@ -369,6 +368,14 @@ class Sqlite:
         except sqlite3.Error as error:
             # The log only grows; a full disk, say, stops the commits as well.
             log.warning("database.checkpoint_failed", exc_info=error)
+            # It may have been opened while nobody might write to the file, and would stay so.
+            self._drop_tidier()
+
+    def _drop_tidier(self) -> None:
+        tidier, self._tidier = self._tidier, None
+        if tidier is not None:
+            with suppress(sqlite3.Error):
+                tidier.close()
 
     async def _commit(self, sync: sa.Connection, meanwhile: Callable[[], None] | None) -> None:
         loop = asyncio.get_running_loop()

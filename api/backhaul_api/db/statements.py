@@ -15,6 +15,7 @@ tests see what was asked.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -33,13 +34,16 @@ _constants: dict[int, sa.Executable] = {}
 
 _NOTHING: Any = object()
 
+_LIKE_A_PARAMETER = re.compile(r"\$\d|%\(|__\[")
+"""Text that SQLAlchemy, or `postgresql._join`, would take for the place of a parameter."""
+
 _FLOAT8 = 701
 """PostgreSQL's type of the only columns whose conversion asks for it."""
 
 
 def constant(statement: StatementT) -> StatementT:
     """Promise that a statement is built once for all of its calls. Values that stand in it, and are
-    none of its parameters, are text or numbers."""
+    none of its parameters, are text, whole numbers, booleans or None."""
     _constants[id(statement)] = statement
     return statement
 
@@ -254,13 +258,13 @@ def _build_compiler(base: Any) -> Any:
 
     class Compiler(base):  # type: ignore[misc]
         def visit_bindparam(
-            self, bindparam: Any, *arguments: Any, literal_binds: bool = False, **options: Any
+            self, bindparam: Any, *, literal_binds: bool = False, **options: Any
         ) -> str:
             is_fixed = not bindparam.required
             if is_fixed and not _has_literal(bindparam.effective_value):
-                raise TypeError("what stands in a constant statement is text or a number")
+                raise TypeError("this cannot stand in a constant statement: make it a parameter")
             text: str = super().visit_bindparam(
-                bindparam, *arguments, literal_binds=literal_binds or is_fixed, **options
+                bindparam, literal_binds=literal_binds or is_fixed, **options
             )
             return text
 
@@ -270,7 +274,10 @@ def _build_compiler(base: Any) -> Any:
 def _has_literal(value: object) -> bool:
     """Tell whether each database takes a value, or all of a list, as SQLAlchemy writes it."""
     values = value if isinstance(value, (list, tuple)) else [value]
-    return all(one is None or isinstance(one, (str, int)) for one in values)
+    return all(
+        one is None or (isinstance(one, (int, str)) and not _LIKE_A_PARAMETER.search(str(one)))
+        for one in values
+    )
 
 
 def _find_binds(

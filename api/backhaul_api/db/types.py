@@ -46,15 +46,19 @@ def _to_utc(value: datetime) -> datetime:
 
 _OFFSET = "+00:00"
 _OFFSET_LENGTH = len(_OFFSET)
+_TEXTS_KEPT = 256
+"""What one transaction writes has few moments, each in many rows."""
 
 
-@lru_cache(maxsize=256)
 def _to_text(value: datetime | None) -> str | None:
-    """Write a moment as SQLAlchemy stores it: `2026-11-26 01:30:00.000000`. What one transaction
-    writes has few of them."""
-    if value is None:
-        return None
-    return _to_utc(value).isoformat(" ", "microseconds")[:-_OFFSET_LENGTH]
+    """Write a moment as SQLAlchemy stores it: `2026-11-26 01:30:00.000000`."""
+    # In UTC first: elsewhere, two moments of the hour that comes twice are equal to Python.
+    return None if value is None else _write(_to_utc(value))
+
+
+@lru_cache(maxsize=_TEXTS_KEPT)
+def _write(utc: datetime) -> str:
+    return utc.isoformat(" ", "microseconds")[:-_OFFSET_LENGTH]
 
 
 def _from_text(text: str | None) -> datetime | None:

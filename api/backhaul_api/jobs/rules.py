@@ -58,7 +58,7 @@ RETRY_FACTORS: Mapping[FailureClass, float] = MappingProxyType(
 LONGEST_RETRY_DELAY_S = 3600.0
 RETRY_SPREAD = 0.2
 """A storage that was away meets its fleet again; not all at once."""
-_random = random.SystemRandom()
+_random = random.Random()  # noqa: S311 (it spreads, and hides nothing)
 
 
 def choose_retry(job: Job, failure_class: FailureClass | None, *, delay_s: float) -> float | None:

@@ -17,9 +17,10 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
 import msgspec
@@ -50,7 +51,7 @@ LEARNING_LIMIT_S = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Offered:
     """A job that its host may get without a look, once it is committed."""
 
@@ -60,8 +61,6 @@ class _Offered:
     """The repository's, as it was read in the transaction that makes the job."""
     public_key: bytes
     """The host's."""
-    prepared: tuple[KnownRepository, msgspec.Raw] | None = None
-    """What the host is told, as long as this is what is known of the repository."""
 
 
 def offer(
@@ -117,13 +116,29 @@ class Handover:
         """Jobs on others, by their repositories."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def prepare(self, news: Iterable[object]) -> None:
-        """Build what some hosts are told, while the commit after which they are waits for the disk
-        or the network. Most of that is sealing what opens the repository."""
-        contents: dict[UUID, Content] = {}
-        for offered in itertools.islice(news, AT_ONCE):
-            if isinstance(offered, _Offered) and self._wakeups.memory.is_trusted:
-                self._build_or_leave(offered, contents)
+    def prepare(self, news: Iterable[object]) -> Callable[[], None] | None:
+        """Give what can be done for the news of a commit while that is under way, if anything: to
+        seal what opens a repository to a host that has no such box yet takes most of the time until
+        the host is told."""
+        unsealed = [
+            (known, offered.public_key)
+            for offered in itertools.islice(news, AT_ONCE)
+            if isinstance(offered, _Offered)
+            and (known := self._find(offered)) is not None
+            and self._wakeups.takes_news(offered.job.host_id)
+            and not self._boxes.has(known.closed.digest, offered.public_key)
+        ]
+        return partial(self._seal, unsealed) if unsealed else None
+
+    def _seal(self, unsealed: Iterable[tuple[KnownRepository, bytes]]) -> None:
+        contents: dict[bytes, Content] = {}
+        for known, public_key in unsealed:
+            digest = known.closed.digest
+            content = contents.setdefault(digest, Content(self._keys, known.closed))
+            try:
+                self._boxes.seal(content, public_key)
+            except Exception as error:
+                log.debug("handover.left", exc_info=error)
 
     def tell(self, touched: Touched) -> None:
         """Wake whoever a commit has touched, or hand over what there is for them."""
@@ -168,7 +183,11 @@ class Handover:
         for _ in range(min(AT_ONCE, len(self._waiting))):
             offered = self._waiting[0]
             host_id = offered.job.host_id
-            command = self._build_or_leave(offered, contents)
+            command = None
+            try:
+                command = self._build_command(offered, contents)
+            except Exception as error:
+                log.debug("handover.left", exc_info=error)
             if command is None:
                 # Whoever polls by now may have looked before the commit.
                 self._wakeups.wake(host_id)
@@ -178,31 +197,18 @@ class Handover:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._hand_over_some)
 
-    def _build_or_leave(
-        self, offered: _Offered, contents: dict[UUID, Content]
-    ) -> msgspec.Raw | None:
-        """Build what the host is told; None where it has to look."""
-        try:
-            return self._build_command(offered, contents)
-        except Exception as error:
-            log.debug("handover.left", exc_info=error)
-            return None
-
     def _build_command(
         self, offered: _Offered, contents: dict[UUID, Content]
     ) -> msgspec.Raw | None:
+        """Build what the host is told; None where it has to look."""
         known = self._find(offered)
         if known is None or not self._wakeups.takes_news(offered.job.host_id):
             return None
-        if offered.prepared is not None and offered.prepared[0] is known:
-            return offered.prepared[1]
         content = contents.get(offered.repository_id)
         if content is None:
             content = contents[offered.repository_id] = Content(self._keys, known.closed)
         box = self._boxes.seal(content, offered.public_key)
-        command = build_command(_build_run(offered), offered.job.arguments, credentials=box)
-        offered.prepared = (known, command)
-        return command
+        return build_command(_build_run(offered), offered.job.arguments, credentials=box)
 
     async def _learn_of(self, repository_id: UUID) -> None:
         """Find out what opens a repository; hosts with jobs on it look by themselves where nobody

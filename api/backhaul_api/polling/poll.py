@@ -61,7 +61,7 @@ MAX_VERSIONS_LOST = 1_000_000
 """No backup is that many changes of one host old: who names such a version errs, or means harm."""
 
 log = logging.getLogger(__name__)
-_random = random.Random()  # noqa: S311 (it spreads polls, and hides nothing)
+_random = random.Random()  # noqa: S311 (it spreads, and hides nothing)
 
 
 @dataclass(frozen=True, slots=True)

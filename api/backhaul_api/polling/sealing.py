@@ -47,6 +47,10 @@ class Boxes:
     def __init__(self) -> None:
         self._kept: dict[tuple[bytes, bytes], bytes] = {}
 
+    def has(self, digest: bytes, public_key: bytes) -> bool:
+        """Tell whether the box of a content was made for the host of a key, and is kept."""
+        return (public_key, digest) in self._kept
+
     def seal(self, content: Content, public_key: bytes) -> bytes:
         """Build the box for the host of a key. Raises as `Content.open` does."""
         place = (public_key, content.digest)
