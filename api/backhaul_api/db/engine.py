@@ -11,6 +11,7 @@ import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -113,14 +114,16 @@ class Database:
                 if isinstance(lent, SqliteConnection):
                     return
                 news = changes.list_news(lent)
-                touched = changes.take_touched(lent)
-                row = await changes.write(lent, touched) if touched else None
+                if touched := changes.take_touched(lent):
+                    row = await changes.write(lent, touched)
+                    lent.on_commit = partial(self._tell_of, row, touched)
                 if news and (meanwhile := self.on_committing(news)) is not None:
                     # In the next turn of the loop, when the COMMIT is on its way.
                     asyncio.get_running_loop().call_soon(meanwhile)
-        if row is not None:
-            self.feed.note_own(row)
-            self.on_changes(touched)
+
+    def _tell_of(self, row: changes.Row, touched: changes.Touched) -> None:
+        self.feed.note_own(row)
+        self.on_changes(touched)
 
     def _prepare(self, committing: Iterable[SqliteConnection]) -> Callable[[], None] | None:
         news = [one for connection in committing for one in changes.list_news(connection)]

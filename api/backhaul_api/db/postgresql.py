@@ -48,6 +48,8 @@ class PostgresqlConnection(Executing):
         super().__init__(statements)
         self._link = link
         self.info: dict[Any, Any] = {}
+        self.on_commit: Callable[[], None] = lambda: None
+        """Called once it is committed, before others may have the connection."""
 
     @property
     def dialect(self) -> sa.Dialect:
@@ -172,6 +174,7 @@ class Postgresql:
             yield connection
             await connection.write_postponed()
             await link.commit()
+            connection.on_commit()
 
     @asynccontextmanager
     async def borrowing(self) -> AsyncIterator[Any]:
