@@ -1,6 +1,6 @@
-"""The first answer of a fresh process comes soon, and loads nothing that it does not need.
+"""A fresh process answers its first request, and loads nothing that it does not need for that.
 
-`make bench-cold-start` prints the figures.
+How soon it does is measured by `make bench-cold-start`, which fails above the limit.
 """
 
 from __future__ import annotations
@@ -11,21 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.cold_start import APP, FUNCTION, LIMIT_S, ROOT, build_environment, start
+from bench.cold_start import APP, FUNCTION, ROOT, build_environment, start
 
 NOT_NEEDED = ("alembic", "pydantic", "swagger_ui", "uvicorn", "uvloop")
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("script", [FUNCTION, APP], ids=["function", "app"])
-def test_a_fresh_process_answers_soon(database_url: str, script: str, tmp_path: Path) -> None:
-    environment = build_environment(database_url, tmp_path)
-    start(script, environment)
-
-    starts = [start(script, environment) for _ in range(3)]
-
-    # By the processor's time: other tests share the machine.
-    assert min(one.cpu_s for one in starts) < LIMIT_S
+def test_a_fresh_process_answers(database_url: str, script: str, tmp_path: Path) -> None:
+    start(script, build_environment(database_url, tmp_path))  # which fails without an answer
 
 
 def test_what_an_answer_does_not_need_is_not_loaded() -> None:
