@@ -77,7 +77,8 @@ def count_in_file(database: Database) -> int:
 async def wait_for_checkpoint(database: Database) -> Any:
     """Wait until the log is written into the file; gives the connection that does that."""
     backend: Any = database._backend
-    await backend._tidying
+    async with asyncio.timeout(10):
+        await backend._tidying
     return backend._tidier
 
 
