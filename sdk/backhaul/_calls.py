@@ -480,10 +480,7 @@ def _query(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
     """
     query = tuple((name, str(value)) for name, value in pairs if value is not None)
     for name, value in query:
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise refuse(name, NO_UTF8) from None
+        _check_utf8(name, value)
     return query
 
 
@@ -513,7 +510,12 @@ def _segment(field: str, value: UUID | str) -> str:
     text = str(value)
     if text in {"", ".", ".."} or "/" in text:
         raise refuse(field, f"{text!r} is neither a name nor an id")
+    _check_utf8(field, text)
+    return quote(text, safe="")
+
+
+def _check_utf8(field: str, text: str) -> None:
     try:
-        return quote(text, safe="")
+        text.encode()
     except UnicodeEncodeError:
         raise refuse(field, NO_UTF8) from None

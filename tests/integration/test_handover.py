@@ -295,10 +295,7 @@ async def test_change_that_another_instance_made_is_in_the_next_job(
     operator: httpx.AsyncClient, agent: FakeAgent, services: Services
 ) -> None:
     """This one has not heard of it yet."""
-    [parked] = await _park_quiet(services, agent)
-    job_id = await add_job(operator)
-    await _wait(parked)
-    await agent.send(*_report(job_id))
+    await _make_known(operator, agent, services)
     other = Database(services.database.url.render_as_string(hide_password=False))
     async with other.writing() as connection:
         repository_id = await connection.scalar(

@@ -113,11 +113,11 @@ class Database:
                 yield cast("AsyncConnection", lent)
                 if isinstance(lent, SqliteConnection):
                     return
-                news = changes.list_news(lent)
+                meanwhile = self._prepare([lent])
                 if touched := changes.take_touched(lent):
                     row = await changes.write(lent, touched)
                     lent.on_commit = partial(self._tell_of, row, touched)
-                if news and (meanwhile := self.on_committing(news)) is not None:
+                if meanwhile is not None:
                     # In the next turn of the loop, when the COMMIT is on its way.
                     asyncio.get_running_loop().call_soon(meanwhile)
 
@@ -125,7 +125,7 @@ class Database:
         self.feed.note_own(row)
         self.on_changes(touched)
 
-    def _prepare(self, committing: Iterable[SqliteConnection]) -> Callable[[], None] | None:
+    def _prepare(self, committing: Iterable[changes.HasInfo]) -> Callable[[], None] | None:
         news = [one for connection in committing for one in changes.list_news(connection)]
         return self.on_committing(news) if news else None
 

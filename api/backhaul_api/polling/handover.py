@@ -121,22 +121,19 @@ class Handover:
         seal what opens a repository to a host that has no such box yet takes most of the time until
         the host is told."""
         unsealed = [
-            (known, offered.public_key)
+            offered
             for offered in itertools.islice(news, AT_ONCE)
             if isinstance(offered, _Offered)
             and (known := self._find(offered)) is not None
-            and self._wakeups.takes_news(offered.job.host_id)
             and not self._boxes.has(known.closed.digest, offered.public_key)
         ]
-        return partial(self._seal, unsealed) if unsealed else None
+        return partial(self._seal_all, unsealed) if unsealed else None
 
-    def _seal(self, unsealed: Iterable[tuple[KnownRepository, bytes]]) -> None:
-        contents: dict[bytes, Content] = {}
-        for known, public_key in unsealed:
-            digest = known.closed.digest
-            content = contents.setdefault(digest, Content(self._keys, known.closed))
+    def _seal_all(self, unsealed: Iterable[_Offered]) -> None:
+        contents: dict[UUID, Content] = {}
+        for offered in unsealed:
             try:
-                self._boxes.seal(content, public_key)
+                self._seal(offered, contents)
             except Exception as error:
                 log.debug("handover.left", exc_info=error)
 
@@ -201,14 +198,21 @@ class Handover:
         self, offered: _Offered, contents: dict[UUID, Content]
     ) -> msgspec.Raw | None:
         """Build what the host is told; None where it has to look."""
+        box = self._seal(offered, contents)
+        if box is None:
+            return None
+        return build_command(_build_run(offered), offered.job.arguments, credentials=box)
+
+    def _seal(self, offered: _Offered, contents: dict[UUID, Content]) -> bytes | None:
+        """Build the box with what opens the repository, or take the one that is kept; None where
+        the host has to look."""
         known = self._find(offered)
         if known is None or not self._wakeups.takes_news(offered.job.host_id):
             return None
         content = contents.get(offered.repository_id)
         if content is None:
             content = contents[offered.repository_id] = Content(self._keys, known.closed)
-        box = self._boxes.seal(content, offered.public_key)
-        return build_command(_build_run(offered), offered.job.arguments, credentials=box)
+        return self._boxes.seal(content, offered.public_key)
 
     async def _learn_of(self, repository_id: UUID) -> None:
         """Find out what opens a repository; hosts with jobs on it look by themselves where nobody
