@@ -5,6 +5,7 @@ DomainError
   NotAuthenticatedError   no token, or not one that is good here
   NotAllowedError         known, but not for this
   NotFoundError
+  LogDeletedError         a job's log was there, and is no longer
   ConflictError           what is there stands in the way
     LostRaceError         somebody changed it first
     IllegalJobMoveError   the state machine has no such move
@@ -89,6 +90,20 @@ class NotFoundError(DomainError):
         super().__init__(f"There is no {what} {str(reference)!r}.")
         self.what = what
         self.reference = str(reference)
+
+
+class LogDeletedError(DomainError):
+    """The lines of a job's log were deleted, as the settings want it."""
+
+    type = ProblemType.LOG_DELETED
+    status = 410
+    title = "Log deleted"
+
+    def __init__(self, job_id: UUID) -> None:
+        super().__init__(
+            f"The log of job {job_id} was deleted: this server keeps logs for a limited time after "
+            "the end of their job (job_log_lifetime). What became of the job is still there."
+        )
 
 
 class ConflictError(DomainError):

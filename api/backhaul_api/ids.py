@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 import uuid_utils.compat
@@ -10,3 +11,14 @@ import uuid_utils.compat
 def new_id() -> UUID:
     """Make an id that is greater than those made before it in this process."""
     return uuid_utils.compat.uuid7()
+
+
+def first_id_at(moment: datetime) -> UUID:
+    """Build what is smaller than every id made at that moment or later, to the millisecond, and
+    greater than those made before."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return UUID(int=milliseconds << 80 | _VERSION_7)
+
+
+# RFC 9562: 48 bits of time, then the version.
+_VERSION_7 = 7 << 76

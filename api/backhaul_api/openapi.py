@@ -83,7 +83,7 @@ _ERRORS: dict[int, tuple[str, ProblemType, str, str]] = {
         "There is a source 'etc' already. Choose another name.",
     ),
     410: (
-        "HostRemoved",
+        "Gone",
         ProblemType.HOST_REMOVED,
         "Host removed",
         "Host 01932f5e-7c00-7000-8000-000000000001 was removed from this server. Enrol it again "
@@ -362,7 +362,7 @@ def _error_statuses(path: str, method: str, handler: HTTPRouteHandler, body: Any
 
 
 # What handlers say of themselves, and what they can answer with for that.
-_BY_OPT = {"asks_host": (409, 504), "is_rate_limited": (429,)}
+_BY_OPT = {"asks_host": (409, 504), "is_rate_limited": (429,), "can_be_gone": (410,)}
 
 
 def _takes_if_match(handler: HTTPRouteHandler) -> bool:

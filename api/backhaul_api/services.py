@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from litestar.di import NamedDependency
 from litestar.params import SkipValidation
@@ -52,6 +53,11 @@ class Services:
         object.__setattr__(self, "looks", Looks(database, clock, silence, keys, boxes))
         database.on_committing = handover.prepare
         database.on_changes = handover.tell
+
+    def find_log_limit(self) -> datetime | None:
+        """Tell before when a job has to have ended for its log to be deleted; None: none is."""
+        lifetime_s = self.settings.job_log_lifetime
+        return None if lifetime_s is None else self.clock.now() - timedelta(seconds=lifetime_s)
 
     @property
     def recheck_s(self) -> float:

@@ -470,7 +470,11 @@ class Client:
     def get_job_log(
         self, job_id: UUID | str, *, tail: int | None = None
     ) -> Iterator[NumberedLogLine]:
-        """Give the log of a job as far as it has come, oldest line first; or the last `tail`."""
+        """Give the log of a job as far as it has come, oldest line first; or the last `tail`.
+
+        Raises:
+            NotFoundError: there is no such job, or the server keeps its log no more.
+        """
         return self._iterate_log(LogWatch(job_id, is_followed=False, tail=tail))
 
     def follow_job_log(

@@ -27,6 +27,7 @@ from backhaul.wire.jobs import JobState, LogLine, Outcome, Progress
 from backhaul.wire.kinds import BackupResult
 from backhaul.wire.reports import JobFinished, JobLog, JobProgress, JobStarted
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
+from backhaul_api.jobs import log
 from backhaul_api.jobs.silence import HEARING_AGAIN
 from backhaul_api.services import Services
 from tests.fakes.clock import START
@@ -177,6 +178,7 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     grown: GrownFleet,
     services: Services,
     statements: Statements,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await _list_everything(operator, grown)
     events = await operator.get("/v1/events", params={"tail": 20})
@@ -195,9 +197,9 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     [command, *_] = read_commands(await agent.poll(schedule_version=1))
     await _work(agent, command.job_id)
     assert (await operator.get(f"/v1/jobs/{command.job_id}")).json()["state"] == "succeeded"
-    log = await operator.get(f"/v1/jobs/{command.job_id}/log")
+    lines = await operator.get(f"/v1/jobs/{command.job_id}/log")
     await operator.get(f"/v1/jobs/{command.job_id}/log", params={"tail": 1})
-    follow = {"cursor": log.json()["next_cursor"]}
+    follow = {"cursor": lines.json()["next_cursor"]}
     await operator.get(f"/v1/jobs/{command.job_id}/log", params=follow)
     await operator.patch(f"/v1/schedules/{made['id']}", json={"cron": "0 4 * * *"})
     await operator.delete(f"/v1/schedules/{made['id']}")
@@ -206,6 +208,9 @@ async def test_nothing_that_is_asked_of_a_large_fleet_searches_through_its_jobs(
     await _join(operator)
     services.silence.listens_from -= HEARING_AGAIN  # else a tick looks for no silent hosts
     assert (await operator.post("/v1/tick")).status_code == 200
+    monkeypatch.setattr(log, "MAX_DELETED_AT_ONCE", 100)
+    async with services.database.writing() as connection:
+        assert await log.delete_old(connection, ended_before=START - timedelta(days=180)) == 100
 
     assert len(statements.seen) > 60
     searches = await statements.find_searches()

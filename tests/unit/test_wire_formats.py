@@ -249,6 +249,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             deleted_answers=5,
             deleted_queries=6,
             deleted_events=7,
+            deleted_log_lines=8,
             has_more=True,
         ),
         {
@@ -259,6 +260,7 @@ MESSAGES: list[tuple[msgspec.Struct, dict[str, Any]]] = [
             "deleted_answers": 5,
             "deleted_queries": 6,
             "deleted_events": 7,
+            "deleted_log_lines": 8,
             "has_more": True,
         },
     ),

@@ -208,7 +208,12 @@ async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath
     return job
 
 
-@get("/{job_id:uuid}/log", operation_id="get_job_log", summary="Read a job's log, or follow it")
+@get(
+    "/{job_id:uuid}/log",
+    operation_id="get_job_log",
+    summary="Read a job's log, or follow it",
+    opt={"can_be_gone": True},
+)
 async def get_job_log(
     request: OperatorRequest,
     services: Needs,
@@ -237,7 +242,14 @@ async def get_job_log(
 ) -> JobLogPage:
     async def look() -> JobLogPage:
         async with services.database.reading() as connection:
-            return await log.fetch_page(connection, job_id, cursor=cursor, limit=limit, tail=tail)
+            return await log.fetch_page(
+                connection,
+                job_id,
+                cursor=cursor,
+                limit=limit,
+                tail=tail,
+                deleted_before=services.find_log_limit(),
+            )
 
     def is_enough(page: JobLogPage) -> bool:
         return bool(page.lines) or page.is_complete

@@ -11,6 +11,7 @@ import logging
 import msgspec
 
 from backhaul.wire.ticks import Tick
+from backhaul_api.jobs import log as job_log
 from backhaul_api.jobs.overdue import close_overdue
 from backhaul_api.logs import facts
 from backhaul_api.services import Services
@@ -28,6 +29,7 @@ async def tick(services: Services) -> Tick:
     closed = await close_overdue(services)
     async with services.database.writing() as connection:
         deleted = await old_rows.delete(connection, now=services.clock.now())
+    deleted_lines = await _delete_logs(services)
     done = Tick(
         expired_jobs=closed.expired,
         lost_jobs=closed.lost,
@@ -36,8 +38,20 @@ async def tick(services: Services) -> Tick:
         deleted_answers=deleted["idempotency_keys"],
         deleted_queries=deleted["queries"],
         deleted_events=deleted["events"],
-        has_more=closed.has_more or max(deleted.values()) >= old_rows.MAX_AT_ONCE,
+        deleted_log_lines=deleted_lines,
+        has_more=(
+            closed.has_more
+            or max(deleted.values()) >= old_rows.MAX_AT_ONCE
+            or deleted_lines >= job_log.MAX_DELETED_AT_ONCE
+        ),
     )
     if done not in {Tick(), Tick(has_more=True)}:
         log.info("tick.done", extra=facts(**msgspec.to_builtins(done)))
     return done
+
+
+async def _delete_logs(services: Services) -> int:
+    if (limit := services.find_log_limit()) is None:
+        return 0
+    async with services.database.writing() as connection:
+        return await job_log.delete_old(connection, ended_before=limit)

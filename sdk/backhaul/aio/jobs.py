@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from uuid import UUID
 from backhaul import _live, _moments, _requests
 from backhaul._fields import HostFields, JobFields, RepositoryFields, ScheduleFields
 from backhaul.aio.collections import AsyncKeyed
-from backhaul.errors import JobFailedError
+from backhaul.errors import JobFailedError, NotFoundError
 from backhaul.wire.jobs import Job as JobData
 from backhaul.wire.jobs import JobState, NumberedLogLine
 from backhaul.wire.kinds import JobKind, JobRequest
@@ -74,7 +75,10 @@ class AsyncJob(JobFields):
             async for job in self.follow(timeout):
                 shown.update(job.data)
         if raise_on_failure and self.state is not JobState.SUCCEEDED:
-            raise JobFailedError(self.data, last_lines=await self.tail())
+            last_lines: tuple[str, ...] = ()
+            with suppress(NotFoundError):  # it may have been deleted since
+                last_lines = await self.tail()
+            raise JobFailedError(self.data, last_lines=last_lines)
         return self
 
     async def log(
@@ -83,6 +87,9 @@ class AsyncJob(JobFields):
         """Give its log from the first line, or the last `tail` lines of it.
 
         With `follow`, also the lines that come, to the end. Interrupting leaves the job running.
+
+        Raises:
+            NotFoundError: the server keeps logs for a limited time, and this one no more.
         """
         client = self._fleet.client
         if not follow:
@@ -94,7 +101,7 @@ class AsyncJob(JobFields):
                 yield line
 
     async def tail(self, count: int = TAIL_LINES) -> tuple[str, ...]:
-        """Give the last lines of its log as text."""
+        """Give the last lines of its log as text. Raises as `log` does."""
         # The oldest servers know no tail and give the whole log.
         kept: deque[str] = deque(maxlen=count)
         async for line in self._fleet.client.get_job_log(self.id, tail=count):

@@ -34,6 +34,7 @@ class ProblemType(StrEnum):
     TOO_LARGE = "urn:backhaul:problem:too-large"
     UNSUPPORTED_PROTOCOL = "urn:backhaul:problem:unsupported-protocol"
     RATE_LIMITED = "urn:backhaul:problem:rate-limited"
+    LOG_DELETED = "urn:backhaul:problem:log-deleted"
     LOG_GAP = "urn:backhaul:problem:log-gap"
     ILLEGAL_MOVE = "urn:backhaul:problem:illegal-move"
     JOB_WAITS = "urn:backhaul:problem:job-waits"

@@ -22,5 +22,7 @@ class Tick(Wire, frozen=True, kw_only=True):
     """Questions to hosts for whose answer nobody waits any more."""
     deleted_events: int = 0
     """Events that were older than a month."""
+    deleted_log_lines: int = 0
+    """Lines of jobs' logs whose lifetime was over, where the server has such a setting."""
     has_more: bool = False
     """Whether more may be left than one tick does: tick again."""

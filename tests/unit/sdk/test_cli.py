@@ -219,6 +219,7 @@ def test_nothing_configured_says_what_to_do(signed_out: Cli) -> None:
         (refuse(403, detail="Not yours."), 1, "Not yours."),
         (refuse(404, detail="There is no host 'x'."), 1, "no host 'x'"),
         (refuse(409, detail="In the way."), 1, "In the way."),
+        (refuse(410, detail="The log was deleted."), 1, "log was deleted."),
         (
             refuse(
                 422,
@@ -237,7 +238,7 @@ def test_nothing_configured_says_what_to_do(signed_out: Cli) -> None:
         (httpx.Response(501, text="<html>"), 1, "The server's log has the reason."),
         (httpx.Response(404, text="<html>nginx</html>"), 1, "check the URL"),
     ],
-    ids=["401", "403", "404", "409", "422", "429", "500", "501", "not backhaul"],
+    ids=["401", "403", "404", "409", "410", "422", "429", "500", "501", "not backhaul"],
 )
 def test_each_error_is_one_line_with_its_exit_code(
     cli: Cli, server: respx.MockRouter, answer: httpx.Response, exit_code: int, words: str

@@ -101,7 +101,7 @@ class Answers:
         answer = self.answers.get(request.url.path)
         if answer is None:
             return refuse(404, ProblemType.NOT_FOUND)
-        return reply(answer)
+        return answer if isinstance(answer, httpx.Response) else reply(answer)
 
 
 def connect(answers: Answers) -> Fleet:
@@ -196,6 +196,19 @@ def test_failure_that_was_waited_for_tells_the_last_lines() -> None:
     assert caught.value.last_lines == tuple(f"line {seq}" for seq in range(10, 30))
     assert "restic exited with 1" in str(caught.value)
     assert "line 29" in str(caught.value)
+
+
+def test_failure_whose_log_was_deleted_is_told_without_it() -> None:
+    job = build_job(JobState.FAILED, message="restic exited with 1", revision=4)
+    gone = refuse(410, ProblemType.LOG_DELETED)
+    answers = Answers({f"/v1/jobs/{JOB_ID}": job, f"/v1/jobs/{JOB_ID}/log": gone})
+    failed = connect(answers).jobs[JOB_ID]
+
+    with pytest.raises(JobFailedError, match="restic exited with 1") as caught:
+        failed.wait(raise_on_failure=True)
+    assert caught.value.last_lines == ()
+    with pytest.raises(NotFoundError):
+        list(failed.log())
 
 
 def test_many_jobs_take_the_memory_of_a_few_pages() -> None:
