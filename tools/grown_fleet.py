@@ -185,6 +185,9 @@ FROM $jobs;
 INSERT INTO job_log (job_id, attempt, seq, at, stream, text)
 SELECT id, 1, 0, created_at, 'stdout', 'a line' FROM jobs WHERE kind <> 'backup';
 
+INSERT INTO job_events (id, job_id, attempt, at, event, from_state, to_state)
+SELECT id, id, 1, finished_at, 'succeed', 'running', state FROM jobs WHERE kind <> 'backup';
+
 INSERT INTO events (at, kind, host_id, job_id, job_kind)
 SELECT $event_at, 'job.succeeded', $host_of_job, $job_id, 'backup' FROM $events
 """

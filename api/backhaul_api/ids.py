@@ -14,9 +14,9 @@ def new_id() -> UUID:
 
 
 def first_id_at(moment: datetime) -> UUID:
-    """Build what is smaller than every id made at that moment or later, to the millisecond, and
-    greater than those made before."""
-    milliseconds = int(moment.timestamp() * 1000)
+    """Build what is greater than all ids made before a moment, and smaller than those made later,
+    to the millisecond."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
     return UUID(int=milliseconds << 80 | _VERSION_7)
 
 

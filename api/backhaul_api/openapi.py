@@ -62,79 +62,87 @@ _ANSWERS: dict[str, Any] = {"/v1/agent/poll": PollReply, "/v1/agent/envelopes": 
 # Filters that name something; there is a 404 when there is no such thing.
 _REFERENCES = {"host", "repository", "schedule"}
 
-_ERRORS: dict[int, tuple[str, ProblemType, str, str]] = {
-    400: (
-        "MalformedBody",
+_ERRORS: dict[str, tuple[int, ProblemType, str, str]] = {
+    "MalformedBody": (
+        400,
         ProblemType.INVALID_REQUEST,
         "Invalid request",
         "The body is not JSON: JSON is malformed: expected ',' (byte 7)",
     ),
-    401: (
-        "NotAuthenticated",
+    "NotAuthenticated": (
+        401,
         ProblemType.NOT_AUTHENTICATED,
         "Not authenticated",
         "This needs a token: send the header 'Authorization: Bearer <token>'.",
     ),
-    404: ("NotFound", ProblemType.NOT_FOUND, "Not found", "There is no host 'web-1'."),
-    409: (
-        "Conflict",
+    "NotFound": (404, ProblemType.NOT_FOUND, "Not found", "There is no host 'web-1'."),
+    "Conflict": (
+        409,
         ProblemType.CONFLICT,
         "Conflict",
         "There is a source 'etc' already. Choose another name.",
     ),
-    410: (
-        "Gone",
+    "HostRemoved": (
+        410,
         ProblemType.HOST_REMOVED,
         "Host removed",
         "Host 01932f5e-7c00-7000-8000-000000000001 was removed from this server. Enrol it again "
         "to use it.",
     ),
-    412: (
-        "PreconditionFailed",
+    "LogDeleted": (
+        410,
+        ProblemType.LOG_DELETED,
+        "Log deleted",
+        "The log of job 01932f5e-7c00-7000-8000-000000000001 was deleted: this server keeps logs "
+        "for a limited time after the end of their job (job_log_lifetime). What became of the job "
+        "is still there.",
+    ),
+    "PreconditionFailed": (
+        412,
         ProblemType.PRECONDITION_FAILED,
         "Precondition failed",
         "The schedule 01932f5e-7c00-7000-8000-000000000001 was changed by somebody else. Read it "
         "again, and repeat the change.",
     ),
-    413: (
-        "TooLarge",
+    "TooLarge": (
+        413,
         ProblemType.TOO_LARGE,
         "Too large",
         "The body is larger than 2097152 bytes. Send less at a time.",
     ),
-    415: (
-        "UnsupportedMediaType",
+    "UnsupportedMediaType": (
+        415,
         ProblemType.INVALID_REQUEST,
         "Unsupported media type",
         "The body is text/plain. Send JSON: Content-Type: application/json",
     ),
-    422: ("Invalid", ProblemType.INVALID_REQUEST, "Invalid request", "name: is required"),
-    426: (
-        "UnsupportedProtocol",
+    "Invalid": (422, ProblemType.INVALID_REQUEST, "Invalid request", "name: is required"),
+    "UnsupportedProtocol": (
+        426,
         ProblemType.UNSUPPORTED_PROTOCOL,
         "Unsupported protocol",
         "The agent speaks protocol '9'; this server speaks 1 to 1. Install a matching version of "
         "backhaul on the host.",
     ),
-    429: (
-        "RateLimited",
+    "RateLimited": (
+        429,
         ProblemType.RATE_LIMITED,
         "Rate limited",
         "Too many sign in at this moment. Try again in a few seconds.",
     ),
-    500: (
-        "Internal",
+    "Internal": (
+        500,
         ProblemType.INTERNAL,
         "Internal error",
         "The server failed. Its log has the reason under this request's id.",
     ),
-    504: (
-        "HostSilent",
+    "HostSilent": (
+        504,
         ProblemType.HOST_SILENT,
         "Host silent",
         "Host 'web-1' was last seen at 2026-11-23 18:00 UTC. Is its agent running?",
     ),
-    503: ("NotReady", ProblemType.NOT_READY, "Not ready", "This instance is about to stop."),
+    "NotReady": (503, ProblemType.NOT_READY, "Not ready", "This instance is about to stop."),
 }
 
 
@@ -158,7 +166,7 @@ def build_document(app: Litestar) -> dict[str, Any]:
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": schemas.build_components(),
-            "responses": {_ERRORS[status][0]: _build_error(status) for status in _ERRORS},
+            "responses": {name: _build_error(name) for name in _ERRORS},
             "headers": {
                 REQUEST_ID_HEADER: {
                     "description": "The id under which the server's log tells of the request.",
@@ -239,8 +247,8 @@ def _build_operation(
     operation["responses"] = {
         str(handler.status_code): _build_answer(path, handler, schemas),
         **{
-            str(status): {"$ref": f"#/components/responses/{_ERRORS[status][0]}"}
-            for status in sorted(_error_statuses(path, method, handler, body))
+            str(_ERRORS[name][0]): {"$ref": f"#/components/responses/{name}"}
+            for name in sorted(_list_errors(path, method, handler, body), key=_status_of)
         },
     }
     if speaks_protocol:
@@ -336,41 +344,47 @@ def _security(handler: HTTPRouteHandler) -> list[dict[str, list[str]]]:
             return [{"operator": []}]
 
 
-def _error_statuses(path: str, method: str, handler: HTTPRouteHandler, body: Any) -> set[int]:
+def _list_errors(path: str, method: str, handler: HTTPRouteHandler, body: Any) -> set[str]:
     """Tell which errors an operation can answer with, from what it is made of."""
     if path == "/health/live":
-        return {500}
+        return {"Internal"}
     if path == "/health/ready":
-        return {500, 503}
-    statuses = {401, 422, 500, 503}
+        return {"Internal", "NotReady"}
+    errors = {"NotAuthenticated", "Invalid", "Internal", "NotReady"}
     if body is not None:
-        statuses |= {400, 413, 415}
+        errors |= {"MalformedBody", "TooLarge", "UnsupportedMediaType"}
     if "{" in path or _REFERENCES & {found.name for found in find_parameters(handler)}:
-        statuses.add(404)
+        errors.add("NotFound")
     if method != "GET":
-        statuses.add(409)
+        errors.add("Conflict")
     if _takes_if_match(handler):
-        statuses.add(412)
-    statuses |= {
-        status for name, codes in _BY_OPT.items() if handler.opt.get(name) for status in codes
-    }
+        errors.add("PreconditionFailed")
+    errors |= {error for name, found in _BY_OPT.items() if handler.opt.get(name) for error in found}
     if handler.opt.get("speaks_protocol"):
-        statuses.add(426)
+        errors.add("UnsupportedProtocol")
     if handler.opt.get("authenticates") == "agent":
-        statuses.add(410)
-    return statuses
+        errors.add("HostRemoved")
+    return errors
 
 
 # What handlers say of themselves, and what they can answer with for that.
-_BY_OPT = {"asks_host": (409, 504), "is_rate_limited": (429,), "can_be_gone": (410,)}
+_BY_OPT = {
+    "asks_host": ("Conflict", "HostSilent"),
+    "is_rate_limited": ("RateLimited",),
+    "can_be_deleted": ("LogDeleted",),
+}
+
+
+def _status_of(error: str) -> int:
+    return _ERRORS[error][0]
 
 
 def _takes_if_match(handler: HTTPRouteHandler) -> bool:
     return any(found.name == "If-Match" for found in find_parameters(handler))
 
 
-def _build_error(status: int) -> dict[str, Any]:
-    _, type_, title, detail = _ERRORS[status]
+def _build_error(name: str) -> dict[str, Any]:
+    status, type_, title, detail = _ERRORS[name]
     errors = (FieldError(field="name", message="is required"),) if status == 422 else ()
     example = Problem(
         type=type_,

@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A running job that has not got on for so long is shown as stalled; nothing ends it."""
     lost_after: Annotated[float, msgspec.Meta(ge=60, le=366 * 86400)] = 3600.0
     """A job whose host has not been heard of for so long counts as lost, until it reports."""
-    job_log_lifetime: Annotated[float, msgspec.Meta(ge=86400, le=36525 * 86400)] | None = None
+    job_log_lifetime: Annotated[float, msgspec.Meta(ge=86400, le=50 * 366 * 86400)] | None = None
     """How long the log of a job is kept once the job is over. None keeps every line for ever."""
     session_lifetime: Annotated[float, msgspec.Meta(gt=0, le=366 * 86400)] = 12 * 3600.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -489,7 +489,8 @@ class AsyncClient:
     ) -> AsyncIterator[NumberedLogLine]:
         """Give the log of a job, and new lines as they come, to its end.
 
-        It begins with the first line, or with the last `tail` of those that are there.
+        It begins with the first line, or with the last `tail` of those that are there. Raises as
+        `get_job_log` does.
         """
         return self._iterate_log(LogWatch(job_id, is_followed=True, tail=tail))
 

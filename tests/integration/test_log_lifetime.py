@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,15 +20,18 @@ from backhaul.wire.agents import HeldJob, ReceiptStatus
 from backhaul.wire.jobs import LogLine, Outcome
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.reports import JobFinished, JobLog, JobStarted
+from backhaul_api import ids
 from backhaul_api.app import create_app
-from backhaul_api.db.tables import job_log
-from backhaul_api.jobs import log
+from backhaul_api.db.engine import Database
+from backhaul_api.db.tables import job_log, jobs
+from backhaul_api.jobs import old_logs
 from backhaul_api.services import Services
 from tests.conftest import build_client
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository
 
 LIFETIME = timedelta(days=30)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +213,8 @@ async def test_a_job_that_counted_as_lost_goes_on_with_its_next_line(
     assert await tick(forgetful) == (2, False)
 
     await agent.poll(jobs=(HeldJob(job_id=lost, state="running"),))
+    between = (await forgetful.get(f"/v1/jobs/{lost}/log")).json()
+    assert (between["lines"], between["state"], between["is_complete"]) == ([], "running", False)
     await send(agent, logged(lost, 2, 1))
 
     back = (await forgetful.get(f"/v1/jobs/{lost}")).json()
@@ -225,18 +231,109 @@ async def test_one_tick_deletes_a_bounded_part_and_the_oldest_first(
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log, "MAX_DELETED_AT_ONCE", 2)
+    monkeypatch.setattr(old_logs, "MAX_LINES", 4)
     first = await work(operator, agent, lines=3)
     clock.advance(1)
     second = await work(operator, agent, lines=2)
     clock.advance(LIFETIME.total_seconds() + 1)
 
-    assert await tick(forgetful) == (2, True)
+    assert await tick(forgetful) == (3, True)
     async with services.database.reading() as connection:
-        left = (
-            await connection.execute(
-                sa.select(job_log.c.job_id, job_log.c.seq).order_by(*job_log.primary_key.columns)
-            )
-        ).all()
-    assert [tuple(row) for row in left] == [(first, 2), (second, 0), (second, 1)]
-    assert [await tick(forgetful) for _ in range(2)] == [(2, True), (1, False)]
+        left = set(await connection.scalars(sa.select(job_log.c.job_id)))
+    assert first not in left
+    assert left == {second}
+    assert await tick(forgetful) == (2, False)
+
+
+async def test_several_ticks_at_once_delete_each_log_once(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services, clock: FakeClock
+) -> None:
+    for _ in range(4):
+        await work(operator, agent, lines=50)
+    limit = clock.advance(LIFETIME.total_seconds()) - timedelta(seconds=1)
+    twin = Database(services.settings.effective_database_url)
+
+    async def delete_all(database: Database) -> int:
+        lines, has_more = 0, True
+        while has_more:
+            async with database.writing() as connection:
+                some = await old_logs.delete(connection, ended_before=limit)
+            lines, has_more = lines + some.lines, some.has_more
+        return lines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(old_logs, "MAX_LINES", 60)
+        deleted = await asyncio.gather(*map(delete_all, [services.database, twin] * 3))
+    left = await count_lines(services)
+    deleted.append(await delete_all(twin))  # what the others had when it looked
+    await twin.close()
+
+    assert sum(deleted) == 200
+    assert left in {0, 50, 100, 150}
+    assert await count_lines(services) == 0
+
+
+async def test_log_that_a_host_tells_of_late_is_kept_from_then_on(
+    operator: httpx.AsyncClient,
+    forgetful: httpx.AsyncClient,
+    agent: FakeAgent,
+    clock: FakeClock,
+) -> None:
+    late = await start(operator, agent, lines=1)
+    clock.advance(2 * LIFETIME.total_seconds())
+    await send(agent, logged(late, 1, 1), finished(late, 2, at=START))
+
+    assert await tick(forgetful) == (0, False)
+    assert len((await forgetful.get(f"/v1/jobs/{late}/log")).json()["lines"]) == 2
+
+    clock.advance(LIFETIME.total_seconds() + 1)
+    assert (await forgetful.get(f"/v1/jobs/{late}/log")).status_code == 410
+    assert await tick(forgetful) == (2, False)
+
+
+async def test_a_reader_at_the_end_of_a_log_learns_that_it_is_complete(
+    operator: httpx.AsyncClient,
+    forgetful: httpx.AsyncClient,
+    agent: FakeAgent,
+    clock: FakeClock,
+) -> None:
+    job_id = await work(operator, agent, lines=2)
+    read = (await forgetful.get(f"/v1/jobs/{job_id}/log")).json()
+    clock.advance(LIFETIME.total_seconds() + 1)
+
+    at_end = await forgetful.get(f"/v1/jobs/{job_id}/log", params={"cursor": read["next_cursor"]})
+
+    assert (at_end.json()["lines"], at_end.json()["is_complete"]) == ([], True)
+
+
+async def test_the_logs_of_all_attempts_go(
+    operator: httpx.AsyncClient,
+    forgetful: httpx.AsyncClient,
+    agent: FakeAgent,
+    services: Services,
+    clock: FakeClock,
+) -> None:
+    job_id = await work(operator, agent, lines=2)
+    async with services.database.writing() as connection:
+        # As if a second attempt had not got so far as to write anything.
+        await connection.execute(sa.update(jobs).values(attempt=2, log_lines=0))
+    assert len((await forgetful.get(f"/v1/jobs/{job_id}/log")).json()["lines"]) == 2
+    clock.advance(LIFETIME.total_seconds() + 1)
+
+    assert (await forgetful.get(f"/v1/jobs/{job_id}/log")).status_code == 410
+    assert await tick(forgetful) == (2, False)
+
+
+@pytest.mark.parametrize("at", [START, START.replace(microsecond=999_999), EPOCH], ids=str)
+def test_first_id_at_a_moment_parts_the_ids_before_from_those_after(at: datetime) -> None:
+    moment = at + timedelta(milliseconds=1)
+    before, after = (
+        UUID(int=int(one.timestamp() * 1000) << 80 | 7 << 76 | rest)
+        for one, rest in ((at, (1 << 76) - 1), (moment, 0))
+    )
+
+    assert before < ids.first_id_at(moment) <= after
+
+
+def test_a_lifetime_may_reach_back_to_before_computers() -> None:
+    assert ids.first_id_at(EPOCH - timedelta(days=3650)) == ids.first_id_at(EPOCH)

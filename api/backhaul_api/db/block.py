@@ -100,6 +100,10 @@ class Executing(ABC):
     async def execute_many(self, ready: Ready, many: list[tuple[Any, ...]]) -> Any:
         """Execute a constant statement for each of the values, which are converted."""
 
+    @abstractmethod
+    async def execute_long(self, statement: sa.Executable, parameters: Any) -> Any:
+        """Execute a constant statement that may take long."""
+
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
         return (await self.execute(statement, parameters)).scalar()
 
@@ -191,6 +195,13 @@ async def execute_soon(
     """Execute a constant statement that gives no rows, after all changes that were made before, and
     before the next statement or the end of the block: together with those like it."""
     _as_block(connection).execute_soon(statement, row)
+
+
+async def execute_long(
+    connection: AsyncConnection, statement: sa.Executable, parameters: Parameters
+) -> Any:
+    """Execute a constant statement that may take long, without keeping others from the loop."""
+    return await _as_block(connection).execute_long(statement, parameters)
 
 
 async def postpone(

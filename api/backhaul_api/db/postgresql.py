@@ -78,6 +78,9 @@ class PostgresqlConnection(Executing):
             await driver.executemany(ready.text, many)
         return Changed(-1)  # it does not tell
 
+    async def execute_long(self, statement: sa.Executable, parameters: Any) -> Any:
+        return await self.execute(statement, parameters)
+
     async def exec_driver_sql(self, statement: str, parameters: Any = None) -> Any:
         return await self._link.connection.exec_driver_sql(statement, parameters)
 

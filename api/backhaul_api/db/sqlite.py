@@ -96,6 +96,11 @@ class SqliteConnection(Executing):
         work = partial(self._execute_bound, ready, many)
         return await self._run(work) if len(many) >= MANY_ROWS else work()
 
+    async def execute_long(self, statement: sa.Executable, parameters: Any) -> Any:
+        await self.write_changes()
+        ready = self._find_constant(statement, parameters)
+        return await self._run(partial(self._execute, ready, parameters))
+
     def _execute(self, ready: Ready, parameters: Any) -> Any:
         """Execute a constant statement."""
         if isinstance(parameters, list):

@@ -212,7 +212,9 @@ async def cancel_job(request: OperatorRequest, services: Needs, job_id: FromPath
     "/{job_id:uuid}/log",
     operation_id="get_job_log",
     summary="Read a job's log, or follow it",
-    opt={"can_be_gone": True},
+    description="A server may delete the log of a job some time after its end: see the setting "
+    "`job_log_lifetime`.",
+    opt={"can_be_deleted": True},
 )
 async def get_job_log(
     request: OperatorRequest,

@@ -11,7 +11,7 @@ import logging
 import msgspec
 
 from backhaul.wire.ticks import Tick
-from backhaul_api.jobs import log as job_log
+from backhaul_api.jobs import old_logs
 from backhaul_api.jobs.overdue import close_overdue
 from backhaul_api.logs import facts
 from backhaul_api.services import Services
@@ -29,7 +29,7 @@ async def tick(services: Services) -> Tick:
     closed = await close_overdue(services)
     async with services.database.writing() as connection:
         deleted = await old_rows.delete(connection, now=services.clock.now())
-    deleted_lines = await _delete_logs(services)
+    logs = await _delete_logs(services)
     done = Tick(
         expired_jobs=closed.expired,
         lost_jobs=closed.lost,
@@ -38,11 +38,9 @@ async def tick(services: Services) -> Tick:
         deleted_answers=deleted["idempotency_keys"],
         deleted_queries=deleted["queries"],
         deleted_events=deleted["events"],
-        deleted_log_lines=deleted_lines,
+        deleted_log_lines=logs.lines,
         has_more=(
-            closed.has_more
-            or max(deleted.values()) >= old_rows.MAX_AT_ONCE
-            or deleted_lines >= job_log.MAX_DELETED_AT_ONCE
+            closed.has_more or logs.has_more or max(deleted.values()) >= old_rows.MAX_AT_ONCE
         ),
     )
     if done not in {Tick(), Tick(has_more=True)}:
@@ -50,8 +48,8 @@ async def tick(services: Services) -> Tick:
     return done
 
 
-async def _delete_logs(services: Services) -> int:
+async def _delete_logs(services: Services) -> old_logs.Deleted:
     if (limit := services.find_log_limit()) is None:
-        return 0
+        return old_logs.Deleted(lines=0, has_more=False)
     async with services.database.writing() as connection:
-        return await job_log.delete_old(connection, ended_before=limit)
+        return await old_logs.delete(connection, ended_before=limit)
