@@ -142,8 +142,10 @@ def _decode_path(type_: type[Any], value: Any) -> Any:
 def _name_field(error: msgspec.ValidationError) -> str:
     """Name the setting, and say what it takes: `port: must be at most 65535`."""
     found = explain(str(error), Settings)
-    empty = found.message == "must have at least 1 character"
-    return f"{found.field}: {'must not be empty' if empty else found.message}"
+    if found.message == "must have at least 1 character":
+        return f"{found.field}: must not be empty"
+    # Neither a file nor the environment can say null.
+    return f"{found.field}: {found.message.replace(' or null', '')}"
 
 
 def _read_file(file: Path) -> dict[str, Any]:
