@@ -17,7 +17,7 @@ import shutil
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Coroutine
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,6 @@ from uuid import UUID
 import nacl.public
 import nacl.signing
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -49,6 +48,7 @@ from tests.fakes.clock import START
 from tests.fakes.fleet import FACTS
 from tests.fakes.lossy_transport import Fate
 from tests.fakes.modelled_host import ModelClock, ModelledHost
+from tests.fakes.statements import watch_statements
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ class Server:
     def start(self) -> None:
         self.is_dead, self.dies_in = False, None
         self._database = Database(f"sqlite+aiosqlite:///{self._file}")
-        engine = self._database.sync_engine
-        sa.event.listen(engine, "before_cursor_execute", self._count)
+        self._watching = ExitStack()
+        self._watching.enter_context(watch_statements(self._database, self._count))
         self.services = Services(
             # Polls are not held: time moves only when the test says so.
             # Nor is a host given up: what is with a silent one keeps others waiting, here for ever.
@@ -112,6 +112,7 @@ class Server:
 
     async def close(self) -> None:
         await self._database.close()
+        self._watching.close()
 
 
 class Delivery(RuleBasedStateMachine):

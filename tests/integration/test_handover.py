@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -45,6 +44,7 @@ from tests.fakes.fleet import (
     read_commands,
 )
 from tests.fakes.served import serve
+from tests.fakes.statements import fail_at, watch_statements
 
 Enrol = Callable[..., Awaitable[FakeAgent]]
 
@@ -133,17 +133,6 @@ def boxes(newcomer: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> BoxesMade:
 
     monkeypatch.setattr(nacl.public, "SealedBox", Counted)
     return made
-
-
-@contextmanager
-def _listening(services: Services, listener: Callable[..., None]) -> Iterator[None]:
-    """Have statements told to a listener before they are run."""
-    engine = services.database.sync_engine
-    sa.event.listen(engine, "before_cursor_execute", listener)
-    try:
-        yield
-    finally:
-        sa.event.remove(engine, "before_cursor_execute", listener)
 
 
 async def _make_known(operator: httpx.AsyncClient, agent: FakeAgent, services: Services) -> None:
@@ -252,18 +241,12 @@ async def test_job_that_needs_more_than_most_is_looked_for(
 async def test_repository_that_is_known_is_not_asked_for_again(
     operator: httpx.AsyncClient, agent: FakeAgent, services: Services
 ) -> None:
-    asked: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        asked.append(statement)
-
-    sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
     opened, counts = [], []
     for _ in range(2):
         [parked] = await _park_quiet(services, agent)
-        asked.clear()
-        job_id = await add_job(operator)
-        [raw] = await _wait(parked)
+        with watch_statements(services.database) as asked:
+            job_id = await add_job(operator)
+            [raw] = await _wait(parked)
         opened.append(agent.unseal(msgspec.json.decode(bytes(raw), type=CommandRun)))
         counts.append(sum("FROM repository_secrets" in statement for statement in asked))
         await agent.send(*_report(job_id))
@@ -465,14 +448,14 @@ async def test_box_is_made_while_the_commit_is_under_way(
         made_before.append(boxes.count)
         tell(touched)
 
-    def wait(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def wait(statement: str, _: object) -> None:
         # In the thread of the commit. PostgreSQL's is asked in the loop, which then goes on.
         if statement == "COMMIT" and services.database.is_sqlite:
             boxes.one_is_made.wait(PATIENCE_S)
 
     [parked] = await _park_quiet(services, newcomer)
     monkeypatch.setattr(services.database, "on_changes", note)
-    with _listening(services, wait):
+    with watch_statements(services.database, wait):
         await add_job(operator, host=newcomer.name)
 
     assert len(await _wait(parked)) == 1
@@ -483,12 +466,8 @@ async def test_box_is_made_while_the_commit_is_under_way(
 async def test_commit_that_fails_tells_nobody_though_the_box_is_made(
     operator: httpx.AsyncClient, newcomer: FakeAgent, services: Services, boxes: BoxesMade
 ) -> None:
-    def fail(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement == "COMMIT":
-            raise LookupError
-
     [parked] = await _park_quiet(services, newcomer)
-    with _listening(services, fail):
+    with watch_statements(services.database, fail_at("COMMIT")):
         answer = await operator.post("/v1/jobs", json={**JOB, "host": newcomer.name})
     is_told = parked.done()
     services.wakeups.drain()

@@ -19,6 +19,7 @@ from backhaul_api.services import Services
 from backhaul_api.users import tokens
 from tests.conftest import build_client
 from tests.fakes.clock import FakeClock
+from tests.fakes.statements import watch_statements
 
 PASSWORD = "battery horse correct"
 NEW_PASSWORD = "staple battery horse"
@@ -65,13 +66,10 @@ async def test_token_that_is_known_is_not_looked_up(
 ) -> None:
     api_token, _ = await make_token(bob)
     headers = [api_token, bob.headers["Authorization"]]
-    asked: list[Any] = []
 
     first = [await find_operator(services, header) for header in headers]
-    sa.event.listen(
-        services.database.sync_engine, "before_cursor_execute", lambda *a: asked.append(a[2])
-    )
-    again = [await find_operator(services, header) for header in headers]
+    with watch_statements(services.database) as asked:
+        again = [await find_operator(services, header) for header in headers]
 
     assert asked == []
     assert [actor.name for actor in again] == ["bob", "bob"]

@@ -21,6 +21,7 @@ from backhaul_api.db.tables import events, jobs
 from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import FakeAgent, add_agent, add_repository, add_schedule, add_source
+from tests.fakes.statements import watch_statements
 
 COUNT = 12
 SLOT = START.replace(microsecond=0)
@@ -53,18 +54,13 @@ async def fetch_jobs(services: Services) -> list[sa.RowMapping]:
 async def test_fires_that_come_together_are_committed_together(
     services: Services, fleet: Fleet
 ) -> None:
-    commits: list[str] = []
-
-    def note(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        if statement.startswith("INSERT INTO jobs"):
-            commits.append(statement)
-
-    sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
-    receipts = await asyncio.gather(
-        *(agent.send(build_fire(schedule)) for agent, schedule in fleet)
-    )
+    with watch_statements(services.database) as statements:
+        receipts = await asyncio.gather(
+            *(agent.send(build_fire(schedule)) for agent, schedule in fleet)
+        )
 
     made = await fetch_jobs(services)
+    commits = [one for one in statements if "INSERT INTO jobs" in one]
     assert [receipt.status for [receipt] in receipts] == [ReceiptStatus.OK] * COUNT
     assert {receipt.job_id for [receipt] in receipts} == {row["id"] for row in made}
     assert len(commits) < COUNT / 2

@@ -28,6 +28,7 @@ from backhaul_api.polling import job_reports
 from backhaul_api.services import Services
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_source
+from tests.fakes.statements import fail_at, watch_statements
 
 COUNT = 12
 OK = [ReceiptStatus.OK]
@@ -111,12 +112,11 @@ def watching_transactions(services: Services) -> Iterator[list[str]]:
     }
     looked: list[str] = []
 
-    def note(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+    def note(statement: str, _: object) -> None:
         looked.extend(how for begin, how in begins.items() if statement.startswith(begin))
 
-    sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
-    yield looked
-    sa.event.remove(services.database.sync_engine, "before_cursor_execute", note)
+    with watch_statements(services.database, note):
+        yield looked
 
 
 async def test_reports_that_come_together_are_committed_together(
@@ -138,17 +138,14 @@ async def test_jobs_of_reports_that_come_together_are_written_together(
     """Each once, though its reports move it twice."""
     changed: list[int] = []
 
-    def note(
-        _connection: object, _cursor: object, statement: str, values: object, *_: object
-    ) -> None:
+    def note(statement: str, values: object) -> None:
         if statement.startswith("UPDATE jobs"):
             changed.append(len(values) if isinstance(values, list) else 1)
 
-    sa.event.listen(services.database.sync_engine, "before_cursor_execute", note)
-    await send_all(fleet, claim)
-    claims, changed = sum(changed), []
-    await send_all(fleet, start, end)
-    sa.event.remove(services.database.sync_engine, "before_cursor_execute", note)
+    with watch_statements(services.database, note):
+        await send_all(fleet, claim)
+        claims, changed = sum(changed), []
+        await send_all(fleet, start, end)
 
     assert claims == sum(changed) == COUNT
     assert len(changed) < COUNT
@@ -564,14 +561,8 @@ async def test_visit_is_noted_with_the_news_of_a_job(
 async def test_receipts_are_given_only_for_what_was_committed(
     services: Services, fleet: Fleet
 ) -> None:
-    def fail(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        if statement == "COMMIT":
-            raise LookupError
-
-    engine = services.database.sync_engine
-    sa.event.listen(engine, "before_cursor_execute", fail)
-    answers = await asyncio.gather(*(agent.post(claim(job_id)) for agent, job_id in fleet))
-    sa.event.remove(engine, "before_cursor_execute", fail)
+    with watch_statements(services.database, fail_at("COMMIT")):
+        answers = await asyncio.gather(*(agent.post(claim(job_id)) for agent, job_id in fleet))
     again = await send_all(fleet, claim)
 
     assert {answer.status_code for answer in answers} == {500}

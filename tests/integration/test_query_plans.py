@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -40,6 +41,7 @@ from tests.fakes.fleet import (
     add_schedule,
     read_commands,
 )
+from tests.fakes.statements import watch_statements
 from tools.grown_fleet import GrownFleet, grow
 
 HOSTS, JOBS = 8_000, 64_000
@@ -61,15 +63,12 @@ class Statements:
     services: Services
     seen: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sa.event.listen(self.services.database.sync_engine, "before_cursor_execute", self._note)
-
-    def _note(self, _: Any, __: Any, statement: str, parameters: Any, *more: Any) -> None:
-        is_many = more[-1]
+    def note(self, statement: str, parameters: Any) -> None:
         is_of_interest = statement.startswith(("SELECT", "UPDATE", "DELETE", "WITH"))
         # What only adds rows searches through none, also where several insert in one statement.
         adds = re.match(r"WITH \w+ AS \(INSERT", statement)
         if is_of_interest and not adds and not statement.startswith("SELECT pg_"):
+            is_many = isinstance(parameters, list)
             self.seen.setdefault(statement, parameters[0] if is_many else parameters)
 
     async def find_searches(self) -> list[str]:
@@ -153,12 +152,14 @@ async def agent(
 
 
 @pytest.fixture
-async def statements(agent: FakeAgent, services: Services) -> Statements:
+async def statements(agent: FakeAgent, services: Services) -> AsyncIterator[Statements]:
     """Note what is asked from here on, of a database that knows how much it holds."""
     if not services.database.is_sqlite:
         async with services.database.writing() as connection:
             await connection.execute(sa.text("ANALYZE"))
-    return Statements(services)
+    statements = Statements(services)
+    with watch_statements(services.database, statements.note):
+        yield statements
 
 
 async def _list(operator: httpx.AsyncClient, path: str, **query: Any) -> int:

@@ -26,24 +26,9 @@ from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
 from tests.fakes.served import send_request, serve
+from tests.fakes.statements import watch_statements
 
 SHORT_S = 0.2
-
-
-class Statements:
-    """Counts what the app asks its database."""
-
-    def __init__(self, services: Services) -> None:
-        self.count = 0
-        sa.event.listen(services.database.sync_engine, "before_cursor_execute", self._note)
-
-    def _note(self, *_: object) -> None:
-        self.count += 1
-
-
-@pytest.fixture
-def statements(services: Services) -> Statements:
-    return Statements(services)
 
 
 @pytest.fixture
@@ -79,14 +64,14 @@ async def wait_until_parked(services: Services, count: int = 1) -> None:
 
 
 async def test_poll_that_finds_nothing_new_asks_the_database_nothing(
-    app: Litestar, agent: FakeAgent, statements: Statements
+    app: Litestar, agent: FakeAgent, services: Services
 ) -> None:
-    async with connected(app, agent) as client:
-        before = statements.count
-        answers = [await poll(client, agent) for _ in range(3)]
+    with watch_statements(services.database) as asked:
+        async with connected(app, agent) as client:
+            answers = [await poll(client, agent) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [200] * 3
-    assert statements.count == before
+    assert asked == []
     reply = msgspec.json.decode(answers[0].content, type=PollReply)
     assert (reply.envelopes, reply.pause) == ((), 0.0)
     assert answers[0].headers["Backhaul-Protocol"] == "1"
@@ -139,24 +124,19 @@ async def test_host_whose_query_may_have_got_lost_on_the_way_is_not_quiet(
 
 
 async def test_poll_in_a_crowd_is_sent_away_before_the_database_is_asked(
-    app: Litestar,
-    agent: FakeAgent,
-    services: Services,
-    statements: Statements,
-    monkeypatch: pytest.MonkeyPatch,
+    app: Litestar, agent: FakeAgent, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poll_module, "MAX_CROWD", 0)
     async with connected(app, agent) as client:
-        before = statements.count
-        quiet = await poll(client, agent)
-        services.wakeups.memory.forget_all()
-        crowded = await poll(client, agent, hold=20.0)
-        asked = statements.count - before
+        with watch_statements(services.database) as asked:
+            quiet = await poll(client, agent)
+            services.wakeups.memory.forget_all()
+            crowded = await poll(client, agent, hold=20.0)
         monkeypatch.setattr(poll_module, "MAX_CROWD", 1)
         alone = await poll(client, agent)
 
     reply = msgspec.json.decode(crowded.content, type=PollReply)
-    assert (crowded.status_code, reply.envelopes, asked) == (200, (), 0)
+    assert (crowded.status_code, reply.envelopes, asked) == (200, (), [])
     assert 2.0 <= reply.pause <= 10.0
     for one in (quiet, alone):
         assert msgspec.json.decode(one.content, type=PollReply).pause == 0.0
@@ -282,11 +262,7 @@ async def test_quiet_client_that_hangs_up_leaves_nothing_behind(
 
 
 async def test_quiet_hosts_that_poll_are_written_down_at_most_once_a_minute(
-    app: Litestar,
-    agent: FakeAgent,
-    services: Services,
-    clock: FakeClock,
-    statements: Statements,
+    app: Litestar, agent: FakeAgent, services: Services, clock: FakeClock
 ) -> None:
     first_seen_at = await read_last_seen(services)
     async with connected(app, agent) as client:
@@ -298,12 +274,12 @@ async def test_quiet_hosts_that_poll_are_written_down_at_most_once_a_minute(
         await poll(client, agent)
         await heartbeats.write(services)
         later = await read_last_seen(services)
-        before = statements.count
-        await heartbeats.write(services)
+        with watch_statements(services.database) as asked:
+            await heartbeats.write(services)
 
     assert soon == first_seen_at
     assert later == first_seen_at + timedelta(seconds=70)
-    assert statements.count == before
+    assert asked == []
 
 
 @pytest.mark.parametrize("is_remembered", [True, False])

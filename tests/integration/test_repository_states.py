@@ -8,7 +8,6 @@ from uuid import UUID
 
 import httpx
 import pytest
-import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul.wire.commands import CommandAck
@@ -27,6 +26,7 @@ from backhaul_api.repositories import sizes
 from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_source
+from tests.fakes.statements import watch_statements
 
 LOCKED = (
     "unable to create lock in backend: repository is already locked exclusively by PID 1868 on "
@@ -186,9 +186,6 @@ async def test_sizes_are_kept_and_the_growth_is_that_of_thirty_days(
 async def test_page_of_many_repositories_takes_as_many_statements_as_one_of_few(
     host: Host, services: Services
 ) -> None:
-    counts: list[int] = []
-    engine = services.database.sync_engine
-    sa.event.listen(engine, "before_cursor_execute", lambda *_: counts.append(1))
     names = ["nas", "cloud", "vault", "attic"]
 
     for name in names:
@@ -197,12 +194,11 @@ async def test_page_of_many_repositories_takes_as_many_statements_as_one_of_few(
         await host.run("stats", StatsResult(total_size=4000, snapshots_count=7), repository=name)
         await host.run("check", None, failed=FailureClass.LOCKED, repository=name)
         if name == "nas":
-            counts.clear()
-            await host.operator.get("/v1/repositories")
-            of_one = len(counts)
-    counts.clear()
-    listed = (await host.operator.get("/v1/repositories")).json()["items"]
+            with watch_statements(services.database) as of_one:
+                await host.operator.get("/v1/repositories")
+    with watch_statements(services.database) as of_all:
+        listed = (await host.operator.get("/v1/repositories")).json()["items"]
 
-    assert len(counts) == of_one
+    assert len(of_all) == len(of_one)
     assert [one["name"] for one in listed] == sorted(names)
     assert all(one["lock"] and one["size"] and one["last_check"] for one in listed)

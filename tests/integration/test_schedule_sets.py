@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,6 +29,7 @@ from tests.fakes.fleet import (
     read_commands,
     read_set,
 )
+from tests.fakes.statements import watch_statements
 
 OK, DUPLICATE, REJECTED = ReceiptStatus.OK, ReceiptStatus.DUPLICATE, ReceiptStatus.REJECTED
 
@@ -349,28 +348,14 @@ async def test_look_that_finds_nothing_new_makes_two_statements(
     await add_schedule(operator)
     await agent.poll()  # writes down the visit
 
-    with _counting(services) as quiet:
+    with watch_statements(services.database) as quiet:
         await agent.poll(schedule_version=1)
-    with _counting(services) as changed:
+    with watch_statements(services.database) as changed:
         await agent.poll(schedule_version=0)
 
     # The token, the host, its jobs; then the schedules, the sources and one repository's secrets.
     assert len(quiet) == 3
     assert len(changed) == 6
-
-
-@contextmanager
-def _counting(services: Services) -> Iterator[list[str]]:
-    statements: list[str] = []
-    engine = services.database.sync_engine
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if statement.lstrip().upper().startswith("SELECT"):
-            statements.append(statement)
-
-    sa.event.listen(engine, "before_cursor_execute", note)
-    yield statements
-    sa.event.remove(engine, "before_cursor_execute", note)
 
 
 def _fields(reply: PollReply) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,6 +23,7 @@ from backhaul_api.db.tables import setup_tokens
 from backhaul_api.errors import NotReadyError
 from backhaul_api.settings import Settings
 from tests.fakes.clock import START
+from tests.fakes.statements import fail_at, watch_statements
 
 LATER = START + timedelta(hours=1)
 CHANGE = constant(
@@ -82,23 +83,8 @@ async def wait_for_checkpoint(database: Database) -> Any:
     return backend._tidier
 
 
-@contextmanager
-def watching(database: Database, *, failing: str = "") -> Iterator[list[str]]:
-    """Note the statements; one that begins as said fails."""
-    statements: list[str] = []
-
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-        if failing and statement.startswith(failing):
-            raise sqlite3.OperationalError("disk I/O error")
-
-    sa.event.listen(database.sync_engine, "before_cursor_execute", note)
-    yield statements
-    sa.event.remove(database.sync_engine, "before_cursor_execute", note)
-
-
 async def test_blocks_that_queue_up_are_committed_together(database: Database) -> None:
-    with watching(database) as statements:
+    with watch_statements(database) as statements:
         await asyncio.gather(*(write(database, str(number)) for number in range(20)))
 
     assert statements.count("COMMIT") <= 2
@@ -158,7 +144,7 @@ async def test_block_finds_what_the_one_before_has_changed_though_it_could_wait(
         async with database.writing() as connection:
             seen.extend(await connection.scalars(sa.select(setup_tokens.c.expires_at)))
 
-    with watching(database) as statements:
+    with watch_statements(database) as statements:
         await asyncio.gather(change(database), look())
 
     assert statements.count("COMMIT") == 1
@@ -179,7 +165,7 @@ async def test_block_finds_what_the_one_before_has_added_if_that_must_not_outlas
         async with database.writing() as connection:
             seen.extend(await connection.scalars(sa.select(setup_tokens.c.token_hash)))
 
-    with watching(database) as statements:
+    with watch_statements(database) as statements:
         await asyncio.gather(
             add(b"a", outlasts_block=False), add(b"b", outlasts_block=True), look()
         )
@@ -241,7 +227,7 @@ async def test_block_that_fails_undoes_nothing_of_its_neighbours(database: Datab
 
 
 async def test_commit_that_fails_fails_for_all_and_leaves_nothing(database: Database) -> None:
-    with watching(database, failing="COMMIT"):
+    with watch_statements(database, fail_at("COMMIT", sqlite3.OperationalError)):
         results = await asyncio.gather(
             write(database, "a"), write(database, "b"), return_exceptions=True
         )
@@ -264,7 +250,7 @@ async def test_rows_that_waited_and_cannot_be_written_fail_for_all_and_leave_not
             await postpone(connection, ADD, [{"token_hash": name, **moments} for name in names])
 
     await write(database, "a")
-    with watching(database, failing=ADD_TEXT):
+    with watch_statements(database, fail_at(ADD_TEXT, sqlite3.OperationalError)):
         results = await asyncio.gather(change(database), postpone_some(), return_exceptions=True)
     async with database.reading() as connection:
         expires_at = await connection.scalar(sa.select(setup_tokens.c.expires_at))
@@ -392,16 +378,16 @@ async def test_change_is_told_of_after_its_commit_though_its_maker_is_gone(
                 )
             )
 
-    def cancel(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    def cancel(statement: str, _: object) -> None:
         if statement == "COMMIT":
             loop.call_soon_threadsafe(changing.cancel)
 
     loop = asyncio.get_running_loop()
-    sa.event.listen(database.sync_engine, "before_cursor_execute", cancel)
-    changing = asyncio.create_task(change())
-    await done.wait()
-    seen.append(await read(database))
-    await asyncio.wait([changing])
+    with watch_statements(database, cancel):
+        changing = asyncio.create_task(change())
+        await done.wait()
+        seen.append(await read(database))
+        await asyncio.wait([changing])
 
     assert told == [topic]
     assert seen == [{"made"}]

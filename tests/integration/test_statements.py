@@ -26,6 +26,7 @@ from backhaul_api.db.tables import events, hosts, job_log, jobs, setup_tokens
 from backhaul_api.db.types import Moment
 from backhaul_api.errors import LostRaceError
 from backhaul_api.services import Services
+from tests.fakes.statements import watch_statements
 
 MOMENT = datetime(2026, 7, 1, 12, 30, 15, 250, tzinfo=timezone(timedelta(hours=2)))
 
@@ -237,12 +238,9 @@ async def test_error_does_not_show_what_was_to_be_stored(database: Database) -> 
 async def test_engine_tells_of_each_statement(database: Database) -> None:
     seen: list[tuple[str, Any]] = []
 
-    def note(_: object, __: object, statement: str, parameters: Any, *___: object) -> None:
-        seen.append((statement, parameters))
-
-    sa.event.listen(database.sync_engine, "before_cursor_execute", note)
-    async with database.reading() as connection:
-        await connection.execute(BY_HASHES, {"hashes": [b"a"]})
+    with watch_statements(database, lambda *told: seen.append(told)):
+        async with database.reading() as connection:
+            await connection.execute(BY_HASHES, {"hashes": [b"a"]})
 
     ((statement, parameters),) = (one for one in seen if "setup_tokens" in one[0])
     assert statement.startswith("SELECT")
@@ -414,16 +412,10 @@ UNCHANGED = {number: (f"host-{number}", 0) for number in (1, 2, 3)}
 async def test_changes_are_written_together_before_anything_is_asked(
     database: Database, three: list[int]
 ) -> None:
-    told: list[str] = []
-
-    def tell(_connection: Any, _cursor: Any, text: str, *_: Any) -> None:
-        told.append(text)
-
     async with database.writing() as connection:
-        sa.event.listen(database.sync_engine, "before_cursor_execute", tell)
-        await change_all(connection, *(change_of(one, name=f"new-{one}") for one in three))
-        seen = await read_hosts(connection)
-        sa.event.remove(database.sync_engine, "before_cursor_execute", tell)
+        with watch_statements(database) as told:
+            await change_all(connection, *(change_of(one, name=f"new-{one}") for one in three))
+            seen = await read_hosts(connection)
 
     assert seen == {number: (f"new-{number}", 1) for number in three}
     assert [text.split()[0] for text in told] == ["UPDATE", "SELECT"]
