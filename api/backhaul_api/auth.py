@@ -31,7 +31,7 @@ from backhaul_api.errors import (
 )
 from backhaul_api.hosts import store as hosts
 from backhaul_api.identity import SYSTEM, Actor, AgentIdentity
-from backhaul_api.parameters import refuse_unknown_query
+from backhaul_api.parameters import check_query
 from backhaul_api.polling.memory import KnownOperator
 from backhaul_api.services import Services
 from backhaul_api.users import store as users
@@ -89,7 +89,7 @@ class AuthenticationMiddleware(AbstractAuthenticationMiddleware):
                 operator = await find_operator(services, header)
                 # Agents may be newer than this server; what they send too much is ignored.
                 if connection.scope["query_string"]:
-                    refuse_unknown_query(connection.route_handler, connection.query_params)
+                    check_query(connection.route_handler, connection.query_params.multi_items())
                 return AuthenticationResult(user=operator, auth=None)
 
 

@@ -7,7 +7,8 @@ that is wrong and what would be accepted.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +17,17 @@ from litestar import Request
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, InternalServerException
 
-from backhaul.wire.refusals import explain
+from backhaul.wire.problems import FieldError
+from backhaul.wire.refusals import OF_KEY, explain, shorten
 from backhaul_api.errors import InvalidError
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 """Twice what the largest batch of an agent has."""
 
+ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+"""Unless the backslash is itself escaped. PostgreSQL stores none in text or JSON."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_NUMBER = object()
 
 HUNG_UP = 499
@@ -74,31 +80,70 @@ class ApiRequest(Request[Any, Any, State]):
 
 def decode_body(body: bytes, type_: Any) -> Any:
     """Decode JSON into a type. Raises as `ApiRequest.json` does."""
-    if b"\\u0000" in body:
+    if ESCAPED_NUL.search(body):
         # PostgreSQL cannot store it, and no name, path or label means it.
         raise InvalidError.of("", r"a text contains the NUL character (\u0000); remove it")
     try:
         return _decoder(type_).decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidError(explain(str(error), type_)) from error
+        raise InvalidError(_name_key(explain(str(error), type_), body, type_)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if (field := _find_no_number(body)) is not None:
-            raise InvalidError.of(
-                field, "must be a number that JSON has, not NaN or Infinity"
-            ) from error
-        raise HTTPException(status_code=400, detail=f"The body is not JSON: {error}") from error
+        if (foreign := _find_foreign(body)) is not None:
+            raise InvalidError(foreign) from error
+        why = (
+            "is not JSON in UTF-8"
+            if isinstance(error, UnicodeDecodeError)
+            else f"is not JSON: {error}"
+        )
+        raise HTTPException(status_code=400, detail=f"The body {why}") from error
     except RecursionError as error:
         raise InvalidError.of("", TOO_DEEP) from error
 
 
-def _find_no_number(body: bytes) -> str | None:
-    """Find the field of NaN or Infinity: Python's json writes them, though JSON has none."""
+def _name_key(refused: FieldError, body: bytes, type_: Any) -> FieldError:
+    """Name the key of a mapping whose value is refused, or that is refused itself."""
+    path, of_mapping, rest = refused.field.partition("[...]")
+    if not (of_mapping or refused.message.startswith(OF_KEY)):
+        return refused
+    decoded = holder = json.loads(body)
+    *outer, last = path.split(".")
+    for name in outer:
+        holder = holder.get(name) if isinstance(holder, dict) else None
+    held = holder.get(last) if isinstance(holder, dict) else None
+    if not isinstance(held, dict):
+        return refused
+    for key, value in held.items():
+        holder[last] = {key: value}
+        try:
+            _decoder(type_).decode(json.dumps(decoded))
+        except msgspec.ValidationError:
+            named = f"{path}.{shorten(key)}".rstrip(".")
+            return FieldError(field=f"{named}{rest}", message=refused.message)
+    return refused
+
+
+def _find_foreign(body: bytes) -> FieldError | None:
+    """Find what JSON, or its texts, cannot have, though Python's json reads and writes it."""
     try:
         decoded = json.loads(body, parse_constant=lambda _: _NO_NUMBER)
     except (ValueError, RecursionError):
         return None
-    items = decoded.items() if isinstance(decoded, dict) else ()
-    return next((name for name, value in items if value is _NO_NUMBER), None)
+    return next(_walk(decoded, ""), None)
+
+
+def _walk(value: object, path: str) -> Iterator[FieldError]:
+    if value is _NO_NUMBER:
+        yield FieldError(field=path, message="must be a number that JSON has, not NaN or Infinity")
+    elif isinstance(value, str) and _SURROGATE.search(value):
+        yield FieldError(
+            field=path, message="must be whole characters, not one half of a surrogate pair"
+        )
+    elif isinstance(value, dict):
+        for name, held in value.items():
+            yield from _walk(held, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for number, held in enumerate(value):
+            yield from _walk(held, f"{path}[{number}]")
 
 
 @lru_cache(maxsize=256)

@@ -34,6 +34,7 @@ import msgspec
 from backhaul.wire.base import SPOKEN_PROTOCOLS
 from backhaul.wire.jobs import IllegalMoveError
 from backhaul.wire.problems import FieldError, Problem, ProblemType
+from backhaul.wire.refusals import shorten
 
 
 class DomainError(Exception):
@@ -87,9 +88,9 @@ class NotFoundError(DomainError):
     title = "Not found"
 
     def __init__(self, what: str, reference: object) -> None:
-        super().__init__(f"There is no {what} {str(reference)!r}.")
         self.what = what
-        self.reference = str(reference)
+        self.reference = shorten(str(reference))
+        super().__init__(f"There is no {what} {self.reference!r}.")
 
 
 class LogDeletedError(DomainError):

@@ -19,10 +19,12 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from backhaul.wire.base import PROTOCOL_HEADER, PROTOCOL_VERSION
+from backhaul.wire.problems import PROBLEM_MEDIA_TYPE, Problem, ProblemType
 from backhaul_api.front import NOTHING_KNOWN, Answer, Front, Headers, State
 from backhaul_api.ids import new_id
 
@@ -52,6 +54,25 @@ _HEAD = b"".join(
     [STATUS_LINE[200], _HEADERS, f"{PROTOCOL_HEADER.lower()}: {PROTOCOL_VERSION}\r\n".encode()]
 )
 _HEAD_CREATED = STATUS_LINE[201] + _HEADERS
+
+
+_REFUSALS = {
+    400: (
+        ProblemType.INVALID_REQUEST,
+        "Invalid request",
+        "This is not HTTP/1.1. In an address, write what is not ASCII as %XX.",
+    ),
+    408: (
+        ProblemType.INVALID_REQUEST,
+        "Request timeout",
+        "The request did not come to its end in time. Send it again.",
+    ),
+    431: (
+        ProblemType.TOO_LARGE,
+        "Too large",
+        f"The headers have more than {MAX_HEAD_BYTES} bytes. Send less.",
+    ),
+}
 
 
 class _HeadTooLongError(Exception):
@@ -276,7 +297,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._has_head and self._measure_head() > MAX_HEAD_BYTES:
             self._refuse_head()
         else:
-            super().send_400_response(msg)
+            self._say(400)
+            self.transport.close()
 
     def _measure_head(self) -> int:
         lengths = (len(name) + len(value) + len(": \r\n") for name, value in self.headers)
@@ -293,8 +315,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _say(self, status: int) -> None:
-        answer = [STATUS_LINE[status], b"content-length: 0\r\n", b"connection: close\r\n\r\n"]
-        self.transport.write(b"".join(answer))
+        type_, title, detail = _REFUSALS[status]
+        problem = Problem(type=type_, title=title, status=status, detail=detail)
+        body = msgspec.json.encode(problem)
+        head = (
+            f"content-type: {PROBLEM_MEDIA_TYPE}\r\n"
+            f"content-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(b"".join([STATUS_LINE[status], head.encode(), body]))
 
     def _start_timer(self) -> None:
         """Begin to count the time of a head, and of the body that may come later."""

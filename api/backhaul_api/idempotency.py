@@ -21,6 +21,7 @@ from litestar.params import HeaderParameter
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from backhaul.wire.base import REQUEST_KEY_PATTERN
 from backhaul_api.auth import OperatorRequest
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import idempotency_keys
@@ -42,7 +43,7 @@ IdempotencyKey = Annotated[
         name=HEADER,
         min_length=1,
         max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
+        pattern=REQUEST_KEY_PATTERN,
         description=(
             "Any text that is new for each thing to create, like a UUID. Sent again within 24 "
             "hours, nothing more is created and the answer is the same."

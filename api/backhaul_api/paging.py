@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -40,11 +41,18 @@ def decode_cursor(cursor: str, type_: type[T]) -> T:
         text = base64.b64decode(padded, altchars=b"-_", validate=True)
         if b"\\u0000" in text:
             raise ValueError("PostgreSQL knows no such text")
-        return msgspec.json.decode(text, type=type_)
+        key = msgspec.json.decode(text, type=type_)
+        if isinstance(key, tuple) and any(map(_is_local, key)):
+            raise ValueError("a moment is not in UTC")
+        return key
     except (binascii.Error, msgspec.DecodeError, ValueError, RecursionError) as error:
         raise InvalidError.of(
             "cursor", "is not a cursor of this list; use next_cursor as it was given"
         ) from error
+
+
+def _is_local(value: object) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is not UTC
 
 
 def split_page(rows: list[Any], limit: int) -> tuple[list[Any], bool]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import HeaderParameter, ParameterKwarg, PathParameter
@@ -64,17 +64,31 @@ def find_type(handler: Any, argument: str) -> Any:
     return types.get(argument)
 
 
-def refuse_unknown_query(handler: Any, asked: Iterable[str]) -> None:
-    """Refuse parameters of the query that the handler does not take.
-
-    A mistyped filter that was ignored would answer with everything.
+def check_query(handler: Any, asked: Iterable[tuple[str, str]]) -> None:
+    """Refuse a query whose filters would not be those that were meant: one that was mistyped and
+    ignored, that was left empty, or of which the last one won, would answer with something else.
 
     Raises:
         InvalidError: names each of them, and what there is instead.
     """
-    known = [item.name for item in find_parameters(handler) if item.place == "query"]
-    unknown = [name for name in dict.fromkeys(asked) if name not in known]
-    if unknown:
-        instead = f"; there are {', '.join(sorted(known))}" if known else ""
-        message = f"is not a parameter of this address{instead}"
-        raise InvalidError(*(FieldError(field=name, message=message) for name in unknown))
+    known = {item.name: item for item in find_parameters(handler) if item.place == "query"}
+    given = list(asked)
+    refused: dict[str, str] = {}
+    for name, value in given:
+        parameter = known.get(name)
+        if parameter is None:
+            instead = f"; there are {', '.join(sorted(known))}" if known else ""
+            refused[name] = f"is not a parameter of this address{instead}"
+        elif not value or (value == "null" and not _has(parameter, str)):
+            refused[name] = "must have a value; leave it out for none"
+        elif not _has(parameter, list) and [other for other, _ in given].count(name) > 1:
+            refused[name] = "must be given once"
+    if refused:
+        raise InvalidError(*(FieldError(field=name, message=why) for name, why in refused.items()))
+
+
+def _has(parameter: Parameter, type_: type) -> bool:
+    """Tell whether a parameter can be of a type, beside others."""
+    annotation = parameter.field.annotation
+    members = get_args(annotation) if parameter.field.is_union else (annotation,)
+    return any((get_origin(member) or member) is type_ for member in members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,13 @@ def _field_errors(request: AnyRequest, error: ValidationException) -> list[Field
     extra = error.extra if isinstance(error.extra, list) else []
     handler = request.scope.get("route_handler")
     found = [_field_error(handler, item) for item in extra if isinstance(item, dict)]
+    if not found and (missing := _MISSING.match(error.detail)):
+        return [FieldError(field=find_name(handler, missing["name"]), message="is required")]
     return found or [FieldError(field="", message=error.detail)]
+
+
+# Litestar's words.
+_MISSING = re.compile(r"Missing required \w+ parameter '(?P<name>\w+)'")
 
 
 def _field_error(handler: object, item: dict[str, Any]) -> FieldError:

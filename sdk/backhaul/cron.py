@@ -239,12 +239,19 @@ def draw_jitter(hash_key: str, jitter: float) -> int:
 
 def _load_zone(timezone: str) -> ZoneInfo:
     try:
+        if _MEANS_A_MACHINE.match(timezone):
+            raise ValueError("server and host would read it differently")
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise CronError(
             "timezone",
             f"{timezone!r} is not an IANA time zone; write one like Europe/London or UTC",
         ) from error
+
+
+_MEANS_A_MACHINE = re.compile(r"(localtime|posixrules|Factory)$|(posix|right)/")
+"""What stands beside the zones in /usr/share/zoneinfo: the machine's own zone, and copies that not
+every machine has."""
 
 
 def _split(expression: str) -> list[str]:
@@ -302,7 +309,10 @@ def _check_field(index: int, text: str) -> None:
                 f"{item!r} in {_FIELDS[index]}: write numbers, names, ranges like 1-5, steps like "
                 "*/15 or 1-30/5, or H",
             )
-        ends = [int(end) for end in item.partition("/")[0].split("-") if end.isdigit()]
+        span, _, step = item.partition("/")
+        if step and int(step) == 0:
+            raise CronError("cron", f"{item!r} in {_FIELDS[index]}: a step of 0 never moves")
+        ends = [int(end) for end in span.split("-") if end.isdigit()]
         low, high = _RANGES[index]
         if any(not low <= end <= high for end in ends):
             raise CronError(

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import uvicorn
 
+from backhaul.wire.problems import Problem
 from backhaul_api import http_protocol
 from backhaul_api.http_protocol import MAX_HEAD_BYTES, BoundedHttpProtocol, choose_connection_limit
 
@@ -80,11 +82,27 @@ async def test_head_that_is_too_long_is_refused(parts: tuple[bytes, ...]) -> Non
     assert answer.startswith(b"HTTP/1.1 431 ") or answer == b""
 
 
-async def test_refusal_says_why() -> None:
-    answer = await _ask(HEAD + LONG + b"\r\n\r\n")
+@pytest.mark.parametrize(
+    ("request_", "status", "why"),
+    [
+        (HEAD + LONG + b"\r\n\r\n", 431, "The headers have more than 65536 bytes. Send less."),
+        (
+            "GET /?label=ort=Köln HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+            400,
+            "This is not HTTP/1.1. In an address, write what is not ASCII as %XX.",
+        ),
+    ],
+    ids=["long", "foreign"],
+)
+async def test_refusal_says_why(request_: bytes, status: int, why: str) -> None:
+    head, _, body = (await _ask(request_)).partition(b"\r\n\r\n")
 
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert b"connection: close" in answer
+    problem = msgspec.json.decode(body, type=Problem)
+    assert (problem.status, problem.detail) == (status, why)
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    assert f"content-length: {len(body)}".encode() in head
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
 
 
 async def test_trailers_without_end_are_cut_off() -> None:

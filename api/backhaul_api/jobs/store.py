@@ -346,7 +346,8 @@ async def count_covered(
 ) -> int:
     """Count the slots that the jobs of a schedule stand for, their own included."""
     found = await connection.scalar(
-        sa.select(sa.func.sum(jobs.c.missed + 1)).where(
+        # As a large number: an agent may say of each that it stands for as many as a column holds.
+        sa.select(sa.func.sum(sa.cast(jobs.c.missed, sa.BigInteger) + 1)).where(
             jobs.c.schedule_id == schedule_id,
             jobs.c.scheduled_at >= since,
             jobs.c.scheduled_at < before,

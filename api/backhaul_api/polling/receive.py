@@ -35,7 +35,7 @@ from backhaul.wire.refusals import explain
 from backhaul.wire.reports import JobFinished
 from backhaul.wire.schedules import ScheduleAck, ScheduleFire
 from backhaul.wire.snapshots import SnapshotsReport
-from backhaul_api.bodies import TOO_DEEP
+from backhaul_api.bodies import ESCAPED_NUL, TOO_DEEP
 from backhaul_api.db.statements import constant
 from backhaul_api.db.tables import hosts
 from backhaul_api.errors import (
@@ -77,8 +77,11 @@ APPLY: Mapping[type[msgspec.Struct], Callable[[Arrival, Any], Awaitable[Receipt]
 
 _KNOWN_TYPES = frozenset(type_.__struct_config__.tag for type_ in APPLY)
 
-# An escaped NUL, unless the backslash is itself escaped. PostgreSQL stores none in text or JSON.
-_ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+# Half of a pair stands for no character; a text of a foreign agent may have been cut there.
+_SURROGATES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 MAX_DEPTH = 64
 
@@ -165,7 +168,11 @@ def decode_batch(body: bytes) -> Batch:
         # One envelope must not cost its neighbours their place in the batch.
         batch = decode_batch(cut_depth(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidError(explain(str(error))) from error
+        # Likewise. They are replaced only here: nearly no batch has any.
+        whole = _SURROGATES.sub(lambda found: rb"\ufffd" if found["half"] else found[0], body)
+        if whole == body:
+            raise InvalidError(explain(str(error))) from error
+        batch = decode_batch(whole)
     if len(batch.envelopes) > MAX_BATCH_ENVELOPES:
         raise TooLargeError(
             f"A batch has at most {MAX_BATCH_ENVELOPES} envelopes, this one has "
@@ -197,7 +204,7 @@ def decode_envelope(raw: bytes) -> UpEnvelope:
         InvalidError: a field is missing or of the wrong form.
     """
     if b"u0000" in raw:
-        raw = _ESCAPED_NUL.sub(rb"\1\\ufffd", raw)
+        raw = ESCAPED_NUL.sub(rb"\1\\ufffd", raw)
     try:
         envelope: UpEnvelope = _envelope_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -11,7 +11,6 @@ from litestar.params import QueryParameter
 
 from backhaul.wire.pages import Page
 from backhaul.wire.snapshots import Snapshot
-from backhaul_api.errors import InvalidError
 from backhaul_api.jobs import targets
 from backhaul_api.paging import (
     DEFAULT_LIMIT,
@@ -39,7 +38,7 @@ async def list_snapshots(
         QueryParameter(description="Only those that a job of this host made."),
     ] = None,
 ) -> Page[Snapshot]:
-    before = _decode_key(cursor) if cursor else None
+    before = decode_cursor(cursor, tuple[datetime, str, UUID]) if cursor else None
     async with services.database.reading() as connection:
         filters = store.Filters(
             repository_id=(
@@ -52,13 +51,6 @@ async def list_snapshots(
         )
     items, has_more = split_page(found, limit)
     return Page(items=tuple(items), next_cursor=_encode_key(items[-1]) if has_more else None)
-
-
-def _decode_key(cursor: str) -> tuple[datetime, str, UUID]:
-    time, id_, repository_id = decode_cursor(cursor, tuple[datetime, str, UUID])
-    if time.tzinfo is not UTC:
-        raise InvalidError.of("cursor", "is not a cursor of this list")
-    return time, id_, repository_id
 
 
 def _encode_key(last: Snapshot) -> str:

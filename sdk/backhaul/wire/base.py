@@ -37,6 +37,9 @@ Name = Annotated[
 ]
 """What an operator calls a host, a repository or a source."""
 
+REQUEST_KEY_PATTERN = r"^[\x21-\x7e]+$"
+"""Of the header `Idempotency-Key`."""
+
 MAX_LABELS = 64
 
 _NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)"

@@ -53,7 +53,8 @@ def _mask_plain(location: str) -> str:
     backend, _, rest = location.partition(":")
     user_information, at, _ = rest.partition("@")
     user, colon, password = user_information.partition(":")
-    is_path = "/" in user or password.startswith("/")  # an @ in it, like sftp:nas:/a@b
+    # An @ in it, like sftp:nas:/a@b; only, a server is named by an address, with slashes or not.
+    is_path = backend != "rest" and ("/" in user or password.startswith("/"))
     if backend not in _PLAIN_WITH_HOST or not at or not colon or is_path:
         return location
     return f"{backend}:{user}:{MASK}@{rest.rpartition('@')[2]}"

@@ -22,11 +22,11 @@ from backhaul.wire.problems import FieldError
 _WHERE = re.compile(r"(?P<message>.*?)( - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`")
-_TYPE = re.compile(r"Expected `(?P<wanted>[^`]*)`, got `(?P<got>[^`]*)`")
+_TYPE = re.compile(r"Expected `(?P<wanted>[^`]*)`(?:, got `(?P<got>[^`]*)`)?")
 _PATTERN = re.compile(r"Expected `str` matching regex (?P<pattern>.*)", re.DOTALL)
 _LENGTH = re.compile(r"Expected `(?P<type>\w+)` of length (?P<sign>[<>]=?|==) (?P<length>\d+)")
 _LIMIT = re.compile(r"Expected `(?:int|float)` (?P<sign>[<>]=?) (?P<limit>\S+)")
-_UNKNOWN_VALUE = re.compile(r"Invalid (?:enum )?value (?P<value>.*)")
+_UNKNOWN_VALUE = re.compile(r"Invalid (?:enum )?value (?P<value>.*)", re.DOTALL)
 
 _WORDS = {
     "str": "a string",
@@ -40,6 +40,21 @@ _WORDS = {
     "uuid": "an id (UUID)",
     "datetime": "a time (RFC 3339)",
 }
+_A_MOMENT = "must be a time with its offset (RFC 3339), like 2026-01-31T12:00:00Z"
+_SAID = {
+    "Number out of range": "is too large a number",
+    "Integer value out of range": "is too large a number",
+    "Invalid UUID": "must be an id (UUID)",
+    "Invalid RFC3339 encoded datetime": _A_MOMENT,
+    "Expected `datetime` with a timezone component": _A_MOMENT,
+    "Invalid base64 encoded string": "must be base64",
+}
+OF_KEY = "a key "
+"""Begins what is said of a key, and not of the value that it has."""
+
+MAX_SAID = 200
+"""Characters."""
+
 _SIGNS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than", "==": "exactly"}
 _COUNTED = {"str": "character", "bytes": "byte"}
 _STEP = re.compile(r"\.(?P<name>\w+)|\[[^]]*\]")
@@ -55,13 +70,13 @@ def explain(message: str, type_: Any = None, *, prefix: str = "") -> FieldError:
     for pattern, reason in ((_MISSING, "is required"), (_UNKNOWN, "is not a field of this")):
         if named := pattern.fullmatch(text):
             return FieldError(field=f"{field}.{named['name']}".lstrip("."), message=reason)
-    return FieldError(field=field, message=("a key " if at_key else "") + _say(text, type_, path))
+    return FieldError(field=field, message=(OF_KEY if at_key else "") + _say(text, type_, path))
 
 
 def _say(text: str, type_: Any, path: str) -> str:
     if found := _TYPE.fullmatch(text):
         wanted = " or ".join(_words(found["wanted"]))
-        return f"must be {wanted}, not {' or '.join(_words(found['got']))}"
+        return f"must be {wanted}" + (f", not {got}" if (got := _say_got(found["got"])) else "")
     if found := _PATTERN.fullmatch(text):
         return _remedies().get(found["pattern"], f"must match {found['pattern']}")
     if found := _LENGTH.fullmatch(text):
@@ -70,14 +85,24 @@ def _say(text: str, type_: Any, path: str) -> str:
         return f"must have {_SIGNS[found['sign']]} {found['length']} {counted}{plural}"
     if found := _LIMIT.fullmatch(text):
         return f"must be {_SIGNS[found['sign']]} {found['limit'].removesuffix('.0')}"
-    if text == "Number out of range":
-        return "is too large a number"
-    if text == "Invalid UUID":
-        return "must be an id (UUID)"
+    if said := _SAID.get(text):
+        return said
     if found := _UNKNOWN_VALUE.fullmatch(text):
         known = ", ".join(_list_known(type_, path))
-        return f"{found['value']} is not known here" + (f"; it can be {known}" if known else "")
+        return f"{shorten(found['value'])} is not known here" + (
+            f"; it can be {known}" if known else ""
+        )
     return text
+
+
+def _say_got(types: str | None) -> str:
+    return " or ".join(_words(types)) if types else ""
+
+
+def shorten(text: str) -> str:
+    """Build what is said again, in one line, of a value that may be as long as a body."""
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:MAX_SAID])
+    return shown if len(text) <= MAX_SAID else f"{shown}…"
 
 
 def _words(types: str) -> list[str]:
@@ -158,7 +183,10 @@ def _remedies() -> dict[str, str]:
         fleet.RepositoryPassword: "must be one line",
         get_args(fleet.Environment)[0]: "must be the name of an environment variable",
     }
-    return {repr(_pattern_of(type_)): remedy for type_, remedy in said.items()}
+    return {
+        repr(base.REQUEST_KEY_PATTERN): "must be printable ASCII without spaces",
+        **{repr(_pattern_of(type_)): remedy for type_, remedy in said.items()},
+    }
 
 
 def _pattern_of(type_: Any) -> str | None:

@@ -73,13 +73,13 @@ REPOSITORY = {"name": "nas", "location": "/srv/restic", "password": "hunter2"}
         (
             CreateEnrollmentToken,
             {"labels": {"a\x1b[2J": "b"}},
-            "labels",
+            r"labels.a\x1b[2J",
             "a key must be without control characters",
         ),
         (
             CreateEnrollmentToken,
             {"labels": {"a": "b\n"}},
-            "labels[...]",
+            "labels.a",
             "must be without control characters",
         ),
         (
@@ -111,7 +111,7 @@ REPOSITORY = {"name": "nas", "location": "/srv/restic", "password": "hunter2"}
         (
             CreateRepository,
             REPOSITORY | {"environment": {"1": "x"}},
-            "environment",
+            "environment.1",
             "a key must be the name of an environment variable",
         ),
         (JobRequest, {"host": "a"}, "kind", "is required"),
