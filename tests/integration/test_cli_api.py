@@ -337,6 +337,31 @@ def test_postgresql_that_does_not_answer_is_one_line_and_makes_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def _refuse_tls(listener: socket.socket) -> None:
+    """Answer as a PostgreSQL server without TLS does."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(8)
+        connection.sendall(b"N")
+        connection.recv(1)
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["db", "upgrade"]])
+def test_postgresql_without_the_tls_that_is_asked_for_is_one_line(
+    tmp_path: Path, command: list[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        answering = threads.submit(_refuse_tls, listener)
+        url = f"postgresql://u:hunter2@127.0.0.1:{listener.getsockname()[1]}/d?sslmode=require"
+        code, _, error = _run(*command, "--data-dir", str(tmp_path), "--database-url", url)
+        answering.result(timeout=20)
+
+    assert code == 2
+    assert "rejected SSL upgrade" in error
+    assert "hunter2" not in error
+    assert len(error.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "command",
     [["upgrade"], ["downgrade", "base", "--yes"]],
@@ -373,12 +398,13 @@ def test_folder_may_have_any_name(tmp_path: Path) -> None:
         (["--host", ""], "host: must not be empty"),
         (["--port", "70000"], "port"),
         (["--database-url", "mysql://u:hunter2@h/d"], "mysql"),
+        (["--database-url", "postgresql://u:hunter2@h/d?nosuch=1"], "parameter 'nosuch'"),
         (["--database-url", "postgresql://u:hunter2@127.0.0.1:1/d"], "cannot be used"),
         (["--host", "256.1.1.1"], "256.1.1.1"),
         (["--config", "/nowhere/api.toml"], "api.toml"),
         (["--data-dir", "/dev/null/data"], "data folder"),
     ],
-    ids=["no-host", "port", "database", "unreachable", "host", "config", "folder"],
+    ids=["no-host", "port", "database", "parameter", "unreachable", "host", "config", "folder"],
 )
 def test_unacceptable_setting_is_one_line_without_a_secret(
     tmp_path: Path, options: list[str], reason: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from backhaul_api.db.urls import DatabaseUrlError, check_database_url, sqlite_file
 from backhaul_api.settings import Settings, SettingsError, load_settings
@@ -114,6 +115,53 @@ def test_database_url_is_given_its_driver(given: str, used: str) -> None:
 )
 def test_database_that_is_not_known_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(DatabaseUrlError) as refused:
+        check_database_url(url)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("?sslmode=require", "u:p@h/d?ssl=require"),
+        ("?ssl=verify-full", "u:p@h/d?ssl=verify-full"),
+        ("?sslmode=prefer&passfile=f", "u:p@h/d?passfile=f&ssl=prefer"),
+        ("?host=a:1&host=b:2", "u:p@h/d?host=a%3A1&host=b%3A2"),
+    ],
+    ids=["sslmode", "ssl", "others", "hosts"],
+)
+def test_parameters_of_postgresql_are_said_in_the_words_of_its_driver(
+    given: str, used: str
+) -> None:
+    url = check_database_url(f"postgresql://u:p@h/d{given}")
+
+    assert url == f"postgresql+asyncpg://{used}"
+    assert check_database_url(url) == url
+
+
+def test_password_in_a_parameter_is_put_where_it_is_hidden() -> None:
+    url = check_database_url("postgresql:///d?user=u&password=hunter2")
+
+    assert "hunter2" not in sa.make_url(url).render_as_string(hide_password=True)
+    assert sa.make_url(url).password == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://u:hunter2@h/d?nosuch=hunter2", "'nosuch'"),
+        ("postgresql://u:hunter2@h/d?channel_binding=require", "'channel_binding'"),
+        ("postgresql://u:hunter2@h/d?sslrootcert=/a.crt", "PGSSLROOTCERT"),
+        ("postgresql://u:hunter2@h/d?sslmode=hunter2", "sslmode .* verify-full"),
+        ("postgresql://u:hunter2@h/d?sslmode=require&sslmode=disable", "more than once"),
+        ("postgresql://u:hunter2@h/d?sslmode=require&ssl=disable", "leave ssl out"),
+        ("postgresql:///d?password=hunter2", "no user"),
+        ("postgresql://u:hunter2@h:abc/d", "not a URL"),
+        ("postgresql://u:hunter2@h/d?port=abc", "a port is a number"),
+        ("sqlite:////srv/b.sqlite3?timeout=hunter2", "'timeout'"),
+    ],
+)
+def test_parameter_that_no_driver_takes_is_refused_by_name(url: str, named: str) -> None:
+    with pytest.raises(DatabaseUrlError, match=named) as refused:
         check_database_url(url)
     assert "hunter2" not in str(refused.value)
 
