@@ -12,6 +12,7 @@ from backhaul.wire.agents import EnrollReply, EnrollRequest, HostFacts
 from backhaul.wire.base import PROTOCOL_VERSION
 from backhaul.wire.refusals import explain
 from backhaul.wire.tokens import TokenKind, parse_token_kind
+from backhaul.wire.utf8 import NO_UTF8, find_no_utf8
 from backhaul_agent.backoff import Backoff
 from backhaul_agent.clock import Clock, SystemClock
 from backhaul_agent.errors import EnrolmentError, LinkError, LinkLostError, Loss
@@ -117,6 +118,15 @@ def _check(application: Application) -> str:
             "this is not an enrollment token: it begins with bhe_ and has 53 characters; "
             "perhaps it was cut or mistyped"
         )
+    options = {
+        "--server": application.server_url,
+        "--name": application.name,
+        "--label": application.labels,
+        "--ca-file": str(application.ca_file or ""),  # is kept with the identity
+    }
+    for option, value in options.items():
+        if find_no_utf8(value, option) is not None:
+            raise EnrolmentError(f"{option} {NO_UTF8}")
     url = httpx.URL(application.server_url) if _is_url(application.server_url) else None
     if url is None or url.scheme not in {"http", "https"} or not url.host or url.userinfo:
         raise EnrolmentError("--server must be a URL like https://backhaul.example.com")

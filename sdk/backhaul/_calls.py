@@ -57,14 +57,15 @@ from backhaul.wire.pages import Page
 from backhaul.wire.schedules import CreateSchedule, Schedule, SchedulePreview, UpdateSchedule
 from backhaul.wire.snapshots import FileList, Snapshot
 from backhaul.wire.ticks import Tick
+from backhaul.wire.utf8 import NO_UTF8, is_utf8
 
 T = TypeVar("T")
 
 PAGE_LIMIT = 500
 """Items per request when a whole list is read; the server allows 1000."""
 
-NO_UTF8 = "names, paths, patterns and passwords have to be UTF-8"
-"""What is wrong with a text that is not, as the name of a file need not be."""
+LONGEST_SEGMENT, LONGEST_QUERY = 1024, 32_768
+"""Bytes, as they are sent: far more than a name has, and fewer than httpx and servers take."""
 
 LOOK_HOLD_S = 25.0
 """For a host that looks into a snapshot, as long as the server allows."""
@@ -476,11 +477,14 @@ def _query(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
     """Build a query of what is not None.
 
     Raises:
-        InvalidRequestError: a text in it is not UTF-8.
+        InvalidRequestError: a text in it is not UTF-8, or it is too long.
     """
     query = tuple((name, str(value)) for name, value in pairs if value is not None)
+    lengths: dict[str, int] = {}
     for name, value in query:
-        _check_utf8(name, value)
+        lengths[name] = lengths.get(name, 0) + len(_quote(name, value))
+    if sum(lengths.values()) > LONGEST_QUERY:
+        raise refuse(max(lengths, key=lengths.__getitem__), "is too long")
     return query
 
 
@@ -505,17 +509,18 @@ def _segment(field: str, value: UUID | str) -> str:
     Raises:
         InvalidRequestError: it would name another path than it seems to: empty, dots, or with a
             slash, which servers take for the end of a segment even when it is quoted. Or it is not
-            UTF-8.
+            UTF-8, or too long.
     """
     text = str(value)
+    quoted = _quote(field, text)
+    if len(quoted) > LONGEST_SEGMENT:
+        raise refuse(field, "is too long for a name or an id")
     if text in {"", ".", ".."} or "/" in text:
         raise refuse(field, f"{text!r} is neither a name nor an id")
-    _check_utf8(field, text)
+    return quoted
+
+
+def _quote(field: str, text: str) -> str:
+    if not is_utf8(text):
+        raise refuse(field, NO_UTF8)
     return quote(text, safe="")
-
-
-def _check_utf8(field: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise refuse(field, NO_UTF8) from None

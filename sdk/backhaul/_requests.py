@@ -17,6 +17,7 @@ from backhaul._fields import Record
 from backhaul.errors import InvalidRequestError, refuse
 from backhaul.wire.kinds import JobKind, JobRequest, ScheduleOptions, find_options_type
 from backhaul.wire.refusals import explain
+from backhaul.wire.utf8 import NO_UTF8, find_no_utf8
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ def convert(fields: Mapping[str, Any], type_: type[T]) -> T:
         InvalidRequestError: one is not acceptable, or there is no such field.
     """
     plain = {name: _flatten(value) for name, value in fields.items()}
+    if (field := find_no_utf8(plain)) is not None:
+        raise refuse(field, NO_UTF8)
     try:
         return _decoding.convert(plain, type_)
     except msgspec.ValidationError as error:
@@ -63,6 +66,8 @@ def gather_options(
     if not named and not rest.get("options"):
         return rest
     base = msgspec.to_builtins(rest.get("options", known)) or {}
+    if not isinstance(base, Mapping):
+        return rest
     return {**rest, "options": {"kind": str(kind), **base, **named}}
 
 

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from backhaul import __version__
-from backhaul._calls import NO_UTF8, Call
+from backhaul._calls import Call
 from backhaul._decoding import decode
 from backhaul.errors import (
     ApiError,
@@ -40,6 +40,7 @@ from backhaul.errors import (
     refuse,
 )
 from backhaul.wire.problems import Problem, decode_problem
+from backhaul.wire.utf8 import NO_UTF8, find_no_utf8
 
 T = TypeVar("T")
 
@@ -47,6 +48,9 @@ USER_AGENT = f"backhaul/{__version__} python/{platform.python_version()}"
 
 LIMITS = httpx.Limits(keepalive_expiry=4.0)
 """Idle connections go before the server's 5 s are over, so that none is dead when it is reused."""
+
+LONGEST_URL = 2000
+"""Of the API, so that what comes after it still fits into what httpx takes."""
 
 ERRORS: Mapping[int, type[ApiError]] = {
     400: InvalidRequestError,
@@ -105,7 +109,7 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         has_host = bool(parts.hostname) and parts.port != 0
-        is_clean = url.isprintable() and " " not in url
+        is_clean = url.isprintable() and " " not in url and len(url) <= LONGEST_URL
         httpx.URL(url)  # stricter than the standard library about some hosts
     except (ValueError, httpx.InvalidURL) as error:
         raise ConfigurationError(f"The URL {url!r} is not valid: {error}.") from error
@@ -173,8 +177,7 @@ def build_body(call: Call[T]) -> bytes | None:
     try:
         return None if call.body is None else msgspec.json.encode(call.body)
     except UnicodeEncodeError:
-        # What it is stays unsaid: it may be a password.
-        raise refuse("", NO_UTF8) from None
+        raise refuse(find_no_utf8(call.body) or "", NO_UTF8) from None
 
 
 def build_timeout(call: Call[T], timeout_s: float) -> httpx.Timeout:

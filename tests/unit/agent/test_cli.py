@@ -1,4 +1,4 @@
-"""How `backhaul agent run` ends when something fails that nobody foresaw."""
+"""How `backhaul agent` ends when something fails, foreseen or not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_agent import cli
 from backhaul_agent.errors import StateFileError
 from backhaul_agent.identity import save_identity
@@ -49,3 +50,24 @@ def test_error_in_a_loop_of_loops_is_one_line(
     code, stderr = run(monkeypatch, state_dir, error)
 
     assert (code, stderr) == (1, "backhaul agent: disk full\n")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--name", "\udcff"),
+        ("--label", "a=\udcff"),
+        ("--label", "\udcff=a"),
+        ("--server", "http://127.0.0.1:1/\udcff"),
+        ("--ca-file", "/etc/\udcff.pem"),
+    ],
+)
+def test_option_that_is_no_utf8_is_refused_by_name(tmp_path: Path, option: str, value: str) -> None:
+    arguments = ["enroll", "--server", "http://127.0.0.1:1", "--state-dir", str(tmp_path / "s")]
+
+    done = CliRunner().invoke(
+        cli.agent, [*arguments, option, value], input=build_token(TokenKind.ENROLLMENT)
+    )
+
+    assert (done.exit_code, done.stderr) == (2, f"backhaul agent: {option} must be UTF-8\n")
+    assert list(tmp_path.iterdir()) == []

@@ -182,17 +182,28 @@ def test_what_is_no_id_is_told_so(cli: Cli, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("field", "arguments"),
     [
-        ["hosts", "show", "web\udcff"],
-        ["hosts", "list", "--label", "a\udcff=b"],
-        ["jobs", "list", "--host", "\udcff"],
-        ["sources", "create", "etc", "--path", "/b\udcfcro"],
+        ("host", ["hosts", "show", "web\udcff"]),
+        ("label", ["hosts", "list", "--label", "a\udcff=b"]),
+        ("host", ["jobs", "list", "--host", "\udcff"]),
+        ("paths[0]", ["sources", "create", "etc", "--path", "/b\udcfcro"]),
+        (
+            "retention.keep_within",
+            ["sources", "create", "etc", "--path", "/etc", "--keep-within", "\udcff"],
+        ),
     ],
-    ids=lambda arguments: " ".join(arguments[:2]),
 )
-def test_what_is_not_utf8_is_bad_input(cli: Cli, arguments: list[str]) -> None:
-    assert "UTF-8" in assert_one_line(cli(*arguments), exit_code=2)
+def test_what_is_not_utf8_is_bad_input(cli: Cli, field: str, arguments: list[str]) -> None:
+    line = assert_one_line(cli(*arguments), exit_code=2)
+
+    assert line == f"error: {field}: must be UTF-8\n"
+
+
+def test_name_that_is_too_long_for_an_address_is_bad_input(cli: Cli) -> None:
+    line = assert_one_line(cli("hosts", "show", "a" * 66_000), exit_code=2)
+
+    assert line == "error: host: is too long for a name or an id\n"
 
 
 def test_job_shows_its_limits_in_their_units(cli: Cli, server: respx.MockRouter) -> None:

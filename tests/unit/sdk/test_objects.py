@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from backhaul import _fields
-from backhaul._requests import gather_options
+from backhaul._requests import convert, gather_options
 from backhaul.aio import (
     events,
     hosts,
@@ -28,9 +28,11 @@ from backhaul.aio import fleet as aio_fleet
 from backhaul.client import Client
 from backhaul.errors import InvalidRequestError, JobFailedError, NotFoundError
 from backhaul.objects.fleet import Fleet
+from backhaul.wire.fleet import CreateRepository, CreateSource
 from backhaul.wire.jobs import JobState
 from backhaul.wire.pages import Page
 from backhaul.wire.problems import ProblemType
+from backhaul.wire.schedules import CreateSchedule
 from tests.unit.sdk.builders import (
     JOB_ID,
     TOKEN,
@@ -175,6 +177,32 @@ def test_single_path_and_unknown_argument_are_refused_by_name() -> None:
         host.run("defrag", repository="nas")
     with pytest.raises(InvalidRequestError, match="repository: there is none yet"):
         host.backup(["/etc"])
+
+
+@pytest.mark.parametrize(
+    ("type_", "fields", "named"),
+    [
+        (CreateSchedule, {"jitter": "\ud800"}, "jitter"),
+        (CreateSchedule, {"catch_up": "\ud800"}, "catch_up"),
+        (CreateSource, {"retention": "\ud800"}, "retention"),
+        (CreateSource, {"retention": {"keep_within": "\ud800"}}, "retention.keep_within"),
+        (CreateSource, {"paths": ["/etc", "/\udcff"]}, r"paths\[1\]"),
+        (CreateRepository, {"environment": "\ud800"}, "environment"),
+        (CreateRepository, {"environment": {"A": "\ud800"}}, "environment.A"),
+    ],
+)
+def test_text_that_is_no_utf8_is_refused_by_its_field(
+    type_: type[msgspec.Struct], fields: dict[str, object], named: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{named}: must be UTF-8"):
+        convert(fields, type_)
+
+
+def test_options_that_are_none_are_refused_by_name() -> None:
+    gathered = gather_options("check", {"options": "all", "read_data_parts": 7})
+
+    with pytest.raises(InvalidRequestError, match=r"^options: must be an object"):
+        convert({"kind": "check", "cron": "@daily", "repository": "nas"} | gathered, CreateSchedule)
 
 
 def test_options_of_a_schedule_need_not_say_its_kind_again() -> None:

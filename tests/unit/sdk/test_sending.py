@@ -121,7 +121,7 @@ def test_text_that_is_no_utf8_is_refused_without_repeating_it() -> None:
     """As Python has the name of a file that is in another encoding."""
     call = _calls.update_host("web1", UpdateHost(name="hunter\udc80"))
 
-    with pytest.raises(InvalidRequestError, match="UTF-8") as caught:
+    with pytest.raises(InvalidRequestError, match=r"^name: must be UTF-8") as caught:
         _sending.build_body(call)
 
     assert "hunter" not in str(caught.value)
@@ -142,6 +142,29 @@ def test_address_that_is_no_utf8_is_refused(field: str, build: Callable[[str], o
         build("web\udc80")
 
     assert "web" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "build"),
+    [
+        ("host", _calls.get_host),
+        ("job_id", _calls.get_job),
+        ("host", lambda text: _calls.list_jobs(host=text)),
+        ("kind", lambda text: _calls.get_event_page(kinds=["job.finished", text])),
+        ("label", lambda text: _calls.list_hosts(labels={"role": text, "tier": "1"})),
+    ],
+)
+def test_address_that_is_too_long_is_refused(field: str, build: Callable[[str], object]) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{field}: is too long") as caught:
+        build("a" * 70_000)
+
+    assert len(str(caught.value)) < 100
+
+
+def test_long_path_in_a_snapshot_can_be_asked_for() -> None:
+    path = "/\N{SNOWMAN}" * 1000
+
+    assert ("path", path) in _calls.list_snapshot_files("nas", "latest", path).query
 
 
 def test_client_waits_longer_than_the_server_holds() -> None:
