@@ -13,7 +13,7 @@ from backhaul_api.db.engine import open_database
 from backhaul_api.errors import NotFoundError
 from backhaul_api.identity import SYSTEM
 from backhaul_api.passwords import PasswordHasher
-from backhaul_api.preparation import upgrade_if_behind
+from backhaul_api.preparation import read_revision, upgrade_if_behind
 from backhaul_api.settings import Settings
 from backhaul_api.users import store, tokens
 
@@ -63,6 +63,8 @@ async def reset_password(
             count = await tokens.delete_all_of(connection, account.user.id)
         return account.user
 
+    if await read_revision(settings) is None:
+        raise NotFoundError("operator", username)  # and a database for it would be one too many
     user = await _change_operator(settings, password, "user.reset_password", change)
     return user, count
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -79,13 +79,8 @@ def serve(
 ) -> None:
     """Run the API. On an empty database it prints a setup token for the first operator."""
     with _one_line_for_errors():
-        settings = load_settings(
-            os.environ,
-            file=config,
-            data_dir=_text(data_dir),
-            host=host,
-            port=port,
-            database_url=database_url,
+        settings = _load(
+            config, data_dir=_text(data_dir), host=host, port=port, database_url=database_url
         )
         from backhaul_api.serve import serve_forever
 
@@ -98,7 +93,8 @@ def upgrade_database(
 ) -> None:
     """Bring the database to the newest revision. `backhaul serve` does so when it starts."""
     with _one_line_for_errors():
-        settings = _load_prepared(data_dir, database_url, config)
+        settings = _load_checked(data_dir, database_url, config)
+        _prepare(settings)
         from backhaul_api import preparation
 
         with preparation.hold_database(settings):
@@ -123,11 +119,16 @@ def downgrade_database(
     with _one_line_for_errors():
         if not is_sure:
             _fail(f"a downgrade to {revision} loses data; back the database up and add --yes")
-        settings = _load_prepared(data_dir, database_url, config)
+        settings = _load_checked(data_dir, database_url, config)
         from backhaul_api import preparation
+        from backhaul_api.db.migrate import check_downgrade
 
-        with preparation.hold_database(settings):
-            asyncio.run(preparation.downgrade_database(settings, revision))
+        current = asyncio.run(preparation.read_revision(settings))
+        check_downgrade(current, revision)
+        if current is not None:
+            preparation.keep_files_private()
+            with preparation.hold_database(settings):
+                asyncio.run(preparation.downgrade_database(settings, revision))
         typer.echo(f"The database is at revision {revision}.")
 
 
@@ -175,7 +176,8 @@ def copy_database(
     Ended early, it leaves nothing in the target, and can be run again.
     """
     with _one_line_for_errors():
-        settings = load_settings(os.environ, file=config, data_dir=_text(data_dir))
+        _check_utf8({"--from": source, "--to": target})
+        settings = _load(config, data_dir=_text(data_dir))
         url = target or settings.database_url
         if url is None:
             _fail("name the PostgreSQL database: --to postgresql://user@host/database")
@@ -210,8 +212,9 @@ def create_operator(
 ) -> None:
     """Create an operator. The password is asked for, or read from standard input or a file."""
     with _one_line_for_errors():
-        settings = _load_prepared(data_dir, database_url, config)
+        settings = _load_checked(data_dir, database_url, config)
         password = _read_checked_password(username, password_file)
+        _prepare(settings)
         from backhaul_api import administration
 
         user = asyncio.run(administration.create_operator(settings, username, password))
@@ -231,10 +234,11 @@ def reset_password(  # noqa: PLR0917 (each is an option of the command)
 ) -> None:
     """Give an operator a new password, end all sessions and revoke all API tokens."""
     with _one_line_for_errors():
-        settings = _load_prepared(data_dir, database_url, config)
+        settings = _load_checked(data_dir, database_url, config)
         password = _read_checked_password(username, password_file)
-        from backhaul_api import administration
+        from backhaul_api import administration, preparation
 
+        preparation.keep_files_private()
         reset = administration.reset_password(settings, username, password, keep_tokens=keep_tokens)
         user, tokens = asyncio.run(reset)
         told = f"{tokens} API token{'' if tokens == 1 else 's'}"
@@ -280,25 +284,41 @@ def _fail(message: str, code: int = _USAGE_ERROR) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _load(config: Path | None, **options: object) -> Settings:
+    """Load the settings, and refuse those that no database or network can be named by."""
+    _check_utf8({f"--{name.replace('_', '-')}": value for name, value in options.items()})
+    settings = load_settings(os.environ, file=config, **options)
+    _check_utf8({"host": settings.host, "database_url": settings.database_url})
+    if settings.database_url is None:
+        try:
+            # The folder's own name may be right, and that of one above it not.
+            _check_utf8({"data_dir": str(settings.data_dir.resolve())})
+        except (OSError, RuntimeError) as error:  # links in a ring
+            raise SettingsError(f"data_dir {settings.data_dir}: {error}") from error
+    return settings
+
+
+def _check_utf8(texts: Mapping[str, object]) -> None:
+    from backhaul.wire.utf8 import NO_UTF8, find_no_utf8
+
+    for name, text in texts.items():
+        if find_no_utf8(text, name) is not None:
+            raise SettingsError(f"{name} {NO_UTF8}")
+
+
 def _load_checked(data_dir: Path | None, database_url: str | None, config: Path | None) -> Settings:
-    settings = load_settings(
-        os.environ, file=config, data_dir=_text(data_dir), database_url=database_url
-    )
+    settings = _load(config, data_dir=_text(data_dir), database_url=database_url)
     from backhaul_api.preparation import check_settings
 
     return check_settings(settings)
 
 
-def _load_prepared(
-    data_dir: Path | None, database_url: str | None, config: Path | None
-) -> Settings:
-    """Load the settings for a command that may create the database."""
-    settings = _load_checked(data_dir, database_url, config)
+def _prepare(settings: Settings) -> None:
+    """Make the folder, for a command that may create the database."""
     from backhaul_api.preparation import keep_files_private, make_folder
 
     keep_files_private()
     make_folder(settings)
-    return settings
 
 
 def _read_checked_password(username: str, file: Path | None) -> str:

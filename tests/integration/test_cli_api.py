@@ -297,7 +297,7 @@ def test_folder_into_which_everybody_may_write_is_refused(
 
 @pytest.mark.parametrize(
     "command",
-    [["db", "upgrade"], ["admin", "create", "ada"], ["db", "downgrade", "base", "--yes"]],
+    [["db", "upgrade"], ["admin", "create", "ada"]],
     ids=lambda command: command[1],
 )
 def test_whatever_creates_the_database_creates_it_for_its_owner_alone(
@@ -318,6 +318,88 @@ def test_looking_at_the_revision_makes_nothing(tmp_path: Path) -> None:
 
     assert (code, said) == (0, f"none (newest: {head_revision()})\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["admin", "reset-password", "nobody"], "no operator 'nobody'"),
+        (["admin", "create", "a b"], "username"),
+        (["db", "downgrade", "nosuchrev", "--yes"], "no revision 'nosuchrev'"),
+        (["db", "downgrade", "0005", "--yes"], "backhaul db upgrade"),
+    ],
+    ids=["reset-password", "create", "unknown", "later"],
+)
+def test_what_is_refused_makes_nothing(tmp_path: Path, command: list[str], reason: str) -> None:
+    folder = str(tmp_path / "data")
+
+    code, _, error = _run(*command, "--data-dir", folder, stdin=f"{PASSWORD}\n")
+
+    assert code == 2
+    assert reason in error
+    assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_downgrade_of_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
+    code, said, _ = _run("db", "downgrade", "base", "--yes", "--data-dir", str(tmp_path / "data"))
+
+    assert (code, said) == (0, "The database is at revision base.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["admin", "create", "ada"],
+        ["admin", "reset-password", "ada"],
+        ["db", "upgrade"],
+        ["db", "current"],
+        ["db", "downgrade", "base", "--yes"],
+        ["db", "copy", "--to", "postgresql://u@127.0.0.1:1/d"],
+        ["serve", "--port", "0"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_folder_that_is_no_utf8_is_refused_by_its_option(
+    tmp_path: Path, command: list[str]
+) -> None:
+    folder = str(tmp_path / "a\udcffb")
+
+    code, _, error = _run(*command, "--data-dir", folder, stdin=f"{PASSWORD}\n")
+
+    assert (code, error) == (2, "backhaul: --data-dir must be UTF-8\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_current_folder_that_is_no_utf8_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a\udcffb").mkdir()
+    monkeypatch.chdir(tmp_path / "a\udcffb")
+
+    code, _, error = _run("db", "current")
+
+    assert (code, error) == (2, "backhaul: data_dir must be UTF-8\n")
+
+
+def test_folder_that_is_a_ring_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ring").symlink_to("ring")
+
+    code, _, error = _run("db", "current", "--data-dir", str(tmp_path / "ring"))
+
+    assert code == 2
+    assert "ring" in error
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "a" * 66_000], ids=["line", "escape", "long"])
+def test_name_that_is_repeated_is_one_line_of_a_bounded_length(tmp_path: Path, name: str) -> None:
+    code, _, error = _run("db", "current", "--data-dir", str(tmp_path), "--config", name)
+
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert len(error) < 1000
+    assert error.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize("command", [["current"], ["upgrade"], ["downgrade", "base", "--yes"]])
@@ -401,10 +483,23 @@ def test_folder_may_have_any_name(tmp_path: Path) -> None:
         (["--database-url", "postgresql://u:hunter2@h/d?nosuch=1"], "parameter 'nosuch'"),
         (["--database-url", "postgresql://u:hunter2@127.0.0.1:1/d"], "cannot be used"),
         (["--host", "256.1.1.1"], "256.1.1.1"),
+        (["--host", "\udcff"], "--host must be UTF-8"),
+        (["--database-url", "sqlite:////tmp/\udcff.db"], "--database-url must be UTF-8"),
         (["--config", "/nowhere/api.toml"], "api.toml"),
         (["--data-dir", "/dev/null/data"], "data folder"),
     ],
-    ids=["no-host", "port", "database", "parameter", "unreachable", "host", "config", "folder"],
+    ids=[
+        "no-host",
+        "port",
+        "database",
+        "parameter",
+        "unreachable",
+        "host",
+        "host-bytes",
+        "url-bytes",
+        "config",
+        "folder",
+    ],
 )
 def test_unacceptable_setting_is_one_line_without_a_secret(
     tmp_path: Path, options: list[str], reason: str

@@ -30,6 +30,9 @@ from backhaul_api.logs import facts
 if TYPE_CHECKING:
     from alembic.config import Config
 
+BASE = "base"
+"""The revision of a database without tables."""
+
 BUSY_TIMEOUT_MS = 10_000
 
 LOCK_PATIENCE_S = 3
@@ -78,6 +81,27 @@ async def upgrade(url: str, revision: str = "head") -> None:
     from alembic import command
 
     await _run(url, lambda config: command.upgrade(config, revision), may_be_newer=True)
+
+
+def check_downgrade(current: str | None, revision: str) -> None:
+    """Refuse what a database at the current revision cannot be taken back to.
+
+    Raises:
+        UnknownRevisionError: there is no such revision, or it is a later one.
+    """
+    known = known_revisions()
+    if revision == BASE:
+        return
+    if revision not in known:
+        raise UnknownRevisionError(
+            f"there is no revision {revision!r}; it can be base, or one of {min(known)} to "
+            f"{max(known)}"
+        )
+    if current is None or (current in known and current < revision):
+        raise UnknownRevisionError(
+            f"the database is at revision {current or BASE}, which is before {revision}; "
+            "`backhaul db upgrade` takes it forward"
+        )
 
 
 async def downgrade(url: str, revision: str) -> None:
