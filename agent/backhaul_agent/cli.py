@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
+from backhaul.wire.printing import render_error
 from backhaul_agent.doctor import Doctor, Finding, Verdict
 from backhaul_agent.enrolment import Application
 from backhaul_agent.enrolment import enroll as enroll_host
@@ -199,5 +200,5 @@ def _parse_labels(labels: list[str]) -> dict[str, str]:
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:
-    typer.echo(f"backhaul agent: {error}", err=True)
+    typer.echo(f"backhaul agent: {render_error(str(error))}", err=True)
     raise typer.Exit(code)

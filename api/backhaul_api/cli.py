@@ -280,7 +280,9 @@ def _is_explained(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int = _USAGE_ERROR) -> NoReturn:
-    typer.echo(f"backhaul: {message}", err=True)
+    from backhaul.wire.printing import render_error
+
+    typer.echo(f"backhaul: {render_error(message)}", err=True)
     raise typer.Exit(code)
 
 

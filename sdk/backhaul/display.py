@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import datetime
 from typing import Any
 
 from backhaul.wire.jobs import Job, JobState
+from backhaul.wire.printing import join_lines as join_lines
+from backhaul.wire.printing import render_printable as render_printable
 from backhaul.wire.schedules import Schedule
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -87,11 +88,6 @@ def render_quantity(name: str, value: Any) -> str | None:
     return None
 
 
-def join_lines(text: str) -> str:
-    """Put several lines of a message into one."""
-    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
-
-
 def render_bytes(size: int | None) -> str:
     """Render a size in powers of 1024: `512 B`, `1.5 KiB`, `20.0 GiB`."""
     if size is None:
@@ -131,17 +127,3 @@ def render_moment(at: datetime | None) -> str:
     except OverflowError:
         local, zone = at, f" {at.tzname()}"
     return local.replace(tzinfo=None).isoformat(" ", "seconds") + zone
-
-
-def render_printable(text: str) -> str:
-    """Escape what could steer a terminal or hide in it: file names and log lines are not ours."""
-    if text.isprintable():
-        return text
-    return "".join(_escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    # Cc: control characters; Cf: invisible ones that turn the direction; Cs: half characters.
-    if character == "\t" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
-        return character
-    return character.encode("unicode_escape").decode("ascii")

@@ -20,6 +20,7 @@ from backhaul.errors import (
     RateLimitedError,
     ServerFailedError,
 )
+from backhaul.wire.printing import render_error
 from backhaul.wire.problems import ProblemType
 from backhaul.wire.tokens import redact_tokens
 
@@ -48,9 +49,9 @@ def report(error: Exception) -> int:
 
 
 def print_error(message: str) -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr, without what could steer a terminal."""
     sys.stdout.flush()
-    typer.echo(f"error: {display.render_printable(display.join_lines(message))}", err=True)
+    typer.echo(f"error: {render_error(message)}", err=True)
 
 
 def choose_exit_code(error: Exception) -> int:

@@ -206,6 +206,17 @@ def test_name_that_is_too_long_for_an_address_is_bad_input(cli: Cli) -> None:
     assert line == "error: host: is too long for a name or an id\n"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--profile", "a" * 66_000, "whoami"], ["jobs", "show", "a" * 66_000]]
+)
+def test_line_repeats_no_more_of_a_long_name_than_shows_which(
+    cli: Cli, arguments: list[str]
+) -> None:
+    line = assert_one_line(cli(*arguments), exit_code=2)
+
+    assert len(line) < 1000
+
+
 def test_job_shows_its_limits_in_their_units(cli: Cli, server: respx.MockRouter) -> None:
     drill = DrillArguments(snapshot="latest", files=5, max_bytes=2**30)
     server.get(f"/v1/jobs/{JOB_ID}").mock(return_value=reply(build_job(arguments=drill)))

@@ -15,6 +15,7 @@ from backhaul.display import (
     render_moment,
     render_printable,
 )
+from backhaul.wire.printing import render_error
 from backhaul.wire.wording import render_count
 from tests.unit.sdk.builders import NOW
 
@@ -131,3 +132,19 @@ def test_lines_of_a_message_become_one() -> None:
     assert join_lines("no such file\n\nIs there a repository?\n") == (
         "no such file; Is there a repository?"
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("no host: web-1\nSee `x --help`.\n", "no host: web-1; See `x --help`."),
+        ("\x1b[31m is not known", "\\x1b[31m is not known"),
+        ("a" * 200, "a" * 200),
+        (f"no host {'a' * 70_000}. See `x --help`.", f"no host {'a' * 200}… See `x --help`."),
+        ("a b " * 70_000, f"{'a b ' * 1000}…"),
+        ("\udcff" * 70_000, "\\udcff" * 200 + "…"),
+    ],
+    ids=["lines", "escape", "short", "word", "words", "bytes"],
+)
+def test_error_is_one_bounded_line_that_keeps_its_remedy(message: str, line: str) -> None:
+    assert render_error(message) == line
