@@ -37,6 +37,9 @@ DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_PROFILE = "default"
 
 _OPERATOR_TOKENS = {TokenKind.SESSION, TokenKind.API}
+_IN_TOML = {"an object": "a table", "a string": "text", " or null": "", "field of this": "setting"}
+"""What TOML has for the words of JSON."""
+
 _PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -198,11 +201,33 @@ def load_config(path: Path) -> ConfigFile:
         ConfigurationError: it cannot be read, is no TOML, or has unknown settings.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), ConfigFile)
+        content = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return ConfigFile()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path} is not usable: {error}.") from error
+    try:
+        return msgspec.convert(content, ConfigFile)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path} is not usable: {_explain(content, error)}.") from error
+
+
+def _explain(content: Mapping[str, object], error: msgspec.ValidationError) -> str:
+    """Name the setting that is wrong, with its profile, and say what it takes."""
+    from backhaul.wire.refusals import explain
+
+    profiles = content.get("profiles")
+    found = explain(str(error), ConfigFile)
+    for name, profile in profiles.items() if isinstance(profiles, dict) else ():
+        try:
+            msgspec.convert(profile, Profile)
+        except msgspec.ValidationError as of_profile:  # the whole does not say which it is in
+            found = explain(str(of_profile), Profile, prefix=f"profiles.{name}")
+            break
+    message = found.message
+    for word, in_toml in _IN_TOML.items():
+        message = message.replace(word, in_toml)
+    return f"{found.field}: {message}"
 
 
 def save_profile(path: Path, name: str, profile: Profile) -> None:

@@ -217,3 +217,28 @@ async def test_connect_finds_its_settings(
         assert fleet.client.url == "https://one.test"
     async with backhaul.aconnect(profile="default") as async_fleet:
         assert async_fleet.client.url == "https://one.test"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("profiles = 1", "profiles: must be a table, not a whole number."),
+        ("default_profile = true", "default_profile: must be text, not true or false."),
+        ("colour = 1", "colour: is not a setting."),
+        ("[profiles]\nprod = 1", "profiles.prod: must be a table, not a whole number."),
+        ("[profiles.prod]\nurl = 5", "profiles.prod.url: must be text, not a whole number."),
+        ("[profiles.prod]\ntoken = 'x'", "profiles.prod.url: is required."),
+        ("[profiles.prod]\nurl = 'x'\ntoken = 5", "profiles.prod.token: must be text, not a whole"),
+        ("[profiles.prod]\nurl = 'x'\ncolour = 1", "profiles.prod.colour: is not a setting."),
+    ],
+)
+def test_wrong_setting_is_named_with_its_profile_and_what_it_takes(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(content)
+
+    with pytest.raises(ConfigurationError) as refused:
+        load_config(path)
+
+    assert f"config.toml is not usable: {said}" in str(refused.value)
