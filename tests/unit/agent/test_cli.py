@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ from backhaul_agent import cli
 from backhaul_agent.errors import StateFileError
 from backhaul_agent.identity import save_identity
 from tests.unit.agent.hosts import build_identity
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo what `run` does to a process that it has for itself."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, state_dir: Path, error: Exception) -> tuple[int, str]:
