@@ -17,6 +17,7 @@ from msgspec import inspect
 from backhaul.wire import accounts, base, fleet, kinds
 from backhaul.wire.kinds import backup
 from backhaul.wire.kinds.base import ExactSnapshotId
+from backhaul.wire.printing import render_printable
 from backhaul.wire.problems import FieldError
 
 _WHERE = re.compile(r"(?P<message>.*?)( - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
@@ -101,7 +102,7 @@ def _say_got(types: str | None) -> str:
 
 def shorten(text: str) -> str:
     """Build what is said again, in one line, of a value that may be as long as a body."""
-    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[:MAX_SAID])
+    shown = render_printable(text[:MAX_SAID])
     return shown if len(text) <= MAX_SAID else f"{shown}…"
 
 
