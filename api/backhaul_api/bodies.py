@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, get_type_hints
 
 import msgspec
 from litestar import Request
@@ -29,6 +30,12 @@ ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_NUMBER = object()
+_HALF = "must be whole characters, not one half of a surrogate pair"
+
+_KEYS_TRIED = 1000
+"""More than any mapping may have."""
+_STEP_SHOWN = 100
+"""Characters of a name on the way to what is refused."""
 
 HUNG_UP = 499
 """A status for the log, as nginx has it: nobody is there any more to be answered."""
@@ -101,49 +108,56 @@ def decode_body(body: bytes, type_: Any) -> Any:
 
 
 def _name_key(refused: FieldError, body: bytes, type_: Any) -> FieldError:
-    """Name the key of a mapping whose value is refused, or that is refused itself."""
-    path, of_mapping, rest = refused.field.partition("[...]")
-    if not (of_mapping or refused.message.startswith(OF_KEY)):
+    """Name the key that is refused, or whose value is, of a mapping that is a field of the body."""
+    name, of_mapping, rest = refused.field.partition("[...]")
+    if rest or not (of_mapping or refused.message.startswith(OF_KEY)):
         return refused
-    decoded = holder = json.loads(body)
-    *outer, last = path.split(".")
-    for name in outer:
-        holder = holder.get(name) if isinstance(holder, dict) else None
-    held = holder.get(last) if isinstance(holder, dict) else None
-    if not isinstance(held, dict):
-        return refused
-    for key, value in held.items():
-        holder[last] = {key: value}
+    try:
+        held = json.loads(body)[name]
+        held_type = get_type_hints(type_, include_extras=True)[name]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return refused  # of what comes after the mistake, nobody has read anything yet
+    for key, value in islice(held.items() if isinstance(held, dict) else (), _KEYS_TRIED):
         try:
-            _decoder(type_).decode(json.dumps(decoded))
-        except msgspec.ValidationError:
-            named = f"{path}.{shorten(key)}".rstrip(".")
-            return FieldError(field=f"{named}{rest}", message=refused.message)
+            msgspec.convert({key: value}, held_type)
+        except msgspec.ValidationError as error:
+            if explain(str(error)).message == refused.message:
+                # Who writes KEY=VALUE for a key has put a secret there.
+                shown = shorten(key.partition("=")[0])
+                return FieldError(field=f"{name}.{shown}".rstrip("."), message=refused.message)
     return refused
 
 
 def _find_foreign(body: bytes) -> FieldError | None:
     """Find what JSON, or its texts, cannot have, though Python's json reads and writes it."""
     try:
-        decoded = json.loads(body, parse_constant=lambda _: _NO_NUMBER)
+        found = _look_into(json.loads(body, parse_constant=lambda _: _NO_NUMBER))
     except (ValueError, RecursionError):
         return None
-    return next(_walk(decoded, ""), None)
+    if found is None:
+        return None
+    steps, message = found
+    return FieldError(field=shorten("".join(reversed(steps)).lstrip(".")), message=message)
 
 
-def _walk(value: object, path: str) -> Iterator[FieldError]:
+def _look_into(value: object) -> tuple[list[str], str] | None:
+    """Find the first thing that is foreign: the steps to it, the last one first, and the reason."""
     if value is _NO_NUMBER:
-        yield FieldError(field=path, message="must be a number that JSON has, not NaN or Infinity")
-    elif isinstance(value, str) and _SURROGATE.search(value):
-        yield FieldError(
-            field=path, message="must be whole characters, not one half of a surrogate pair"
-        )
-    elif isinstance(value, dict):
-        for name, held in value.items():
-            yield from _walk(held, f"{path}.{name}".lstrip("."))
+        return [], "must be a number that JSON has, not NaN or Infinity"
+    if isinstance(value, str):
+        return ([], _HALF) if _SURROGATE.search(value) else None
+    parts: Iterator[tuple[str, object]] = iter(())
+    if isinstance(value, dict):
+        if any(map(_SURROGATE.search, value)):
+            return [], OF_KEY + _HALF
+        parts = ((f".{name[:_STEP_SHOWN]}", held) for name, held in value.items())
     elif isinstance(value, list):
-        for number, held in enumerate(value):
-            yield from _walk(held, f"{path}[{number}]")
+        parts = ((f"[{number}]", held) for number, held in enumerate(value))
+    for step, held in parts:
+        if (found := _look_into(held)) is not None:
+            found[0].append(step)
+            return found
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -154,7 +154,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse_head()
+            self._refuse_head(431)
 
     def on_message_begin(self) -> None:
         if self._is_answering:
@@ -295,23 +295,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         if self._has_head and self._measure_head() > MAX_HEAD_BYTES:
-            self._refuse_head()
+            self._refuse_head(431)
         else:
-            self._say(400)
-            self.transport.close()
+            self._refuse_head(400)
 
     def _measure_head(self) -> int:
         lengths = (len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         return len(self.url) + sum(lengths)
 
-    def _refuse_head(self) -> None:
-        self.logger.warning("request.head_too_long")
+    def _refuse_head(self, status: int) -> None:
+        if status == 431:
+            self.logger.warning("request.head_too_long")
         if self._is_answering:
             self._is_last = True
             return
         # Else an answer is on its way already, and a second one within it would make no sense.
         if self.cycle is None or self.cycle.response_complete:
-            self._say(431)
+            self._say(status)
         self.transport.close()
 
     def _say(self, status: int) -> None:

@@ -6,6 +6,7 @@ the refusals and the check for unknown names all ask here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
@@ -73,6 +74,7 @@ def check_query(handler: Any, asked: Iterable[tuple[str, str]]) -> None:
     """
     known = {item.name: item for item in find_parameters(handler) if item.place == "query"}
     given = list(asked)
+    times = Counter(name for name, _ in given)
     refused: dict[str, str] = {}
     for name, value in given:
         parameter = known.get(name)
@@ -81,7 +83,7 @@ def check_query(handler: Any, asked: Iterable[tuple[str, str]]) -> None:
             refused[name] = f"is not a parameter of this address{instead}"
         elif not value or (value == "null" and not _has(parameter, str)):
             refused[name] = "must have a value; leave it out for none"
-        elif not _has(parameter, list) and [other for other, _ in given].count(name) > 1:
+        elif not _has(parameter, list) and times[name] > 1:
             refused[name] = "must be given once"
     if refused:
         raise InvalidError(*(FieldError(field=name, message=why) for name, why in refused.items()))

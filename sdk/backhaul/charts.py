@@ -196,7 +196,7 @@ def list_fires(schedule: Schedule, *, now: datetime, until: datetime) -> list[da
         MissingPackageError: croniter is not installed.
     """
     try:
-        from backhaul.cron import build_hash_key, draw_jitter, parse_cron
+        from backhaul.cron import CronError, build_hash_key, draw_jitter, parse_cron
     except ImportError as error:
         raise MissingPackageError(
             "What is to come needs croniter: pip install 'backhaul[agent]'"
@@ -206,9 +206,11 @@ def list_fires(schedule: Schedule, *, now: datetime, until: datetime) -> list[da
     key = build_hash_key(schedule.host_id, schedule.id)
     jitter = timedelta(seconds=draw_jitter(key, schedule.jitter))
     fires: list[datetime] = []
-    for slot in parse_cron(schedule.cron, schedule.timezone, hash_key=key).iterate_after(
-        now - jitter
-    ):
+    try:
+        cron = parse_cron(schedule.cron, schedule.timezone, hash_key=key)
+    except CronError:
+        return []  # this machine does not know its time zone
+    for slot in cron.iterate_after(now - jitter):
         fire = slot + jitter
         if fire >= until or len(fires) == MAX_FIRES_PER_SCHEDULE:
             break

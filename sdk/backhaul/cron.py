@@ -239,19 +239,12 @@ def draw_jitter(hash_key: str, jitter: float) -> int:
 
 def _load_zone(timezone: str) -> ZoneInfo:
     try:
-        if _MEANS_A_MACHINE.match(timezone):
-            raise ValueError("server and host would read it differently")
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise CronError(
             "timezone",
             f"{timezone!r} is not an IANA time zone; write one like Europe/London or UTC",
         ) from error
-
-
-_MEANS_A_MACHINE = re.compile(r"(localtime|posixrules|Factory)$|(posix|right)/")
-"""What stands beside the zones in /usr/share/zoneinfo: the machine's own zone, and copies that not
-every machine has."""
 
 
 def _split(expression: str) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from litestar import Litestar
 
 from backhaul.wire.agents import ReceiptStatus
@@ -15,6 +17,7 @@ from backhaul.wire.jobs import Outcome
 from backhaul.wire.kinds import StatsResult
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul.wire.schedules import ScheduleFire
+from backhaul_api.db.tables import schedules
 from backhaul_api.paging import encode_cursor
 from backhaul_api.services import Services
 from tests.fakes.clock import START
@@ -213,6 +216,65 @@ async def test_kind_of_a_job_is_refused_in_plain_words(
     )
 
     assert answer.json()["detail"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"labels":{"a":1} garbage', "labels[...]"),
+        (b'{"labels":{"a":1},"x":"\xe9"}', "labels[...]"),
+        (b'{"labels":{"a":1},"x":' + b"1" * 5000 + b"}", "labels[...]"),
+        (b'{"labels":{"a":1},"x":' + b"[" * 100_000, "labels[...]"),
+        (b'{"labels":{"good":"x","bad":1},"typo":1}', "labels.bad"),
+        (rb'{"\ud800":{"x":NaN}}', ""),
+        (b'{"labels":{"a":1},"labels":5}', "labels[...]"),
+        (rb'{"labels":{"' + b"a" * 50_000 + rb'":NaN}}', "labels." + "a" * 200 + "…"),
+    ],
+    ids=["garbage", "utf8", "number", "depth", "typo", "key", "twice", "long-key"],
+)
+async def test_body_that_goes_on_badly_is_refused_all_the_same(
+    operator: httpx.AsyncClient, agent: FakeAgent, body: bytes, field: str
+) -> None:
+    answer = await operator.patch("/v1/hosts/web1", content=body)
+
+    assert field in errors_of(answer)
+
+
+async def test_refusal_of_a_large_mapping_comes_at_once(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    labels: dict[str, object] = {f"label-{number}": "x" for number in range(20_000)}
+    body = {"labels": labels | {"bad": 1}, "long": "x" * 1_000_000}
+
+    async with asyncio.timeout(10):  # minutes, if each key were tried with all of the body
+        answer = await operator.patch("/v1/hosts/web1", json=body)
+
+    assert list(errors_of(answer)) == ["labels[...]"]
+
+
+async def test_secret_that_was_written_into_a_key_is_not_said_again(
+    operator: httpx.AsyncClient, agent: FakeAgent
+) -> None:
+    environment = {"AWS_SECRET_ACCESS_KEY=hunter2": ""}
+
+    answer = await operator.patch("/v1/repositories/nas", json={"environment": environment})
+
+    assert "environment.AWS_SECRET_ACCESS_KEY" in errors_of(answer)
+    assert "hunter2" not in answer.text
+
+
+async def test_schedule_in_a_zone_of_its_machine_can_still_be_switched_off(
+    operator: httpx.AsyncClient, agent: FakeAgent, services: Services
+) -> None:
+    await add_source(operator)
+    schedule_id = (await add_schedule(operator))["id"]
+    async with services.database.writing() as connection:
+        await connection.execute(sa.update(schedules).values(timezone="localtime"))
+
+    off = await operator.patch(f"/v1/schedules/{schedule_id}", json={"enabled": False})
+    moved = await operator.patch(f"/v1/schedules/{schedule_id}", json={"timezone": "Factory"})
+
+    assert (off.status_code, moved.status_code) == (200, 422), off.text
 
 
 async def test_key_of_a_request_is_refused_in_plain_words(operator: httpx.AsyncClient) -> None:

@@ -19,6 +19,11 @@ _PARAMETERS = frozenset(
 
 _INSTEAD = {
     "connect_timeout": "the setting is database_connect_timeout",
+    "command_timeout": "the setting is database_statement_timeout",
+    "statement_cache_size": "the settings are database_statement_cache and database_pooler",
+    "prepared_statement_cache_size": "the settings are database_statement_cache and "
+    "database_pooler",
+    "channel_binding": "the driver has none; leave it out",
     **{
         name: f"name the file in the environment variable PG{name.upper()}"
         for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl")

@@ -50,6 +50,7 @@ async def preview_cron(
     from_: _From = None,
     count: _Count = 10,
 ) -> SchedulePreview:
+    rules.refuse_zone_of_a_machine(timezone)
     parsed = rules.parse(cron, timezone, hash_key=None)
     return await _preview(services, parsed, from_, count)
 

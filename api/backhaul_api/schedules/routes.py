@@ -80,6 +80,7 @@ async def create_schedule(
         with named_in("repository"):
             repository = await repositories.fetch(connection, data.repository)
         source = await _fetch_source(connection, data.source)
+        rules.refuse_zone_of_a_machine(data.timezone)
         schedule = rules.build_schedule(
             data, id_=new_id(), host=owner, repository=repository, source=source, now=now
         )
@@ -140,6 +141,8 @@ async def update_schedule(
         if data == UpdateSchedule():
             return _respond(seen)
         changed, source = await _apply(connection, seen, data)
+        if changed.timezone != seen.timezone:
+            rules.refuse_zone_of_a_machine(changed.timezone)
         rules.check_schedule(changed, source)
         changed = await _settle_options(connection, services, changed)
         changed = msgspec.structs.replace(changed, updated_at=now, revision=seen.revision + 1)

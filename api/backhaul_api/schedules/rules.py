@@ -93,6 +93,24 @@ def check_schedule(schedule: Schedule, source: Source | None) -> None:
         )
 
 
+def refuse_zone_of_a_machine(timezone: str) -> None:
+    """Refuse a time zone that server and host would read differently.
+
+    Raises:
+        InvalidError: it is one.
+    """
+    if _OF_A_MACHINE.match(timezone):
+        raise InvalidError.of(
+            "timezone",
+            f"{timezone!r} is not an IANA time zone; write one like Europe/London or UTC",
+        )
+
+
+_OF_A_MACHINE = re.compile(r"(localtime|posixrules|Factory)$|(posix|right)/")
+"""What stands beside the zones in /usr/share/zoneinfo: the machine's own one, and copies that not
+every machine has."""
+
+
 def check_upkeep(schedule: Schedule, repository: Repository) -> None:
     """Refuse a schedule that deletes on any but the repository's upkeep host.
 
