@@ -66,10 +66,8 @@ async def is_gone(connection: AsyncConnection, job: Job, *, ended_before: dateti
 
 
 # When the server heard of the end. A host may tell it weeks after, and its log is new then.
-_HEARD_AT = sa.select(sa.func.max(job_events.c.at)).where(job_events.c.job_id == jobs.c.id)
-_ENDED = constant(
-    sa.select(sa.func.max(job_events.c.at)).where(job_events.c.job_id == sa.bindparam("job_id"))
-)
+_heard_at = sa.select(sa.func.max(job_events.c.at))
+_ENDED = constant(_heard_at.where(job_events.c.job_id == sa.bindparam("job_id")))
 
 # From one job with a log to the next, without a look at all of its lines.
 _made_before = sa.bindparam("made_before", type_=sa.Uuid())
@@ -84,7 +82,9 @@ _OLD = constant(
     .select_from(_walked.join(jobs, jobs.c.id == _walked.c.job_id))
     .where(
         jobs.c.state.in_(sorted(TERMINAL_STATES)),
-        sa.func.coalesce(_HEARD_AT.scalar_subquery(), jobs.c.finished_at)
+        sa.func.coalesce(
+            _heard_at.where(job_events.c.job_id == jobs.c.id).scalar_subquery(), jobs.c.finished_at
+        )
         < sa.bindparam("ended_before", type_=jobs.c.finished_at.type),
     )
     .limit(sa.bindparam("limit", type_=sa.Integer()))
