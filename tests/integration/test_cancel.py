@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from litestar import Litestar
 
 from backhaul.wire.agents import HeldJob, ReceiptStatus
 from backhaul.wire.commands import CommandCancel
@@ -15,16 +14,7 @@ from backhaul.wire.jobs import Outcome
 from backhaul.wire.reports import JobFinished, JobStarted
 from backhaul_api.services import Services
 from tests.fakes.clock import START
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
+from tests.fakes.fleet import FakeAgent, add_job, read_commands
 
 
 async def cancel(operator: httpx.AsyncClient, job_id: UUID) -> httpx.Response:

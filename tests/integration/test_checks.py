@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 import sqlalchemy as sa
-from litestar import Litestar
 
 from backhaul.wire.agents import ReceiptStatus
 from backhaul.wire.jobs import FailureClass, Outcome
@@ -21,15 +20,7 @@ from backhaul_api.db.engine import Database
 from backhaul_api.repositories import checks, store
 from backhaul_api.services import Services
 from tests.fakes.clock import START
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, add_schedule
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
+from tests.fakes.fleet import FakeAgent, add_job, add_repository, add_schedule
 
 
 async def end(agent: FakeAgent, job_id: UUID, outcome: Outcome = Outcome.SUCCEEDED) -> None:

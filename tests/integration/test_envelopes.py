@@ -43,22 +43,12 @@ from tests.fakes.fleet import (
     FakeAgent,
     add_agent,
     add_job,
-    add_repository,
     add_schedule,
     add_source,
     build_batch,
 )
 
 OK, DUPLICATE, REJECTED = ReceiptStatus.OK, ReceiptStatus.DUPLICATE, ReceiptStatus.REJECTED
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 def started(job_id: UUID, **changes: Any) -> JobStarted:

@@ -13,7 +13,6 @@ import httpx
 import msgspec
 import pytest
 import sqlalchemy as sa
-from litestar import Litestar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backhaul.wire.agents import BatchReply, PollReply
@@ -34,9 +33,7 @@ from tests.conftest import build_client
 from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
     FakeAgent,
-    add_agent,
     add_job,
-    add_repository,
     add_schedule,
     add_source,
     build_batch,
@@ -58,14 +55,6 @@ async def other(services: Services) -> AsyncIterator[Services]:
     twin = build_twin(services)
     yield twin
     await twin.database.close()
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 @asynccontextmanager

@@ -9,7 +9,6 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from litestar import Litestar
 
 from backhaul.wire.agents import ReceiptStatus
 from backhaul.wire.jobs import LogLine, Outcome
@@ -18,16 +17,7 @@ from backhaul.wire.reports import JobFinished, JobLog, JobStarted
 from backhaul_api.jobs.log import MAX_LINE_LENGTH
 from backhaul_api.services import Services
 from tests.fakes.clock import START
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
+from tests.fakes.fleet import FakeAgent, add_job
 
 
 @pytest.fixture

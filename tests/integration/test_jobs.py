@@ -22,16 +22,6 @@ from backhaul_api.services import Services
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, read_commands
 
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
-
-
 PLAIN_OPTIONS = {
     "exclude_files": [],
     "exclude_caches": False,

@@ -28,7 +28,7 @@ from backhaul_api.jobs import old_logs
 from backhaul_api.services import Services
 from tests.conftest import build_client
 from tests.fakes.clock import START, FakeClock
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository
+from tests.fakes.fleet import FakeAgent, add_job
 
 LIFETIME = timedelta(days=30)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,15 +43,6 @@ def ids_of_the_clock(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
         return make(nanoseconds=int(clock.now().timestamp() * 1e9))
 
     monkeypatch.setattr(uuid_utils.compat, "uuid7", make_at_clock)
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
-from litestar import Litestar
 
 from backhaul.wire.agents import ReceiptStatus
 from backhaul.wire.jobs import Outcome
@@ -23,23 +22,12 @@ from backhaul_api.services import Services
 from tests.fakes.clock import START
 from tests.fakes.fleet import (
     FakeAgent,
-    add_agent,
     add_job,
-    add_repository,
     add_schedule,
     add_source,
 )
 
 LARGEST = 2**31 - 1
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 def errors_of(answer: httpx.Response) -> dict[str, str]:

@@ -26,7 +26,6 @@ from tests.fakes.clock import START, FakeClock
 from tests.fakes.fleet import (
     FakeAgent,
     add_agent,
-    add_repository,
     add_schedule,
     add_source,
     read_commands,
@@ -52,14 +51,6 @@ class Keys:
             assert credentials.new_password in self.passwords
             self.passwords.discard(str(credentials.old_password))
         return PasswdResult(step=arguments.step)
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 async def change(operator: httpx.AsyncClient, **body: Any) -> dict[str, Any]:

@@ -27,15 +27,6 @@ from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository, rea
 from tests.fakes.served import send_request, serve
 
 
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
-
-
 async def test_queued_job_is_sent_with_credentials_that_only_the_host_can_open(
     operator: httpx.AsyncClient, agent: FakeAgent
 ) -> None:

@@ -31,7 +31,7 @@ from backhaul.wire.tokens import TokenKind, build_token
 from backhaul_api.services import Services
 from tests.conftest import ADA_PASSWORD
 from tests.fakes.clock import START
-from tests.fakes.fleet import FakeAgent, add_agent, add_repository
+from tests.fakes.fleet import FakeAgent, add_agent
 
 
 def _connect(app: Litestar, token: str | None) -> AsyncClient:
@@ -45,15 +45,6 @@ async def client(app: Litestar, operator: httpx.AsyncClient) -> AsyncIterator[As
     token = operator.headers["Authorization"].removeprefix("Bearer ")
     async with _connect(app, token) as client:
         yield client
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 async def _run_on(agent: FakeAgent, job_id: UUID) -> None:

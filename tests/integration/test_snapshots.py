@@ -26,15 +26,6 @@ from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
-
-
 def snapshot(id_: str, *, time: datetime = START, **fields: Any) -> ReportedSnapshot:
     values = {"id": id_, "time": time, "hostname": "web1", "paths": ("/etc",), **fields}
     return ReportedSnapshot(**values)

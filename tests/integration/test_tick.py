@@ -36,18 +36,9 @@ from backhaul_api.tick import old_rows, timer
 from backhaul_api.tick.work import tick
 from tests.conftest import build_client
 from tests.fakes.clock import FakeClock
-from tests.fakes.fleet import FakeAgent, add_agent, add_job, add_repository
+from tests.fakes.fleet import FakeAgent, add_agent, add_job
 
 TICK_TOKEN = "a token for the timer, long enough"
-
-
-@pytest.fixture
-async def agent(services: Services, app: Litestar, operator: httpx.AsyncClient) -> FakeAgent:
-    """A host `web1` whose agent has said hello, and a repository `nas`."""
-    await add_repository(operator)
-    agent = await add_agent(services, app)
-    await agent.say_hello()
-    return agent
 
 
 @pytest.fixture
