@@ -6,8 +6,6 @@ from datetime import datetime
 from typing import Any
 
 from backhaul.wire.jobs import Job, JobState
-from backhaul.wire.printing import join_lines as join_lines
-from backhaul.wire.printing import render_printable as render_printable
 from backhaul.wire.schedules import Schedule
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400

@@ -14,6 +14,7 @@ from backhaul.cli.failures import FAILED, INCOMPLETE, INTERRUPTED
 from backhaul.errors import NoAnswerError, NotFoundError, ServerFailedError
 from backhaul.wire.fleet import HostState
 from backhaul.wire.jobs import TERMINAL_STATES, FailureClass, Job, JobState, Progress
+from backhaul.wire.printing import join_lines, render_printable
 from backhaul.wire.wording import render_count
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def render_outcome(job: Job) -> str:
         seconds = (job.finished_at - job.started_at).total_seconds()
         parts.append(f" in {display.render_duration(seconds)}")
     if job.message:
-        parts.append(f": {display.join_lines(job.message)}")
+        parts.append(f": {join_lines(job.message)}")
     return "".join(parts)
 
 
@@ -138,7 +139,7 @@ def _draw_bar(jobs: Iterable[Job], job: Job) -> Job:
                 state=f"{job.kind} {_render_state(job)}",
                 detail=_render_detail(progress) if job.progress else "",
             )
-    outcome = display.render_printable(render_outcome(job))
+    outcome = render_printable(render_outcome(job))
     console.print(outcome, style=output.STATE_STYLES[job.state], soft_wrap=True)
     return job
 

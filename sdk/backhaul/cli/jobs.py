@@ -32,6 +32,7 @@ from backhaul.cli.output import (
 from backhaul.cli.values import parse_since
 from backhaul.wire.jobs import TERMINAL_STATES, Job, JobState, NumberedLogLine
 from backhaul.wire.kinds import DiffResult, DrillResult, JobKind
+from backhaul.wire.printing import join_lines
 from backhaul.wire.wording import render_count
 
 app = typer.Typer(help="Back up, restore, and look at what ran.", rich_markup_mode=None)
@@ -192,7 +193,7 @@ def _build_columns(at: datetime) -> list[Column[Job]]:
         Column("FINISHED", lambda job: display.render_moment(job.finished_at), is_wide=True),
         Column("ATTEMPT", lambda job: str(job.attempt), is_right=True, is_wide=True),
         Column("EXIT", lambda job: _render_argument(job.exit_code), is_right=True, is_wide=True),
-        Column("WHY", lambda job: display.join_lines(job.message or ""), is_wide=True),
+        Column("WHY", lambda job: join_lines(job.message or ""), is_wide=True),
     ]
 
 
@@ -203,7 +204,7 @@ def _build_fields(job: Job, at: datetime) -> list[tuple[str, str]]:
         ("kind", job.kind),
         ("state", _render_state(job, at)),
         ("outcome", job_progress.render_outcome(job) if job.finished_at else ""),
-        ("message", display.join_lines(job.message or "")),
+        ("message", join_lines(job.message or "")),
         ("failure", job.failure_class or ""),
         ("remedy", job_progress.render_remedy(job)),
         *_build_result_fields(job),

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 import typer
 
-from backhaul import display
 from backhaul.wire.jobs import JobState
+from backhaul.wire.printing import render_printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,12 +98,12 @@ def build_console(*, is_stderr: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Print a line."""
-    typer.echo(display.render_printable(text))
+    typer.echo(render_printable(text))
 
 
 def note(text: str) -> None:
     """Print a line beside the result: on stderr."""
-    typer.echo(display.render_printable(text), err=True)
+    typer.echo(render_printable(text), err=True)
 
 
 def print_json(value: Any, *, is_compact: bool = False) -> None:
@@ -173,10 +173,7 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _print_table(items: Sequence[T], columns: Sequence[Column[T]]) -> None:
-    cells = [
-        [display.render_printable(column.render(item)) or "-" for column in columns]
-        for item in items
-    ]
+    cells = [[render_printable(column.render(item)) or "-" for column in columns] for item in items]
     if is_terminal():
         _print_rich(items, columns, cells)
     else:

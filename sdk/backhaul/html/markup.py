@@ -9,7 +9,8 @@ from __future__ import annotations
 import html
 from datetime import datetime
 
-from backhaul.display import render_age, render_printable
+from backhaul.display import render_age
+from backhaul.wire.printing import render_printable
 
 LIGHT = {
     "good": "#146c2e",

@@ -8,14 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backhaul.display import (
-    join_lines,
     render_age,
     render_bytes,
     render_duration,
     render_moment,
-    render_printable,
 )
-from backhaul.wire.printing import render_error
+from backhaul.wire.printing import join_lines, render_error, render_printable
 from backhaul.wire.wording import render_count
 from tests.unit.sdk.builders import NOW
 
